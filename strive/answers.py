@@ -1,0 +1,313 @@
+"""Questions as text, and answers as numbers: prompt templates, extraction, grading by rule set.
+
+Used by the rewards and by evaluation, so that both mean the same by "correct". Rule set `video_r1`
+is that of Video-R1's RL script (grpo.py): its prompt and its grading are a protocol and are kept to
+the letter, save that an empty or non-finite answer is always wrong (there, "nan" earned a full
+regression reward). Rule set `tolerant` reads what a person would accept.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+from strive.errors import unknown_name
+from strive.records import PROBLEM_TYPES, Record
+
+GradingRules = Literal["video_r1", "tolerant"]
+GRADING_RULES: tuple[str, ...] = get_args(GradingRules)
+GRADING_VERSION = 1
+"""Raised whenever a grade can change; evaluation results carry it."""
+
+_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+_THINK_ANSWER = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+
+# --- prompts ------------------------------------------------------------------------------------
+
+# One line; there is no full stop after "thought expressions" in the source either.
+_VIDEO_R1_INSTRUCTION = (
+    "Please think about this question as if you were a human pondering deeply. Engage in an "
+    "internal dialogue using expressions such as 'let me think', 'wait', 'Hmm', 'oh, I see', "
+    "'let's break it down', etc, or other natural language thought expressions It's encouraged to "
+    "include self-reflection or verification in the reasoning process. Provide your detailed "
+    "reasoning between the <think> </think> tags, and then give your final answer between the "
+    "<answer> </answer> tags."
+)
+# Video-R1's evaluation script says "and" between each pair of tags where its RL script does not.
+_VIDEO_R1_EVAL_INSTRUCTION = _VIDEO_R1_INSTRUCTION.replace(
+    "<think> </think>", "<think> and </think>"
+).replace("<answer> </answer>", "<answer> and </answer>")
+
+_NUMERICAL_SUFFIX = (
+    " Please provide the numerical value (e.g., 42 or 3.14) within the <answer> </answer> tags."
+)
+_VIDEO_R1_SUFFIX = {
+    "multiple choice": (
+        " Please provide only the single option letter (e.g., A, B, C, D, etc.) "
+        "within the <answer> </answer> tags."
+    ),
+    "numerical": _NUMERICAL_SUFFIX,
+    "regression": _NUMERICAL_SUFFIX,
+    "OCR": (
+        " Please transcribe text from the image/video clearly and provide your text answer "
+        "within the <answer> </answer> tags."
+    ),
+    "free-form": " Please provide your text answer within the <answer> </answer> tags.",
+}
+_DIRECT_SUFFIX = {
+    "multiple choice": "Answer with the option's letter from the given choices directly.",
+    "numerical": "Answer the question using a single number.",
+    "regression": "Answer the question using a single number.",
+    "OCR": "Answer with the text itself and nothing else.",
+    "free-form": "Answer the question using a single word or phrase.",
+}
+
+
+def _body(record: Record) -> str:
+    # No newline before "Options:": that is how Video-R1 joins them.
+    if record.problem_type == "multiple choice":
+        return record.problem + "Options:\n" + "".join(f"{option}\n" for option in record.options)
+    return record.problem
+
+
+def _video_r1(record: Record) -> str:
+    return f"{_body(record)}\n{_VIDEO_R1_INSTRUCTION}{_VIDEO_R1_SUFFIX[record.problem_type]}"
+
+
+def _video_r1_eval(record: Record) -> str:
+    return f"{_body(record)}\n{_VIDEO_R1_EVAL_INSTRUCTION}{_VIDEO_R1_SUFFIX[record.problem_type]}"
+
+
+def _direct(record: Record) -> str:
+    return f"{_body(record)}\n{_DIRECT_SUFFIX[record.problem_type]}"
+
+
+TEMPLATES: dict[str, Callable[[Record], str]] = {
+    "video_r1": _video_r1,
+    "video_r1_eval": _video_r1_eval,
+    "direct": _direct,
+    "short": _body,
+}
+"""`video_r1`: the RL prompt; `video_r1_eval`: its evaluation script's wording; `direct`: the answer
+alone; `short`: the question and its options without any instruction."""
+
+
+def build_question(record: Record, template: str) -> str:
+    """Return the text of the user turn that follows the video.
+
+    Raises:
+        UnknownNameError: no such template.
+    """
+    if template not in TEMPLATES:
+        raise unknown_name("prompt_template", template, TEMPLATES)
+    return TEMPLATES[template](record)
+
+
+# --- extraction ---------------------------------------------------------------------------------
+
+
+def extract_answer(text: str) -> str:
+    """Return what stands in the first `<answer>` tags, stripped; without tags the empty string."""
+    match = _ANSWER.search(text)
+    return match.group(1).strip() if match else ""
+
+
+def extract_answer_or_text(text: str) -> str:
+    """Like `extract_answer`, but without (or with empty) tags the whole text is the answer.
+
+    Video-R1's evaluation script does this, and so must every protocol that asks for no tags.
+    """
+    return extract_answer(text) or text.strip()
+
+
+def has_think_answer_format(text: str) -> bool:
+    """Tell whether the whole text is `<think>...</think> <answer>...</answer>` (Video-R1's format).
+
+    Trailing white space fails and nested tags pass, as in the source.
+    """
+    return _THINK_ANSWER.fullmatch(text) is not None
+
+
+# --- grading ------------------------------------------------------------------------------------
+
+
+def grade(
+    problem_type: str, prediction: str, solution: str, *, rules: GradingRules = "video_r1"
+) -> float:
+    """Grade an answer in [0, 1].
+
+    Args:
+        problem_type: one of `records.PROBLEM_TYPES`.
+        prediction: the answer, **already extracted** (`extract_answer(completion)`); an empty one
+            is wrong.
+        solution: the record's solution, with or without its `<answer>` tags.
+        rules: `video_r1` (strict) or `tolerant`.
+
+    Raises:
+        UnknownNameError: no such problem type or rule set.
+    """
+    if rules not in GRADING_RULES:
+        raise unknown_name("grading", rules, GRADING_RULES)
+    if problem_type not in PROBLEM_TYPES:
+        raise unknown_name("problem_type", problem_type, PROBLEM_TYPES)
+    gold = extract_answer_or_text(solution)
+    answer = prediction.strip()
+    if not answer or not gold:
+        return 0.0
+    return _GRADERS[rules][problem_type](answer, gold)
+
+
+def grade_completion(
+    record: Record, text: str, *, rules: GradingRules = "video_r1", tags_required: bool = True
+) -> float:
+    """Grade a whole completion; with `tags_required` (the RL reward) one without tags is wrong."""
+    answer = extract_answer(text) if tags_required else extract_answer_or_text(text)
+    return grade(record.problem_type, answer, record.solution, rules=rules)
+
+
+def is_parsed(problem_type: str, answer: str) -> bool:
+    """Tell whether an extracted answer has the form that its problem type asks for.
+
+    A letter for multiple choice, a number for numerical and regression, any text otherwise.
+    """
+    if problem_type == "multiple choice":
+        return read_letter(answer) is not None
+    if problem_type in ("numerical", "regression"):
+        return read_number(answer) is not None
+    return bool(answer.strip())
+
+
+_BARE_LETTER = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
+_LETTER_AND_TEXT = re.compile(r"[\W_]*([A-Za-z])\s*[.):]\s*\S.*", re.DOTALL)
+_LETTER_AT_END = re.compile(
+    r".*\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(*\"']*([A-Z])[)*\"'.!]*", re.DOTALL | re.I
+)
+
+
+def read_letter(answer: str) -> str | None:
+    """Read an option letter as a person would: "(B)", "B.", "b", "B. cat", "the answer is B".
+
+    A letter that merely begins a sentence ("A man walks") is no option letter.
+    """
+    text = answer.strip()
+    for pattern in (_BARE_LETTER, _LETTER_AND_TEXT, _LETTER_AT_END):
+        match = pattern.fullmatch(text)
+        if match:
+            return match.group(1).upper()
+    return None
+
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+
+
+def read_number(answer: str) -> float | None:
+    """Read the one number of a text ("42", "1,000", "3.0 m", "$5"); None if not exactly one."""
+    found = _NUMBER.findall(answer)
+    if len(found) != 1:
+        return None
+    value = float(found[0].replace(",", ""))
+    return value if math.isfinite(value) else None
+
+
+def _strict_number(text: str) -> float | None:
+    """Video-R1's number: commas dropped, then Python's float; non-finite counts as unreadable."""
+    try:
+        value = float(text.replace(",", ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _same_text(answer: str, gold: str) -> float:
+    return float(answer == gold)
+
+
+def _same_letter(answer: str, gold: str) -> float:
+    letter = read_letter(gold)
+    return float(read_letter(answer) == letter) if letter else float(_fold(answer) == _fold(gold))
+
+
+def _numerical_video_r1(answer: str, gold: str) -> float:
+    # Both or neither must hold a "." or ",": "5.0" is not "5" here.
+    if any(mark in answer for mark in ".,") != any(mark in gold for mark in ".,"):
+        return 0.0
+    return _equal_to_two_places(_strict_number(answer), _strict_number(gold))
+
+
+def _numerical_tolerant(answer: str, gold: str) -> float:
+    return _equal_to_two_places(read_number(answer), read_number(gold))
+
+
+def _equal_to_two_places(answer: float | None, gold: float | None) -> float:
+    if answer is None or gold is None:
+        return 0.0
+    return float(round(answer, 2) == round(gold, 2))
+
+
+def _relative_closeness(answer: float | None, gold: float | None) -> float:
+    """1 - clip((|answer - gold| + 1e-9) / (|gold| + 1e-9), 0, 1)."""
+    if answer is None or gold is None:
+        return 0.0
+    return 1.0 - min(1.0, (abs(answer - gold) + 1e-9) / (abs(gold) + 1e-9))
+
+
+def _regression_video_r1(answer: str, gold: str) -> float:
+    return _relative_closeness(_strict_number(answer), _strict_number(gold))
+
+
+def _regression_tolerant(answer: str, gold: str) -> float:
+    answer_number, gold_number = read_number(answer), read_number(gold)
+    # The source's formula gives 0 to an exact answer when the gold is 0.
+    if answer_number is not None and answer_number == gold_number:
+        return 1.0
+    return _relative_closeness(answer_number, gold_number)
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _one_minus_wer(answer: str, gold: str) -> float:
+    """clip(1 - word edits / gold words, 0, 1)."""
+    import jiwer
+
+    # jiwer splits at single spaces only; Video-R1 at any white space.
+    counts = jiwer.process_words(" ".join(gold.split()), " ".join(answer.split()))
+    edits = counts.substitutions + counts.deletions + counts.insertions
+    return max(0.0, 1.0 - edits / len(gold.split()))
+
+
+def _one_minus_folded_wer(answer: str, gold: str) -> float:
+    return _one_minus_wer(_fold(answer), _fold(gold))
+
+
+@lru_cache(maxsize=1)
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+def _mean_rouge(answer: str, gold: str) -> float:
+    """Mean of the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, with stemming."""
+    scores = _rouge_scorer().score(gold, answer)
+    return float(sum(score.fmeasure for score in scores.values()) / len(scores))
+
+
+_GRADERS: dict[str, dict[str, Callable[[str, str], float]]] = {
+    "video_r1": {
+        "multiple choice": _same_text,
+        "numerical": _numerical_video_r1,
+        "OCR": _one_minus_wer,
+        "free-form": _mean_rouge,
+        "regression": _regression_video_r1,
+    },
+    "tolerant": {
+        "multiple choice": _same_letter,
+        "numerical": _numerical_tolerant,
+        "OCR": _one_minus_folded_wer,
+        "free-form": _mean_rouge,
+        "regression": _regression_tolerant,
+    },
+}
