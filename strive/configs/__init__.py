@@ -1,0 +1,1 @@
+"""Typed, frozen configurations: the schema, its loader, presets and DeepSpeed settings."""

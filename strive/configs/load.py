@@ -1,0 +1,132 @@
+"""Loading a configuration: defaults < YAML files, left to right < `--set a.b=c` < options.
+
+An unknown key is an error that names the nearest known one. Presets are the YAML files beside this
+module; `--config NAME` finds them by name, `--config FILE` reads any other.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from strive.configs.schema import TrainConfig
+from strive.errors import ConfigError, MissingInputError, nearest
+
+PRESETS = Path(__file__).parent / "presets"
+# The paper's GRPO baseline keeps the budget of 8 responses on one visual input (Sec. 4.1).
+GRPO_SHAPE = {"num_variants": 1, "num_generations": 8}
+
+
+def preset_names() -> list[str]:
+    """Names that `--config` accepts besides files."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def find_config(name_or_file: str) -> Path:
+    """Return the YAML file of a preset or path.
+
+    Raises:
+        MissingInputError: neither a preset nor a file.
+    """
+    preset = PRESETS / f"{name_or_file}.yaml"
+    if preset.is_file():
+        return preset
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise MissingInputError(
+            f"--config '{name_or_file}' is neither a file nor a preset"
+            f"{nearest(name_or_file, preset_names())}; presets: {', '.join(preset_names())}"
+        )
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a mapping of keys is expected, found {type(values).__name__}")
+    return values
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """Split `a.b=c` into its key path and its value, which is read as YAML (`1e-6`, `[a, b]`)."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set '{text}' is not of the form key=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set '{text}': {' '.join(str(error).split())}") from None
+    return key.strip().split("."), parsed
+
+
+def _set_path(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {'.'.join(path)}: '{name}' is not a group of keys")
+        values = inner
+    values[path[-1]] = value
+
+
+def load_train_config(
+    files: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Merge presets, files, `--set` overrides and command line options into one checked config.
+
+    Args:
+        files: presets or YAML files, later ones win.
+        overrides: `key=value` texts, later ones win.
+        options: values of dedicated command line options; they win over everything.
+
+    Raises:
+        ConfigError: an unknown key or a value outside its range, one line per problem.
+        MissingInputError: a file that does not exist.
+    """
+    values: dict[str, Any] = {}
+    for name in files:
+        values.update(read_yaml(find_config(name)))
+    for text in overrides:
+        path, value = parse_override(text)
+        if len(path) > 1 and path[0] == "rewards":
+            values.setdefault("rewards", dict(TrainConfig.model_fields["rewards"].default))
+        _set_path(values, path, value)
+    values.update({key: value for key, value in (options or {}).items() if value is not None})
+    if values.get("variants") == "none":
+        values = {**GRPO_SHAPE, **values}
+    return build_config(values)
+
+
+def build_config(values: Mapping[str, Any]) -> TrainConfig:
+    """Check plain values against the schema.
+
+    Raises:
+        ConfigError: see `load_train_config`.
+    """
+    try:
+        return TrainConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = list(TrainConfig.model_fields)
+        hint = nearest(key, known) or f"; known: {', '.join(known)}"
+        return f"unknown config key '{key}'{hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"config key '{key}' is {item['input']!r}: {message}" if key else message

@@ -1,0 +1,162 @@
+"""The typed, frozen configuration of a training run.
+
+Keys are flat on purpose: `--set num_variants=4` reads like the paper. The docstring below each field
+says meaning, unit and source; defaults are the paper's or, where the paper is silent, those of the
+architecture page, "Numerics that the paper leaves open".
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides what a training run computes. Written whole into the run folder."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+    # --- what is read -----------------------------------------------------------------------
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    """Hub id or folder of the policy (`lab:qwen2_5_vl`, `lab:qwen3_vl` for the embedded ones)."""
+    cache: Path | None = None
+    """The cache that `strive-cli precompute` left."""
+    data: tuple[Path, ...] = ()
+    """Records files that select questions of the cache; empty: every question in the cache."""
+    scorer: str | None = None
+    """Whose scores `importance` reads; not given: the cache's only scorer."""
+    num_questions: PositiveInt | None = None
+    """Seeded sample of the records, without replacement; not given: all of them."""
+    skip_unscored: bool = False
+    """Count and skip questions without scores, rather than stop."""
+
+    # --- visual variants (Sec. 3.3) ---------------------------------------------------------
+    variants: str = "importance"
+    """`none` (GRPO), `deterministic`, `stochastic`, `importance`, or `module:function`."""
+    spatial: bool = False
+    """Spatial augmentation of each variant: colour jitter and small affine maps (Sec. 4.2)."""
+    num_variants: PositiveInt = 2
+    """M: visual variants per question (Table 5)."""
+    num_frames: PositiveInt = 16
+    """K: frames per variant, one from each of K equal segments (Sec. 4.1)."""
+    frame_temperature: PositiveFloat = 0.4
+    """Tau of Eq. 4."""
+    score_transform: ScoreTransform = "none"
+    """What is done to similarity scores before Eq. 4; `none` is the equation as written."""
+
+    # --- model inputs -----------------------------------------------------------------------
+    prompt_template: str = "video_r1"
+    """`video_r1` (think and answer tags), `direct`, or `short` (the question and its options)."""
+    position_rule: Literal["published", "transformers"] = "published"
+    """Where Qwen2.5-VL's text starts after a video: at the maximum position plus 1 (what the
+    weights were trained with), or as transformers 5.3 and later place it."""
+    max_pixels: PositiveInt | None = None
+    """Pixels per frame given to the policy; not given: the processor's own limit."""
+
+    # --- rollouts ---------------------------------------------------------------------------
+    num_generations: PositiveInt = 4
+    """G: completions per variant (Table 5)."""
+    sampling_temperature: PositiveFloat = 1.0
+    """Softmax temperature of text generation; log-probs use the same one."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus sampling: smallest set of tokens with at least this probability."""
+    top_k: NonNegativeInt = 0
+    """Sample among the k most probable tokens; 0 is no limit."""
+    max_new_tokens: PositiveInt = 768
+    """Longest completion, in tokens."""
+
+    # --- rewards and advantages (Eqs. 2 and 3) ----------------------------------------------
+    rewards: dict[str, float] = {"accuracy": 1.0, "format": 1.0}
+    """Reward functions by name (or `module:function`) and their weights."""
+    grading: Literal["video_r1", "tolerant"] = "video_r1"
+    """Rule set that grades answers; `video_r1` is the paper's strict accuracy."""
+    grouping: Literal["joint", "per_variant", "hierarchical"] = "joint"
+    """Pool that advantages are normalised over: all M x G completions (Eq. 3), the G of each
+    variant (GRPO per variant), or the sum of both."""
+    objective: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    """`grpo`: divide by the std, mean over each completion's tokens; `dr_grpo`: no std, constant
+    length; `dapo`: divide by the std, mean over all tokens of the step."""
+    std_correction: Literal[0, 1] = 1
+    """Delta degrees of freedom of a group's std (1 as TRL)."""
+    advantage_epsilon: PositiveFloat = 1e-4
+    """Added to the std before dividing (as TRL)."""
+
+    # --- loss (Eq. 1) -----------------------------------------------------------------------
+    epsilon: PositiveFloat = 0.2
+    """Clip range of the ratio: [1 - epsilon, 1 + epsilon_high]."""
+    epsilon_high: PositiveFloat | None = None
+    """Upper clip range; not given: equal to epsilon."""
+    beta: NonNegativeFloat = 0.04
+    """Weight of the KL term (k3, per token); 0 loads no reference."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Ratio per token (as TRL) or per completion (as Eq. 1 reads)."""
+    updates_per_rollout: PositiveInt = 1
+    """Optimiser steps on each rollout; with 1 the ratio is 1 and clipping never binds."""
+    logprobs: Literal["packed", "plain"] = "packed"
+    """One shared-prefix row per variant, or one full row per completion (slow reference)."""
+
+    # --- optimisation -----------------------------------------------------------------------
+    steps: PositiveInt = 1000
+    """Rollout steps (Sec. 4.1: 1,000; ablations 500)."""
+    questions_per_step: PositiveInt = 4
+    """Questions per step over all processes."""
+    questions_per_micro_batch: PositiveInt = 1
+    """Questions whose log-probs are computed together on one process before a backward pass."""
+    learning_rate: PositiveFloat = 1e-6
+    """Peak learning rate of AdamW (Sec. 4.1)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW weight decay."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimiser steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after warm-up."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient norm that gradients are clipped to."""
+    trainable: Literal["all", "language"] = "language"
+    """`language`: projector and language model train, vision tower frozen; `all`: everything."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    deepspeed: str = "zero0"
+    """DeepSpeed preset in `strive/configs/deepspeed` by name, or a JSON file."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; `auto`: bfloat16 on a GPU, float32 on a CPU."""
+
+    # --- run --------------------------------------------------------------------------------
+    seed: int = 0
+    """Seed of every draw: question order, frames, augmentation, text."""
+    checkpoint_every: NonNegativeInt = 100
+    """Steps between checkpoints; 0: only at the end."""
+    keep_checkpoints: PositiveInt = 2
+    """How many of the newest checkpoints are kept."""
+    evaluate_every: NonNegativeInt = 0
+    """Steps between held-out evaluations; 0: none."""
+    tensorboard: bool = True
+    """Write TensorBoard event files beside metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if self.variants == "none" and self.num_variants != 1:
+            raise ValueError(
+                f"num_variants is {self.num_variants} with variants 'none'; GRPO has one visual "
+                "input, so set num_variants=1 (and num_generations=8 for the paper's budget)"
+            )
+        if self.num_variants * self.num_generations < 2:
+            raise ValueError(
+                "num_variants x num_generations is 1; a group needs at least 2 completions"
+            )
+        if self.grouping != "joint" and self.num_generations < 2:
+            raise ValueError(
+                f"grouping '{self.grouping}' normalises over each variant's completions; "
+                f"num_generations is {self.num_generations}, at least 2 are needed"
+            )
+        if not self.rewards:
+            raise ValueError("rewards is empty; name at least one, e.g. {accuracy: 1.0}")
+        return self

@@ -1,0 +1,152 @@
+"""What this machine has and lacks for STRIVE, each with the exact fix."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "missing", "optional"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One checked thing; `fix` is a command or a sentence, empty when nothing is to be done."""
+
+    what: str
+    status: Status
+    found: str
+    fix: str = ""
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+def check_python() -> Iterator[Finding]:
+    """Report the interpreter; 3.11 is the oldest that is supported."""
+    fits = sys.version_info >= (3, 11)
+    yield Finding(
+        "Python",
+        "ok" if fits else "missing",
+        platform.python_version(),
+        "" if fits else "install Python 3.11 or newer and make the environment again",
+    )
+
+
+def check_machine() -> Iterator[Finding]:
+    """Report cores and free disk in the working folder."""
+    free_gib = shutil.disk_usage(".").free / 2**30
+    yield Finding("processor", "ok", f"{os.cpu_count()} cores, {platform.machine()}")
+    yield Finding(
+        "free disk here",
+        "ok" if free_gib > 2 else "missing",
+        f"{free_gib:.0f} GiB",
+        "" if free_gib > 2 else "free some space, or put --workspace on another disk",
+    )
+
+
+def check_torch() -> Iterator[Finding]:
+    """Report torch and the GPUs it sees."""
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError) as error:
+        yield Finding("torch", "missing", str(error), "pip install torch torchvision")
+        return
+    yield Finding("torch", "ok", torch.__version__)
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory = properties.total_memory / 2**30
+            yield Finding(f"GPU {index}", "ok", f"{properties.name}, {memory:.0f} GiB")
+    else:
+        yield Finding(
+            "GPU",
+            "optional",
+            "none: the lab runs on the CPU",
+            "7B policies need NVIDIA GPUs, a driver, and a CUDA build of torch",
+        )
+
+
+def check_import(module: str, package: str) -> Iterator[Finding]:
+    """Report whether a required package imports, not only whether it is installed."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding(
+            package, "missing", " ".join(str(error).split())[:100], f"pip install {package}"
+        )
+        return
+    yield Finding(package, "ok", _version(package))
+
+
+def check_ffmpeg() -> Iterator[Finding]:
+    """Report the bundled FFmpeg binary (lab clips) and the system's shared libraries."""
+    try:
+        binary = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
+        text = subprocess.run(
+            [binary, "-version"], capture_output=True, text=True, check=True, timeout=30
+        ).stdout.split()
+        yield Finding("FFmpeg binary (bundled)", "ok", text[2])
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        yield Finding(
+            "FFmpeg binary (bundled)", "missing", str(error)[:100], "pip install imageio-ffmpeg"
+        )
+
+
+def check_compiler() -> Iterator[Finding]:
+    """Report a C++ compiler; STRIVE needs none, DeepSpeed's fused GPU optimisers do."""
+    found = shutil.which("g++")
+    yield Finding(
+        "C++ compiler",
+        "ok" if found else "optional",
+        found or "none: not needed",
+        ""
+        if found
+        else "only for DeepSpeed's fused or CPU-offload optimisers: "
+        "apt-get install g++ ninja-build",
+    )
+
+
+def check_hub() -> Iterator[Finding]:
+    """Report the folder of downloaded models and whether downloads are switched off."""
+    try:
+        constants = importlib.import_module("huggingface_hub.constants")
+    except ImportError as error:
+        yield Finding("Hugging Face hub", "missing", str(error), "pip install huggingface_hub")
+        return
+    offline = constants.HF_HUB_OFFLINE
+    yield Finding(
+        "Hugging Face hub",
+        "optional" if offline else "ok",
+        f"{'offline, ' if offline else ''}cache {constants.HF_HUB_CACHE}",
+        "unset HF_HUB_OFFLINE to download models; lab:... models need no download"
+        if offline
+        else "",
+    )
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    check_python,
+    check_machine,
+    check_torch,
+    lambda: check_import("transformers", "transformers"),
+    lambda: check_import("open_clip", "open_clip_torch"),
+    lambda: check_import("deepspeed", "deepspeed"),
+    lambda: check_import("av", "av"),
+    lambda: check_import("decord", "decord2"),
+    lambda: check_import("faiss", "faiss-cpu"),
+    check_ffmpeg,
+    check_compiler,
+    check_hub,
+)
+
+
+def examine() -> list[Finding]:
+    """Run every check, in the order of the pipeline."""
+    return [finding for check in CHECKS for finding in check()]

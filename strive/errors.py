@@ -1,0 +1,110 @@
+"""Every error that a user can cause.
+
+Each class also inherits the builtin it refines, so `except ValueError` works as usual. A message is
+one line and holds the value that was found, what is allowed, and the knob to turn. `exit_code` is
+what the command line returns: 2 for a wrong call or input, 1 for work that failed.
+
+To add one: subclass `StriveError` and the fitting builtin, pass one finished sentence, and keep
+extra fields out of `__init__` (errors cross process borders and must pickle).
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class StriveError(Exception):
+    """Base of all errors that a user can cause."""
+
+    exit_code = 2
+
+
+class ConfigError(StriveError, ValueError):
+    """A configuration key or value, or a command line option, is wrong."""
+
+
+class UnknownNameError(StriveError, ValueError):
+    """A name (scorer, variant kind, benchmark, preset, ...) is not one of the known ones."""
+
+
+class MissingInputError(StriveError, FileNotFoundError):
+    """A file or folder that the call names does not exist."""
+
+
+class RecordsError(StriveError, ValueError):
+    """A records file is malformed; the message names the row and the field."""
+
+
+class OutsideRootError(StriveError, ValueError):
+    """A record's path leaves the video root."""
+
+
+class DecodeError(StriveError, RuntimeError):
+    """A video cannot be decoded. `args[0]` is a short kind (`not_a_video`, `timeout`, ...)."""
+
+    @property
+    def kind(self) -> str:
+        """Short machine-readable class of the failure, stored in the failures table."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return ": ".join(str(part) for part in self.args)
+
+
+class CacheError(StriveError, RuntimeError):
+    """The cache lacks something that the call needs; the message says which command makes it."""
+
+
+class StaleCacheError(CacheError):
+    """The cache was made with other settings; the message shows the differing fields."""
+
+
+class CacheDamageError(CacheError):
+    """A committed part of the cache cannot be read."""
+
+    exit_code = 1
+
+
+class CheckpointError(StriveError, RuntimeError):
+    """A checkpoint or run folder cannot be used for what was asked."""
+
+
+class ModelError(StriveError, ValueError):
+    """A model folder or id cannot be loaded, or is of a family that is not supported."""
+
+
+class TooManyFailuresError(StriveError, RuntimeError):
+    """More of the work failed than `--max-failure-fraction` allows."""
+
+    exit_code = 1
+
+
+class NonFiniteError(StriveError, ArithmeticError):
+    """A loss or gradient is not finite; training stops before the optimiser step."""
+
+    exit_code = 1
+
+
+class DiskError(StriveError, OSError):
+    """Writing failed (disk full, read-only); what was committed before is intact."""
+
+    exit_code = 1
+
+
+class Interrupted(StriveError, RuntimeError):  # noqa: N818 - an interruption, not a fault
+    """The user interrupted the work; what was committed is kept and the same call resumes."""
+
+    exit_code = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the closest known name, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name outside a fixed list, with the nearest known one."""
+    names = sorted(known)
+    return UnknownNameError(
+        f"unknown {what} '{name}'{nearest(name, names)}; known: {', '.join(names)}"
+    )

@@ -1,0 +1,1 @@
+"""What runs several stages in one go: the demonstration."""
