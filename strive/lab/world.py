@@ -1,0 +1,262 @@
+"""The lab's world: short clips as real video files, and questions about them in Video-R1's schema.
+
+A folder holds `clips/`, `train.jsonl`, `held_out.jsonl`, `test.jsonl` and, written last, `world.json`
+(the parameters and a hash of what was built). Everything about clip `i` is drawn from `(seed, i)`, so
+it does not depend on how many clips there are. No torch here.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strive.errors import ConfigError
+from strive.lab.encode import clip_file_name, encode_clip
+from strive.lab.questions import draw_questions, to_record
+from strive.lab.scene import Difficulty, Scene, draw_scene
+from strive.records import Record, write_records
+from strive.seeding import derive_rng
+
+__all__ = [
+    "SPLITS",
+    "Difficulty",
+    "WorldSummary",
+    "build_world",
+    "clip_records",
+    "draw_scene",
+    "oracle_scores",
+    "read_world",
+    "split_of_clip",
+]
+
+WORLD_VERSION = 1
+SPLITS = ("train", "held_out", "test")
+_SPLIT_CYCLE = ("train",) * 3 + ("held_out", "test")
+_ID_STRIDE = 100
+
+Progress = Callable[[int, int], None]
+"""Called with (clips done, clips in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSummary:
+    """What a built folder holds.
+
+    Args:
+        root: the folder; also the video root of its records.
+        num_clips: clips in all.
+        seed: of the whole world.
+        difficulty: of the whole world.
+        num_questions: questions of each split.
+        content_hash: SHA-256 over records and clip files.
+        was_built: False if the folder was complete already.
+    """
+
+    root: Path
+    num_clips: int
+    seed: int
+    difficulty: Difficulty
+    num_questions: dict[str, int] = field(default_factory=dict)
+    content_hash: str = ""
+    was_built: bool = True
+
+    def records_file(self, split: str) -> Path:
+        """Return the records file of `train`, `held_out` or `test`."""
+        return self.root / f"{split}.jsonl"
+
+
+def split_of_clip(clip: int) -> str:
+    """Return the split of a clip: of every five clips three train, one is held out, one tests."""
+    return _SPLIT_CYCLE[clip % len(_SPLIT_CYCLE)]
+
+
+def clip_records(scene: Scene, seed: int) -> list[Record]:
+    """Return the records of one clip; ids are unique in the whole world."""
+    rng = derive_rng("lab-questions", seed, scene.clip)
+    video_id = f"clips/{clip_file_name(scene)}"
+    return [
+        to_record(
+            scene, question, problem_id=scene.clip * _ID_STRIDE + number, video_id=video_id
+        )
+        for number, question in enumerate(draw_questions(scene, rng))
+    ]
+
+
+def build_world(
+    root: Path | str,
+    *,
+    num_clips: int,
+    seed: int,
+    difficulty: Difficulty | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> WorldSummary:
+    """Build the world into `root`, or return at once if it is there already.
+
+    A build that was interrupted goes on where it stopped.
+
+    Args:
+        root: folder to fill.
+        num_clips: how many clips; each has four questions.
+        seed: decides everything that is drawn.
+        difficulty: see `Difficulty`.
+        workers: clips encoded at a time.
+        progress: called after each clip.
+
+    Raises:
+        ConfigError: a parameter is out of range, or the folder holds a world of other parameters.
+        DiskError: a file could not be written.
+    """
+    root = Path(root)
+    difficulty = difficulty or Difficulty()
+    if num_clips < 1 or workers < 1:
+        raise ConfigError(
+            f"lab world: num_clips={num_clips} and workers={workers} must be at least 1"
+        )
+    parameters = _parameters(num_clips, seed, difficulty)
+    done = _read_json(root / "world.json")
+    if done is not None:
+        _require_equal(root, done["parameters"], parameters)
+        return _summary(root, done, was_built=False)
+    started = _read_json(root / "building.json")
+    if started is not None:
+        _require_equal(root, started, parameters)
+    (root / "clips").mkdir(parents=True, exist_ok=True)
+    _write_json(root / "building.json", parameters)
+
+    scenes = [draw_scene(seed, clip, difficulty) for clip in range(num_clips)]
+    digests = _encode_all(scenes, root / "clips", workers=workers, progress=progress)
+    records: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    for scene in scenes:
+        records[split_of_clip(scene.clip)].extend(clip_records(scene, seed))
+    content = hashlib.sha256("".join(digests).encode())
+    for split in SPLITS:
+        write_records(root / f"{split}.jsonl", records[split])
+        content.update((root / f"{split}.jsonl").read_bytes())
+    world = {
+        "parameters": parameters,
+        "num_questions": {split: len(records[split]) for split in SPLITS},
+        "content_hash": content.hexdigest(),
+    }
+    _write_json(root / "world.json", world)
+    (root / "building.json").unlink()
+    return _summary(root, world, was_built=True)
+
+
+def read_world(root: Path | str) -> WorldSummary | None:
+    """Return the summary of a complete world folder, or None if there is none."""
+    done = _read_json(Path(root) / "world.json")
+    return None if done is None else _summary(Path(root), done, was_built=False)
+
+
+def oracle_scores(
+    record_spans: Sequence[tuple[float, float]],
+    pts_seconds_F: np.ndarray,
+    gap: float,
+    rng: np.random.Generator,
+    *,
+    noise: float = 0.02,
+) -> np.ndarray:
+    """Return the scores of a scorer that knows the evidence, at a chosen gap.
+
+    Frames inside a span `[start, end)` score `gap`, the others 0, each plus normal noise of standard
+    deviation `noise`. The unit is that of a cosine, what Eq. 4 divides by `frame_temperature`.
+
+    Args:
+        record_spans: the record's evidence spans in seconds.
+        pts_seconds_F: presentation times of the pool's frames.
+        gap: how far evidence stands above the rest.
+        rng: draws the noise.
+        noise: its standard deviation.
+
+    Returns:
+        float32 scores [F].
+    """
+    pts_seconds_F = np.asarray(pts_seconds_F, dtype=np.float64)
+    scores_F = rng.normal(0.0, noise, size=pts_seconds_F.shape)
+    inside_F = np.zeros(pts_seconds_F.shape, dtype=bool)
+    for start, end in record_spans:
+        inside_F |= (pts_seconds_F >= start) & (pts_seconds_F < end)
+    return (scores_F + gap * inside_F).astype(np.float32)
+
+
+def _encode_all(
+    scenes: list[Scene], folder: Path, *, workers: int, progress: Progress | None
+) -> list[str]:
+    """Encode what is missing; returns the SHA-256 of every clip file, in clip order."""
+
+    def encode_one(scene: Scene) -> str:
+        path = folder / clip_file_name(scene)
+        if not path.is_file():
+            encode_clip(scene, path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    digests: list[str] = []
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
+        for digest in pool.map(encode_one, scenes):
+            digests.append(digest)
+            if progress is not None:
+                progress(len(digests), len(scenes))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return digests
+
+
+def _parameters(num_clips: int, seed: int, difficulty: Difficulty) -> dict[str, Any]:
+    return {
+        "world_version": WORLD_VERSION,
+        "num_clips": num_clips,
+        "seed": seed,
+        "difficulty": asdict(difficulty),
+    }
+
+
+def _require_equal(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if found == wanted:
+        return
+    fields = sorted({*found, *wanted})
+    differing = [
+        f"{name} is {found.get(name)!r} there and {wanted.get(name)!r} here"
+        for name in fields
+        if found.get(name) != wanted.get(name)
+    ]
+    raise ConfigError(
+        f"{root} holds a lab world of other parameters ({'; '.join(differing)}); "
+        "give another folder or remove this one"
+    )
+
+
+def _summary(root: Path, world: dict[str, Any], *, was_built: bool) -> WorldSummary:
+    parameters = world["parameters"]
+    return WorldSummary(
+        root=root,
+        num_clips=parameters["num_clips"],
+        seed=parameters["seed"],
+        difficulty=Difficulty(**parameters["difficulty"]),
+        num_questions=dict(world["num_questions"]),
+        content_hash=world["content_hash"],
+        was_built=was_built,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".json.partial")
+    with temporary.open("w", encoding="utf-8") as out:
+        json.dump(content, out, indent=1)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, path)
