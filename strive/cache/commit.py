@@ -1,0 +1,152 @@
+"""Atomic writes: a temporary name in the same folder, fsync, rename, fsync of the folder."""
+
+import errno
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from strive.errors import CacheDamageError, DiskError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another folder with --cache",
+    errno.EACCES: "no permission to write there; choose another folder with --cache",
+    errno.EPERM: "no permission to write there; choose another folder with --cache",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another folder with --cache",
+    errno.EEXIST: "a file stands where a folder is needed; choose another folder with --cache",
+    errno.EFBIG: "the file is larger than this system allows; use --frame-codec jpeg",
+}
+
+
+def disk_error(path: Path, error: OSError) -> DiskError:
+    """Turn an `OSError` from writing `path` into one clear line."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return DiskError(f"cannot write {path}: {reason}; what was committed before is intact")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write; on success it is fsynced and renamed to `path`.
+
+    Raises:
+        DiskError: writing failed; nothing under the final name has changed.
+    """
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+        except OSError as error:
+            if isinstance(error, DiskError):
+                raise
+            raise disk_error(path, error) from error
+    finally:
+        _remove_if_there(temporary)
+
+
+def _remove_if_there(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        # A folder that never came to be, or a disk that turned read-only: the write itself has
+        # already raised, and the hidden temporary name is invisible to readers.
+        if error.errno not in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+            raise
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def commit_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that `commit_json` wrote."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CacheDamageError(f"{path} is damaged: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise CacheDamageError(f"{path} is damaged: a JSON object is expected")
+    return value
+
+
+def commit_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = None) -> None:
+    """Write a table atomically."""
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=row_group_size, compression="zstd")
+
+
+def new_part_path(folder: Path, prefix: str, suffix: str, writer: str) -> Path:
+    """Return a part name that no other writer takes, and that sorts by the time of its making.
+
+    Readers take parts in the order of their names, so of two rows about one thing the later wins.
+    """
+    return folder / f"{prefix}-{time.time_ns():019d}-{writer}-{secrets.token_hex(4)}{suffix}"
+
+
+def list_parts(folder: Path, prefix: str, suffix: str = ".parquet") -> list[Path]:
+    """Return the committed parts of a folder, oldest first; an absent folder has none."""
+    return sorted(folder.glob(f"{prefix}-*{suffix}"))
+
+
+def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one committed Parquet part.
+
+    Raises:
+        CacheDamageError: the file cannot be read.
+    """
+    try:
+        # One small local file: the dataset machinery and its threads would only cost time.
+        with pq.ParquetFile(path, memory_map=True) as part:
+            return part.read(columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise CacheDamageError(
+            f"{path} is damaged ({_first_line(error)}); remove it and run precompute again"
+        ) from None
+
+
+def read_parts(
+    folder: Path, prefix: str, schema: pa.Schema, columns: list[str] | None = None
+) -> pa.Table:
+    """Read all parts of a folder as one table, oldest rows first."""
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    tables = [read_part(path, columns) for path in list_parts(folder, prefix)]
+    try:
+        return pa.concat_tables([table.cast(wanted) for table in tables] or [wanted.empty_table()])
+    except (pa.ArrowException, ValueError) as error:
+        raise CacheDamageError(
+            f"a part in {folder} does not have the expected columns ({_first_line(error)})"
+        ) from None
+
+
+def last_rows(table: pa.Table, column: str) -> dict[str, int]:
+    """Map each value of an id column to the number of its last row."""
+    return {value: row for row, value in enumerate(table.column(column).to_pylist())}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

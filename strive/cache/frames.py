@@ -1,0 +1,317 @@
+"""The frame pool: writing parts of it, and reading K frames of one video by mmap.
+
+Pixels lie in `frames-*.arrow` (one record batch a video, one row a frame); `videos-*.parquet` says
+where: `offsets` and `lengths` are bytes from the start of the file, so a reader slices a memory map
+and touches only the frames that it was asked for.
+"""
+
+import hashlib
+import mmap
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from strive.cache.codec import FrameCodec
+from strive.cache.commit import (
+    atomic_file,
+    commit_parquet,
+    last_rows,
+    list_parts,
+    new_part_path,
+    read_parts,
+)
+from strive.cache.layout import CacheLayout, read_settings
+from strive.errors import CacheDamageError, CacheError
+
+VIDEOS_SCHEMA = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("content_digest", pa.string(), nullable=False),
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("source_index", pa.list_(pa.int64()), nullable=False),
+        pa.field("pts_seconds", pa.list_(pa.float64()), nullable=False),
+        pa.field("source_fps", pa.float64(), nullable=False),
+        pa.field("source_num_frames", pa.int64(), nullable=False),
+        pa.field("duration_seconds", pa.float64(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("rotation", pa.int32(), nullable=False),
+        pa.field("codec", pa.string(), nullable=False),
+        pa.field("decoder", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("offsets", pa.list_(pa.int64()), nullable=False),
+        pa.field("lengths", pa.list_(pa.int64()), nullable=False),
+        pa.field("checksum", pa.string(), nullable=False),
+    ]
+)
+_FRAME_SCHEMA = pa.schema([pa.field("frame", pa.large_binary(), nullable=False)])
+_MAX_OPEN_SHARDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What the cache knows about one video.
+
+    `source_index_F` counts in the file, `pts_seconds_F` from the file's first frame; `height` and
+    `width` are those of the pool's frames, after rotation and resizing; `codec` is the video's.
+    """
+
+    video_id: str
+    num_frames: int
+    source_index_F: np.ndarray
+    pts_seconds_F: np.ndarray
+    source_fps: float
+    source_num_frames: int
+    duration_seconds: float
+    height: int
+    width: int
+    rotation: int
+    codec: str
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedVideo:
+    """One video ready to be written: its facts and its encoded frames."""
+
+    info: VideoInfo
+    path: str
+    size_bytes: int
+    content_digest: str
+    frames: tuple[bytes, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all frames together."""
+        return sum(len(frame) for frame in self.frames)
+
+
+def frames_checksum(frames: Sequence[bytes | memoryview]) -> str:
+    """Return a checksum of a video's stored frames, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for frame in frames:
+        digest.update(len(frame).to_bytes(8, "little"))
+        digest.update(frame)
+    return digest.hexdigest()
+
+
+class FrameWriter:
+    """Collects encoded videos and commits them as one part; `writer` makes the name unique."""
+
+    def __init__(self, layout: CacheLayout, frames_key: str, *, writer: str) -> None:
+        self.folder = layout.frames(frames_key)
+        self.writer = writer
+        self.videos: list[EncodedVideo] = []
+        self.num_bytes = 0
+
+    def add(self, video: EncodedVideo) -> None:
+        """Take one video into the next part."""
+        self.videos.append(video)
+        self.num_bytes += video.num_bytes
+
+    def commit(self) -> int:
+        """Write the part: pixels first, then the rows that list them; return its bytes.
+
+        Raises:
+            DiskError: nothing of this part exists for readers; the videos are kept for a retry.
+        """
+        if not self.videos:
+            return 0
+        shard = new_part_path(self.folder, "frames", ".arrow", self.writer)
+        self._write_pixels(shard)
+        rows = [
+            _row(video, shard.name, offsets)
+            for video, offsets in zip(self.videos, _frame_offsets(shard), strict=True)
+        ]
+        table = pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
+        commit_parquet(new_part_path(self.folder, "videos", ".parquet", self.writer), table)
+        self.videos, num_bytes, self.num_bytes = [], shard.stat().st_size, 0
+        return num_bytes
+
+    def _write_pixels(self, shard: Path) -> None:
+        with (
+            atomic_file(shard) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, _FRAME_SCHEMA) as out,
+        ):
+            for video in self.videos:
+                frames = pa.array(video.frames, pa.large_binary())
+                out.write_batch(pa.record_batch([frames], schema=_FRAME_SCHEMA))
+
+
+def _frame_offsets(shard: Path) -> list[list[int]]:
+    """Return, for each batch of an Arrow file, the byte offset of each frame in the file."""
+    with pa.memory_map(str(shard)) as source:
+        start = source.read_buffer(source.size()).address
+        source.seek(0)
+        reader = pa.ipc.open_file(source)
+        result = []
+        for number in range(reader.num_record_batches):
+            column = reader.get_batch(number).column(0)
+            _, bounds, values = column.buffers()
+            offsets = np.frombuffer(bounds, np.int64, len(column) + 1)[:-1]
+            result.append((offsets + (values.address - start)).tolist())
+        return result
+
+
+def _row(video: EncodedVideo, shard: str, offsets: list[int]) -> dict[str, Any]:
+    info = video.info
+    return {
+        "video_id": info.video_id,
+        "path": video.path,
+        "size_bytes": video.size_bytes,
+        "content_digest": video.content_digest,
+        "num_frames": info.num_frames,
+        "source_index": info.source_index_F.tolist(),
+        "pts_seconds": info.pts_seconds_F.tolist(),
+        "source_fps": info.source_fps,
+        "source_num_frames": info.source_num_frames,
+        "duration_seconds": info.duration_seconds,
+        "height": info.height,
+        "width": info.width,
+        "rotation": info.rotation,
+        "codec": info.codec,
+        "decoder": info.decoder,
+        "shard": shard,
+        "offsets": offsets,
+        "lengths": [len(frame) for frame in video.frames],
+        "checksum": frames_checksum(video.frames),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class VideoState:
+    """The little that planning needs to know about a cached video."""
+
+    num_frames: int
+    size_bytes: int
+    checksum: str
+
+
+def read_video_states(layout: CacheLayout, frames_key: str) -> dict[str, VideoState]:
+    """Read which videos are cached, without their long columns."""
+    columns = ["video_id", "num_frames", "size_bytes", "checksum"]
+    table = read_parts(layout.frames(frames_key), "videos", VIDEOS_SCHEMA, columns)
+    values = [table.column(name).to_pylist() for name in columns]
+    return {
+        video_id: VideoState(num_frames, size_bytes, checksum)
+        for video_id, num_frames, size_bytes, checksum in zip(*values, strict=True)
+    }
+
+
+class FrameReader:
+    """Reads frames of one frames key; the videos themselves are not needed."""
+
+    def __init__(self, layout: CacheLayout, frames_key: str) -> None:
+        self.folder = layout.frames(frames_key)
+        self.frames_key = frames_key
+        self.settings = read_settings(self.folder)
+        self.codec = FrameCodec(self.settings["fields"]["codec"]["name"])
+        self._table = read_parts(self.folder, "videos", VIDEOS_SCHEMA).combine_chunks()
+        self._rows = last_rows(self._table, "video_id")
+        self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
+
+    @property
+    def video_ids(self) -> list[str]:
+        """All cached videos, in the order in which they were first committed."""
+        return list(self._rows)
+
+    def __contains__(self, video_id: str) -> bool:
+        return video_id in self._rows
+
+    def row(self, video_id: str) -> dict[str, Any]:
+        """Return a video's row as stored.
+
+        Raises:
+            CacheError: the video is not in the cache.
+        """
+        if video_id not in self._rows:
+            raise CacheError(
+                f"video '{video_id}' is not in {self.folder}; cache it with `strive-cli "
+                "precompute` (failures are listed by `strive-cli cache info`)"
+            )
+        return self._table.slice(self._rows[video_id], 1).to_pylist()[0]
+
+    def info(self, video_id: str) -> VideoInfo:
+        """Return what the cache knows about a video."""
+        row = self.row(video_id)
+        return VideoInfo(
+            video_id=video_id,
+            num_frames=row["num_frames"],
+            source_index_F=np.asarray(row["source_index"], np.int64),
+            pts_seconds_F=np.asarray(row["pts_seconds"], np.float64),
+            source_fps=row["source_fps"],
+            source_num_frames=row["source_num_frames"],
+            duration_seconds=row["duration_seconds"],
+            height=row["height"],
+            width=row["width"],
+            rotation=row["rotation"],
+            codec=row["codec"],
+            decoder=row["decoder"],
+        )
+
+    def read(self, video_id: str, frame_index_K: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return frames as uint8 [K, H, W, 3], in the order asked for; repeats are allowed."""
+        row = self.row(video_id)
+        indices = [int(index) for index in frame_index_K]
+        outside = [index for index in indices if not 0 <= index < row["num_frames"]]
+        if outside:
+            raise IndexError(
+                f"frame_index {outside[0]} of video '{video_id}'; "
+                f"its pool has {row['num_frames']} frames"
+            )
+        height, width = row["height"], row["width"]
+        frames_KHWC = np.empty((len(indices), height, width, 3), np.uint8)
+        decoded: dict[int, np.ndarray] = {}
+        for k, index in enumerate(indices):
+            if index not in decoded:
+                data = self._bytes(row, index)
+                decoded[index] = self.codec.decode(data, height, width)
+            frames_KHWC[k] = decoded[index]
+        return frames_KHWC
+
+    def read_encoded(self, video_id: str) -> list[bytes]:
+        """Return all frames of a video as stored (copied out of the memory map)."""
+        row = self.row(video_id)
+        return [bytes(self._bytes(row, index)) for index in range(row["num_frames"])]
+
+    def close(self) -> None:
+        """Unmap all shards."""
+        while self._maps:
+            self._maps.popitem()[1].close()
+
+    def _bytes(self, row: dict[str, Any], index: int) -> bytes:
+        mapped = self._map(row["shard"])
+        start, length = row["offsets"][index], row["lengths"][index]
+        if start + length > len(mapped):
+            raise CacheDamageError(
+                f"{self.folder / row['shard']} is damaged: frame {index} of '{row['video_id']}' "
+                f"ends at byte {start + length} of {len(mapped)}"
+            )
+        return mapped[start : start + length]
+
+    def _map(self, shard: str) -> mmap.mmap:
+        if shard in self._maps:
+            self._maps.move_to_end(shard)
+            return self._maps[shard]
+        path = self.folder / shard
+        try:
+            with path.open("rb") as file:
+                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise CacheDamageError(f"{path} is damaged: {error}") from None
+        if len(self._maps) > _MAX_OPEN_SHARDS:
+            self._maps.popitem(last=False)[1].close()
+        return self._maps[shard]
+
+
+def frame_shards(layout: CacheLayout, frames_key: str) -> list[Path]:
+    """Return the pixel files of a frames key."""
+    return list_parts(layout.frames(frames_key), "frames", ".arrow")

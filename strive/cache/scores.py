@@ -1,0 +1,205 @@
+"""Relevance scores: one row a question, the float32 scores of its video's pool frames.
+
+Any rescaling before Eq. 4 happens online (`score_transform`), so raw values are what is stored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from strive.cache.commit import commit_parquet, last_rows, new_part_path, read_parts
+from strive.cache.layout import CacheLayout, read_settings
+from strive.errors import CacheError, nearest
+
+SCHEMA = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("num_text_tokens", pa.int32()),
+        pa.field("text_truncated", pa.bool_()),
+        # What the scores were made from: a changed question text or video makes the row stale.
+        pa.field("query_digest", pa.string(), nullable=False),
+        pa.field("frames_checksum", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionScores:
+    """The scores of one question; the token count is None where a scorer does not tell."""
+
+    question_id: str
+    video_id: str
+    scores_F: np.ndarray
+    num_text_tokens: int | None
+    text_truncated: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One row to write."""
+
+    scores: QuestionScores
+    query_digest: str
+    frames_checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreState:
+    """The little that planning needs to know about a stored score."""
+
+    query_digest: str
+    frames_checksum: str
+    text_truncated: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerInfo:
+    """One scorer that a cache holds scores of."""
+
+    name: str
+    key: str
+    kind: str
+    frames_key: str
+    num_questions: int
+
+
+def commit_scores(
+    layout: CacheLayout, scorer_key: str, rows: Sequence[ScoreRow], *, writer: str
+) -> int:
+    """Commit one part of scores; return its bytes."""
+    if not rows:
+        return 0
+    table = pa.Table.from_pylist(
+        [
+            {
+                "question_id": row.scores.question_id,
+                "video_id": row.scores.video_id,
+                "scores": np.asarray(row.scores.scores_F, np.float32),
+                "num_text_tokens": row.scores.num_text_tokens,
+                "text_truncated": row.scores.text_truncated,
+                "query_digest": row.query_digest,
+                "frames_checksum": row.frames_checksum,
+            }
+            for row in rows
+        ],
+        schema=SCHEMA,
+    )
+    path = new_part_path(layout.scores(scorer_key), "part", ".parquet", writer)
+    commit_parquet(path, table)
+    return path.stat().st_size
+
+
+def read_score_states(layout: CacheLayout, scorer_key: str) -> dict[str, ScoreState]:
+    """Read which questions are scored, without the scores."""
+    columns = ["question_id", "query_digest", "frames_checksum", "text_truncated"]
+    table = read_parts(layout.scores(scorer_key), "part", SCHEMA, columns)
+    values = [table.column(name).to_pylist() for name in columns]
+    return {
+        question_id: ScoreState(query, frames, truncated)
+        for question_id, query, frames, truncated in zip(*values, strict=True)
+    }
+
+
+class ScoreReader:
+    """Reads the scores of one scorer key."""
+
+    def __init__(self, layout: CacheLayout, scorer_key: str) -> None:
+        self.scorer_key = scorer_key
+        self.settings: dict[str, Any] = read_settings(layout.scores(scorer_key))
+        self.name: str = self.settings["name"]
+        self.kind: str = self.settings["kind"]
+        self.allowed_transforms: tuple[str, ...] = tuple(self.settings["allowed_transforms"])
+        self.frames_key: str = self.settings["fields"]["frames_key"]
+        table = read_parts(layout.scores(scorer_key), "part", SCHEMA).combine_chunks()
+        self._rows = last_rows(table, "question_id")
+        self._video_ids = table.column("video_id").to_pylist()
+        self._num_text_tokens = table.column("num_text_tokens").to_pylist()
+        self._text_truncated = table.column("text_truncated").to_pylist()
+        self._scores, self._bounds = _flat_scores(table)
+
+    @property
+    def question_ids(self) -> list[str]:
+        """All scored questions, in the order in which they were first committed."""
+        return list(self._rows)
+
+    def __contains__(self, question_id: str) -> bool:
+        return question_id in self._rows
+
+    def get(self, question_id: str) -> QuestionScores | None:
+        """Return the scores of a question, or None if it has none."""
+        row = self._rows.get(question_id)
+        if row is None:
+            return None
+        return QuestionScores(
+            question_id=question_id,
+            video_id=self._video_ids[row],
+            scores_F=self._scores[self._bounds[row] : self._bounds[row + 1]].copy(),
+            num_text_tokens=self._num_text_tokens[row],
+            text_truncated=self._text_truncated[row],
+        )
+
+
+def _flat_scores(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return all scores behind one another, and where each row begins."""
+    column = table.column("scores")
+    if table.num_rows == 0:
+        return np.empty(0, np.float32), np.zeros(1, np.int64)
+    lists = column.combine_chunks()
+    chunk = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    bounds = chunk.offsets.to_numpy().astype(np.int64)
+    return chunk.values.to_numpy(zero_copy_only=False), bounds
+
+
+def list_scorers(layout: CacheLayout) -> list[ScorerInfo]:
+    """Return all scorers of a cache."""
+    infos = []
+    for key in layout.scorer_keys():
+        settings = read_settings(layout.scores(key))
+        infos.append(
+            ScorerInfo(
+                name=settings["name"],
+                key=key,
+                kind=settings["kind"],
+                frames_key=settings["fields"]["frames_key"],
+                num_questions=len(read_score_states(layout, key)),
+            )
+        )
+    return infos
+
+
+def find_scorer(layout: CacheLayout, name: str | None) -> ScorerInfo:
+    """Choose a scorer by name or key; without a name, the only one.
+
+    Raises:
+        CacheError: none matches, or several do; the message lists them and names the knob.
+    """
+    infos = list_scorers(layout)
+    if not infos:
+        command = f"strive-cli precompute --cache {layout.root} --scorer {name or 'siglip2'}"
+        raise CacheError(f"{layout.root} holds no scores; make them with `{command}`")
+    listed = ", ".join(
+        f"{info.name} ({info.key}, {info.num_questions} questions)" for info in infos
+    )
+    if name is None:
+        if len(infos) == 1:
+            return infos[0]
+        raise CacheError(f"{layout.root} has several scorers: {listed}; choose one with --scorer")
+    matching = [info for info in infos if name in (info.name, info.key)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        keys = ", ".join(info.key for info in matching)
+        raise CacheError(
+            f"{layout.root} has several scorers named '{name}'; choose one by its key with "
+            f"--scorer: {keys}"
+        )
+    known = [info.name for info in infos] + [info.key for info in infos]
+    raise CacheError(
+        f"{layout.root} has no scorer '{name}'{nearest(name, known)}; it has {listed}; "
+        f"make it with `strive-cli precompute --cache {layout.root} --scorer {name}`"
+    )
