@@ -1,0 +1,275 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strive import variants
+from strive.errors import CacheError, ConfigError, UnknownNameError
+from strive.seeding import derive_rng
+
+KINDS = sorted(variants.VARIANT_KINDS)
+frame_counts = st.integers(1, 80)
+segment_counts = st.integers(1, 24)
+
+
+def draw(kind="importance", *, num_frames=64, scores=None, **changes):
+    options = {
+        "num_variants": 2,
+        "num_segments": 16,
+        "scores_F": np.linspace(0, 1, num_frames) if scores is None else scores,
+        "seed": 0,
+        "step": 3,
+        "question_id": "q1",
+    }
+    return variants.draw_variants(kind, num_frames=num_frames, **(options | changes))
+
+
+def reversed_tail(request, rng):
+    return np.arange(request.num_frames - 1, request.num_frames - 1 - request.num_segments, -1)
+
+
+def out_of_range(request, rng):
+    return np.full(request.num_segments, request.num_frames)
+
+
+def wrong_shape(request, rng):
+    return np.zeros(3)
+
+
+@given(frame_counts, segment_counts)
+def test_segments_partition_the_pool_in_nearly_equal_parts(num_frames, num_segments):
+    bounds_K2 = variants.segment_bounds(num_frames, num_segments)
+    assert bounds_K2[0, 0] == 0 and bounds_K2[-1, 1] == num_frames
+    assert (bounds_K2[1:, 0] == bounds_K2[:-1, 1]).all()
+    lengths_K = np.diff(bounds_K2, axis=1)
+    assert lengths_K.max() - lengths_K.min() <= 1
+
+
+def test_segments_of_a_pool_that_is_no_multiple_of_k():
+    # 10 frames in 4 parts: edges floor(k * 10 / 4) = 0, 2, 5, 7, 10.
+    assert variants.segment_bounds(10, 4).tolist() == [[0, 2], [2, 5], [5, 7], [7, 10]]
+
+
+def test_segments_refuse_an_empty_pool():
+    with pytest.raises(ConfigError, match="num_frames is 0"):
+        variants.segment_bounds(0, 4)
+
+
+def test_eq4_by_hand():
+    # Two segments of two frames, tau 0.5. exp(0.2/0.5) / (exp(0.2/0.5) + exp(0.1/0.5))
+    # = 1 / (1 + exp(-0.2)) = 0.549834; the second segment is flat.
+    probabilities_F = variants.segment_probabilities(
+        np.array([0.2, 0.1, 0.3, 0.3]), num_segments=2, frame_temperature=0.5
+    )
+    np.testing.assert_allclose(probabilities_F, [0.549834, 0.450166, 0.5, 0.5], atol=1e-6)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=70), segment_counts, st.floats(0.01, 10))
+def test_eq4_equals_the_slow_definition(scores, num_segments, tau):
+    fast_F = variants.segment_probabilities(
+        np.array(scores), num_segments=num_segments, frame_temperature=tau
+    )
+    for start, end in variants.segment_bounds(len(scores), num_segments):
+        powers = [np.exp(np.longdouble(s) / tau) for s in scores[start:end]]
+        np.testing.assert_allclose(
+            fast_F[start:end], [float(p / sum(powers)) for p in powers], rtol=1e-9, atol=1e-300
+        )
+
+
+def test_eq4_tends_to_argmax_and_to_uniform():
+    scores_F = np.random.default_rng(0).normal(size=16)
+    cold_F = variants.segment_probabilities(scores_F, num_segments=4, frame_temperature=1e-300)
+    assert cold_F.reshape(4, 4).argmax(1).tolist() == scores_F.reshape(4, 4).argmax(1).tolist()
+    assert cold_F.max() == 1 and cold_F.sum() == 4
+    hot_F = variants.segment_probabilities(scores_F, num_segments=4, frame_temperature=1e12)
+    np.testing.assert_allclose(hot_F, 0.25, atol=1e-9)
+
+
+def test_weights_are_used_as_they_are():
+    # 1 : 3 within the first segment; the second is all zero, hence uniform.
+    probabilities_F = variants.segment_weight_probabilities(
+        np.array([1.0, 3.0, 0.0, 0.0]), num_segments=2
+    )
+    assert probabilities_F.tolist() == [0.25, 0.75, 0.5, 0.5]
+    tiny_F = variants.segment_weight_probabilities(np.full(4, 5e-324), num_segments=1)
+    assert tiny_F.tolist() == [0.25] * 4
+    with pytest.raises(CacheError, match="must be 0 or more"):
+        variants.segment_weight_probabilities(np.array([1.0, -1.0]), num_segments=1)
+
+
+def test_transforms():
+    scores_F = np.array([0.1, 0.3])
+    assert variants.transform_scores(scores_F, "none").tolist() == [0.1, 0.3]
+    np.testing.assert_allclose(variants.transform_scores(scores_F, "zscore"), [-1, 1])
+    np.testing.assert_allclose(variants.transform_scores(scores_F, "minmax"), [0, 1])
+    np.testing.assert_allclose(variants.transform_scores(scores_F, "logit"), [10, 30])
+    for transform in ("zscore", "minmax"):
+        flat_F = np.full(7, np.float32(0.1))
+        assert variants.transform_scores(flat_F, transform).tolist() == [0] * 7
+    with pytest.raises(UnknownNameError, match="zscore"):
+        variants.transform_scores(scores_F, "zscor")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(frame_counts, segment_counts, st.integers(1, 4))
+def test_draws_are_ordered_indices_of_the_pool(kind, num_frames, num_segments, num_variants):
+    indices_MK = draw(
+        kind, num_frames=num_frames, num_segments=num_segments, num_variants=num_variants
+    )
+    assert indices_MK.shape == (num_variants, num_segments) and indices_MK.dtype == np.int64
+    assert indices_MK.min() >= 0 and indices_MK.max() < num_frames
+    assert (np.diff(indices_MK, axis=1) >= 0).all()
+    if num_frames <= num_segments:
+        assert all(set(row) == set(range(num_frames)) for row in indices_MK.tolist())
+    elif kind in ("none", "stochastic", "random", "importance"):
+        assert all(len(set(row)) == num_segments for row in indices_MK.tolist())
+
+
+@pytest.mark.parametrize("kind", ["random", "importance"])
+@given(frame_counts, segment_counts)
+def test_one_frame_of_each_segment(kind, num_frames, num_segments):
+    indices_MK = draw(kind, num_frames=num_frames, num_segments=num_segments)
+    bounds_K2 = variants.segment_bounds(num_frames, num_segments)
+    if num_frames >= num_segments:
+        assert (indices_MK >= bounds_K2[:, 0]).all() and (indices_MK < bounds_K2[:, 1]).all()
+
+
+def test_few_frames_repeat_in_temporal_order():
+    # F=3, K=5: floor(k * 3 / 5) = 0, 0, 1, 1, 2.
+    assert draw(num_frames=3, num_segments=5)[0].tolist() == [0, 0, 1, 1, 2]
+    assert draw("stochastic", num_frames=1, num_segments=4).tolist() == [[0] * 4] * 2
+
+
+def test_none_is_uniform_with_both_ends():
+    # round(linspace(0, 9, 4)) = 0, 3, 6, 9.
+    assert draw("none", num_frames=10, num_segments=4, num_variants=1).tolist() == [[0, 3, 6, 9]]
+
+
+def test_deterministic_offsets_cover_the_video_together():
+    # F=8, M=2, K=4: variant i takes i, i+2, i+4, i+6.
+    indices_MK = draw("deterministic", num_frames=8, num_segments=4)
+    assert indices_MK.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    # F=16, M=2, K=4: of the 8 strided frames those at round(linspace(0, 7, 4)) = 0, 2, 5, 7.
+    indices_MK = draw("deterministic", num_frames=16, num_segments=4)
+    assert indices_MK.tolist() == [[0, 4, 10, 14], [1, 5, 11, 15]]
+
+
+def test_stochastic_crops_half_or_more():
+    spans = [np.ptp(draw("stochastic", step=step), axis=1) for step in range(200)]
+    assert 24 < np.min(spans) < 36 and np.max(spans) > 56
+
+
+def test_importance_frequencies_follow_the_probabilities():
+    scores_F = np.array([0.0, 0.5, 1.0, 0.2, 0.2, 0.2])
+    expected_F = variants.segment_probabilities(scores_F, num_segments=2, frame_temperature=0.4)
+    counts_F = np.zeros(6)
+    for step in range(1000):
+        np.add.at(counts_F, draw(num_frames=6, num_segments=2, scores=scores_F, step=step), 1)
+    np.testing.assert_allclose(counts_F / 2000, expected_F, atol=0.04)
+
+
+def test_importance_never_draws_a_frame_of_weight_zero():
+    weights_F = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 2.0])
+    for step in range(50):
+        indices_MK = draw(
+            num_frames=6, num_segments=2, scores=weights_F, score_kind="weight", step=step
+        )
+        assert indices_MK.tolist() == [[1, 5], [1, 5]]
+
+
+def test_draws_depend_on_their_own_keys_only():
+    assert (draw() == draw()).all()
+    assert (draw(num_variants=4)[:2] == draw()).all()
+    for change in ({"step": 4}, {"seed": 1}, {"question_id": "q2"}):
+        assert (draw(**change) != draw()).any()
+    assert (draw()[0] != draw()[1]).any()
+
+
+def test_bad_scores_are_clear_errors():
+    with pytest.raises(CacheError, match=r"question 'q1' has none.*precompute --scorer"):
+        variants.draw_variants(
+            "importance",
+            num_frames=4,
+            num_variants=1,
+            num_segments=2,
+            seed=0,
+            step=0,
+            question_id="q1",
+        )
+    with pytest.raises(CacheError, match=r"not finite at 1 of 4 frames.*frame 2 is nan"):
+        draw(num_frames=4, num_segments=2, scores=np.array([0, 0, np.nan, 0]))
+    with pytest.raises(CacheError, match="3 scores for 4 frames"):
+        draw(num_frames=4, num_segments=2, scores=np.zeros(3))
+    with pytest.raises(ConfigError, match="score_transform is 'zscore'"):
+        draw(score_kind="weight", score_transform="zscore")
+    with pytest.raises(ConfigError, match="frame_temperature is 0"):
+        draw(frame_temperature=0)
+
+
+def test_flat_scores_are_uniform():
+    assert (draw(scores=np.full(64, 0.3)) == draw(scores=np.zeros(64))).all()
+
+
+def test_a_users_own_kind():
+    indices_MK = draw(f"{__name__}:reversed_tail", num_frames=8, num_segments=4)
+    assert indices_MK.tolist() == [[4, 5, 6, 7]] * 2
+    with pytest.raises(ConfigError, match=r"indices 64 to 64.*\[0, 64\)"):
+        draw(f"{__name__}:out_of_range")
+    with pytest.raises(ConfigError, match=r"float64 of shape \(3,\)"):
+        draw(f"{__name__}:wrong_shape")
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        draw("no_such_module:draw")
+    with pytest.raises(UnknownNameError, match="did you mean 'importance'"):
+        draw("importence")
+
+
+def test_effective_frames():
+    bounds_K2 = variants.segment_bounds(8, 2)
+    # exp(entropy): 4 for a uniform segment, 1 for a certain one.
+    np.testing.assert_allclose(
+        variants.effective_frames(np.array([0.25] * 4 + [0, 1, 0, 0]), bounds_K2), [4, 1]
+    )
+
+
+def test_expected_overlap_is_the_mean_observed_one():
+    probabilities_F = np.array([0.25] * 4 + [0, 1, 0, 0])
+    # (4 * 1/16 + 1) / 2 = 0.625
+    bounds_K2 = variants.segment_bounds(8, 2)
+    assert variants.expected_overlap(probabilities_F, bounds_K2) == pytest.approx(0.625)
+    weights = {"scores_F": probabilities_F, "score_kind": "weight", "num_segments": 2}
+    observed = [
+        variants.frame_overlap(
+            variants.draw_variants(
+                "importance",
+                num_frames=8,
+                num_variants=2,
+                seed=0,
+                step=step,
+                question_id="q",
+                **weights,
+            )
+        )
+        for step in range(800)
+    ]
+    assert np.mean(observed) == pytest.approx(0.625, abs=0.03)
+
+
+def test_frame_overlap():
+    # Pairs: {0,1}&{1,2} share 1 of 2, {0,1}&{0,1} all, {1,2}&{0,1} 1 of 2 -> mean 2/3.
+    assert variants.frame_overlap(np.array([[0, 1], [1, 2], [0, 1]])) == pytest.approx(2 / 3)
+    assert np.isnan(variants.frame_overlap(np.array([[0, 1]])))
+
+
+def test_evidence_seen_counts_spans_as_half_open():
+    indices_MK = np.array([[0, 2], [1, 3]])
+    pts_F = np.array([0.0, 1.0, 2.0, 3.0])
+    assert variants.evidence_seen(indices_MK, pts_F, ((1.0, 2.0),)).tolist() == [False, True]
+    assert variants.evidence_seen(indices_MK, pts_F, ((1.5, 2.0),)).tolist() == [False, False]
+    assert variants.evidence_seen(indices_MK, pts_F, ((2.9, 9.0), (0, 0.1))).tolist() == [True] * 2
+
+
+def test_random_draws_come_from_the_derived_generator():
+    rng = derive_rng(0, "frames", 3, "q1", 1)
+    bounds_K2 = variants.segment_bounds(64, 16)
+    expected_K = rng.integers(bounds_K2[:, 0], bounds_K2[:, 1])
+    assert draw("random")[1].tolist() == expected_K.tolist()

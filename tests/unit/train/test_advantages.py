@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from strive.errors import UnknownNameError
+from strive.train.advantages import between_variant_share, group_advantages, normalise_pool
+
+grids = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 4), st.integers(2, 6)),
+    elements=st.sampled_from([0.0, 0.25, 1.0, 2.0]),
+)
+
+
+def test_eq3_on_a_2x2_grid_by_hand():
+    # Rewards 2, 1 / 0, 1: mean 1, deviations 1, 0, -1, 0; ddof 1 std = sqrt(2/3) = 0.816497.
+    # A = 1 / (0.816497 + 1e-4) = 1.224595.
+    advantages_MG, metrics = group_advantages(np.array([[2.0, 1.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(advantages_MG, [[1.224595, 0], [-1.224595, 0]], atol=1e-6)
+    # Between variants: 2 * ((1.5-1)^2 + (0.5-1)^2) = 1 of a total of 2.
+    assert metrics["reward_std"] == pytest.approx(0.816497, abs=1e-6)
+    assert metrics["zero_std"] == 0
+    assert metrics["between_variant_share"] == pytest.approx(0.5)
+    assert metrics["advantage_abs_max"] == pytest.approx(1.224595, abs=1e-6)
+
+
+def test_std_correction_and_epsilon():
+    # ddof 0: std = sqrt(2/4) = 0.707107; epsilon 0.1: 1 / 0.807107 = 1.238993.
+    advantages_MG, metrics = group_advantages(
+        np.array([[2.0, 1.0], [0.0, 1.0]]), std_correction=0, epsilon=0.1
+    )
+    assert advantages_MG[0, 0] == pytest.approx(1.238993, abs=1e-6)
+    assert metrics["reward_std"] == pytest.approx(0.707107, abs=1e-6)
+
+
+def test_dr_grpo_centres_only():
+    advantages_MG, _ = group_advantages(np.array([[2.0, 1.0], [0.0, 1.0]]), divide_by_std=False)
+    assert advantages_MG.tolist() == [[1, 0], [-1, 0]]
+
+
+def test_per_variant_and_hierarchical():
+    rewards_MG = np.array([[2.0, 0.0], [1.0, 1.0]])
+    # Row 0: std sqrt(2), A = +-1 / (1.414214 + 1e-4) = 0.707057; row 1 is zero-std.
+    per_variant_MG, metrics = group_advantages(rewards_MG, grouping="per_variant")
+    np.testing.assert_allclose(per_variant_MG, [[0.707057, -0.707057], [0, 0]], atol=1e-6)
+    assert metrics["zero_std"] == 0  # the joint pool has signal
+    joint_MG, _ = group_advantages(rewards_MG)
+    both_MG, _ = group_advantages(rewards_MG, grouping="hierarchical")
+    np.testing.assert_allclose(both_MG, joint_MG + per_variant_MG)
+
+
+def test_one_variant_is_textbook_grpo_exactly():
+    rewards_G = np.array([1.0, 0.0, 2.0, 1.0, 0.5])
+    textbook_G = (rewards_G - rewards_G.mean()) / (rewards_G.std(ddof=1) + 1e-4)
+    for grouping in ("joint", "per_variant"):
+        advantages_MG, metrics = group_advantages(rewards_G[None], grouping=grouping)
+        assert (advantages_MG[0] == textbook_G).all()
+        assert metrics["between_variant_share"] == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0, 0.1 + 0.2])
+def test_zero_std_group_has_no_advantage_and_is_counted(value):
+    for grouping in ("joint", "per_variant", "hierarchical"):
+        advantages_MG, metrics = group_advantages(np.full((2, 4), value), grouping=grouping)
+        assert (advantages_MG == 0).all()
+        assert metrics["zero_std"] == 1 and metrics["reward_std"] == 0
+        assert np.isnan(metrics["between_variant_share"])
+
+
+def test_rounding_noise_is_no_signal():
+    advantages_MG, metrics = group_advantages(np.array([[0.3, 0.1 + 0.2]]))
+    assert (advantages_MG == 0).all() and metrics["zero_std"] == 1
+
+
+def test_unknown_rewards_stay_out():
+    # Of 2, 0 and one unknown: mean 1, std sqrt(2).
+    advantages_MG, metrics = group_advantages(np.array([[2.0, np.nan], [0.0, np.nan]]))
+    np.testing.assert_allclose(advantages_MG, [[0.707057, 0], [-0.707057, 0]], atol=1e-6)
+    assert metrics["between_variant_share"] == pytest.approx(1)
+    advantages_MG, metrics = group_advantages(np.array([[2.0, np.nan]]))
+    assert (advantages_MG == 0).all() and metrics["zero_std"] == 1
+
+
+@given(grids)
+def test_advantages_sum_to_zero(rewards_MG):
+    for grouping in ("joint", "per_variant", "hierarchical"):
+        advantages_MG, _ = group_advantages(rewards_MG, grouping=grouping)
+        assert advantages_MG.sum() == pytest.approx(0, abs=1e-9)
+
+
+@given(grids, st.randoms(use_true_random=False))
+def test_permuting_cells_permutes_advantages(rewards_MG, random):
+    order = list(range(rewards_MG.size))
+    random.shuffle(order)
+    permuted_MG = rewards_MG.ravel()[order].reshape(rewards_MG.shape)
+    original_MG, _ = group_advantages(rewards_MG)
+    advantages_MG, _ = group_advantages(permuted_MG)
+    np.testing.assert_allclose(advantages_MG.ravel(), original_MG.ravel()[order], atol=1e-12)
+
+
+@given(grids, st.floats(0.5, 20), st.floats(-5, 5))
+def test_scale_and_shift_leave_normalised_advantages_unchanged(rewards_MG, scale, shift):
+    original_MG, _ = group_advantages(rewards_MG, epsilon=1e-12)
+    advantages_MG, _ = group_advantages(rewards_MG * scale + shift, epsilon=1e-12)
+    np.testing.assert_allclose(advantages_MG, original_MG, atol=1e-6)
+
+
+@given(grids)
+def test_equals_the_slow_definition(rewards_MG):
+    values = rewards_MG.ravel().tolist()
+    mean = sum(values) / len(values)
+    std = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    slow = [(value - mean) / (std + 1e-4) for value in values]
+    fast = normalise_pool(rewards_MG, std_correction=1, epsilon=1e-4).ravel()
+    np.testing.assert_allclose(fast, slow, atol=1e-9)
+
+
+@given(grids)
+def test_between_variant_share_is_a_share(rewards_MG):
+    share = between_variant_share(rewards_MG)
+    assert np.isnan(share) or -1e-12 <= share <= 1 + 1e-12
+
+
+def test_unknown_grouping_lists_the_known():
+    with pytest.raises(UnknownNameError, match="hierarchical, joint, per_variant"):
+        group_advantages(np.eye(2), grouping="global")

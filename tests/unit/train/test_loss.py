@@ -1,0 +1,219 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strive.errors import UnknownNameError
+from strive.train.loss import Denominators, k3_divergence, policy_loss
+
+ONE_TOKEN = Denominators(num_completions=1, num_tokens=1, max_new_tokens=1)
+
+
+def one_token(ratio, advantage, **options):
+    """Loss and gradient with respect to the log-prob, for one token of a given ratio."""
+    logprobs_NL = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+    loss, metrics = policy_loss(
+        logprobs_NL,
+        old_logprobs_NL=torch.zeros(1, 1, dtype=torch.float64),
+        reference_logprobs_NL=None,
+        advantages_N=torch.tensor([advantage], dtype=torch.float64),
+        mask_NL=torch.ones(1, 1),
+        denominators=ONE_TOKEN,
+        **options,
+    )
+    loss.backward()
+    return loss.item(), logprobs_NL.grad.item(), metrics["clipped_tokens"].item()
+
+
+# -min(w A, clip(w, 0.8, 1.2) A); the gradient by log w is -w A where w A is the minimum, else 0.
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient", "clipped"),
+    [
+        (1.0, 2.0, -2.0, -2.0, 0),
+        (1.5, 2.0, -2.4, 0.0, 1),  # good and already likelier: clipped at 1.2 * 2
+        (0.5, 2.0, -1.0, -1.0, 0),  # good but less likely: pulled up
+        (1.5, -2.0, 3.0, 3.0, 0),  # bad but likelier: pushed down
+        (0.5, -2.0, 1.6, 0.0, 1),  # bad and already less likely: clipped at 0.8 * -2
+    ],
+)
+def test_clip_at_both_signs(ratio, advantage, loss, gradient, clipped):
+    assert one_token(ratio, advantage) == pytest.approx((loss, gradient, clipped))
+
+
+def test_epsilon_high_widens_the_upper_side_only():
+    assert one_token(1.5, 2.0, epsilon_high=0.6) == pytest.approx((-3.0, -3.0, 0))
+    assert one_token(0.5, -2.0, epsilon_high=0.6) == pytest.approx((1.6, 0.0, 1))
+
+
+def test_k3_by_hand():
+    # reference - policy = ln 2: 2 - ln 2 - 1 = 0.306853; equal distributions give 0 and slope 0.
+    logprobs = torch.tensor([0.0, -1.0], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([math.log(2), -1.0], dtype=torch.float64)
+    divergence = k3_divergence(logprobs, reference)
+    assert divergence.tolist() == pytest.approx([0.306853, 0.0], abs=1e-6)
+    divergence.sum().backward()
+    assert logprobs.grad.tolist() == pytest.approx([-1.0, 0.0])  # 1 - exp(difference)
+
+
+def batch(seed=0, num_completions=5, length=7):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_completions, length)
+    logprobs_NL, old_NL, reference_NL = (
+        -torch.rand(shape, generator=generator, dtype=torch.float64) * 3 for _ in range(3)
+    )
+    lengths_N = torch.randint(0, length + 1, (num_completions,), generator=generator)
+    mask_NL = torch.arange(length)[None] < lengths_N[:, None]
+    advantages_N = torch.randn(num_completions, generator=generator, dtype=torch.float64)
+    return logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N
+
+
+def slow_loss(data, *, objective, ratio, epsilon, epsilon_high, beta, denominators):
+    """Eq. 1 with nested loops and Python floats."""
+    logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N = data
+    total = 0.0
+    for i in range(len(advantages_N)):
+        tokens = [t for t in range(mask_NL.shape[1]) if mask_NL[i, t]]
+        advantage = advantages_N[i].item()
+        terms = []
+        whole = math.exp(sum((logprobs_NL[i, t] - old_NL[i, t]).item() for t in tokens))
+        for t in tokens:
+            w = math.exp((logprobs_NL[i, t] - old_NL[i, t]).item()) if ratio == "token" else whole
+            clipped = min(max(w, 1 - epsilon), 1 + (epsilon_high or epsilon))
+            difference = (reference_NL[i, t] - logprobs_NL[i, t]).item()
+            kl = math.exp(difference) - difference - 1
+            terms.append(-min(w * advantage, clipped * advantage) + beta * kl)
+        divisor = {
+            "grpo": denominators.num_completions * max(1, len(tokens)),
+            "dr_grpo": denominators.num_completions * denominators.max_new_tokens,
+            "dapo": denominators.num_tokens,
+        }[objective]
+        total += sum(terms) / divisor
+    return total
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["grpo", "dr_grpo", "dapo"]),
+    st.sampled_from(["token", "sequence"]),
+    st.sampled_from([0.0, 0.04, 1.0]),
+    st.sampled_from([None, 0.5]),
+)
+def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high):
+    data = batch(seed)
+    options = {
+        "objective": objective,
+        "ratio": ratio,
+        "epsilon": 0.2,
+        "epsilon_high": epsilon_high,
+        "beta": beta,
+        "denominators": Denominators(11, max(1, int(data[3].sum())), 9),
+    }
+    logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N = data
+    loss, metrics = policy_loss(
+        logprobs_NL,
+        old_logprobs_NL=old_NL,
+        reference_logprobs_NL=reference_NL,
+        advantages_N=advantages_N,
+        mask_NL=mask_NL,
+        **options,
+    )
+    assert loss.item() == pytest.approx(slow_loss(data, **options), rel=1e-9, abs=1e-12)
+    assert loss.item() == pytest.approx((metrics["policy"] + beta * metrics["kl"]).item())
+
+
+def loss_of_rows(data, rows, denominators, **options):
+    logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N = data
+    loss, _ = policy_loss(
+        logprobs_NL[rows],
+        old_logprobs_NL=old_NL[rows],
+        reference_logprobs_NL=reference_NL[rows],
+        advantages_N=advantages_N[rows],
+        mask_NL=mask_NL[rows],
+        denominators=denominators,
+        beta=0.04,
+        **options,
+    )
+    return loss
+
+
+@pytest.mark.parametrize("objective", ["grpo", "dr_grpo", "dapo"])
+def test_micro_batched_gradient_equals_full_batch(objective):
+    data = batch(3)
+    logprobs_NL = data[0].requires_grad_()
+    denominators = Denominators(5, int(data[3].sum()), 7)
+    loss_of_rows(data, slice(None), denominators, objective=objective).backward()
+    full_NL = logprobs_NL.grad.clone()
+    logprobs_NL.grad = None
+    for rows in ([0, 1], [2], [3, 4]):
+        loss_of_rows(data, rows, denominators, objective=objective).backward()
+    torch.testing.assert_close(logprobs_NL.grad, full_NL, rtol=1e-12, atol=1e-15)
+
+
+def test_on_policy_gradient_is_the_policy_gradient():
+    # Ratio 1 everywhere: d loss / d logprob = -A / (N |o_i|), with no clipping.
+    logprobs_NL, _, _, mask_NL, advantages_N = batch(1)
+    logprobs_NL.requires_grad_()
+    loss, metrics = policy_loss(
+        logprobs_NL,
+        old_logprobs_NL=logprobs_NL.detach(),
+        reference_logprobs_NL=None,
+        advantages_N=advantages_N,
+        mask_NL=mask_NL,
+        denominators=Denominators(5, 1, 1),
+    )
+    loss.backward()
+    lengths_N1 = mask_NL.sum(1, keepdim=True).clamp(min=1)
+    torch.testing.assert_close(
+        logprobs_NL.grad, -advantages_N[:, None] * mask_NL / (5 * lengths_N1)
+    )
+    assert metrics["clipped_tokens"] == 0
+
+
+def test_sequence_ratio_reads_as_eq1():
+    # One completion of 2 tokens, ratios 1.1 and 1.05: whole ratio 1.155, A = 1 -> loss -1.155.
+    logprobs_NL = torch.tensor([[math.log(1.1), math.log(1.05)]])
+    loss, _ = policy_loss(
+        logprobs_NL,
+        old_logprobs_NL=torch.zeros(1, 2),
+        reference_logprobs_NL=None,
+        advantages_N=torch.ones(1),
+        mask_NL=torch.ones(1, 2),
+        denominators=ONE_TOKEN,
+        ratio="sequence",
+    )
+    assert loss.item() == pytest.approx(-1.155)
+
+
+def test_an_empty_mask_gives_zero_with_a_graph():
+    logprobs_NL = torch.zeros(2, 3, requires_grad=True)
+    loss, _ = policy_loss(
+        logprobs_NL,
+        old_logprobs_NL=torch.zeros(2, 3),
+        reference_logprobs_NL=torch.zeros(2, 3),
+        advantages_N=torch.ones(2),
+        mask_NL=torch.zeros(2, 3),
+        denominators=Denominators(2, 0, 3),
+        objective="dapo",
+        beta=0.1,
+    )
+    loss.backward()
+    assert loss.item() == 0 and (logprobs_NL.grad == 0).all()
+
+
+def test_padding_of_any_value_changes_nothing():
+    data = batch(5)
+    garbage = [tensor.masked_fill(~data[3], -50.0) for tensor in data[:3]]
+    denominators = Denominators(5, 9, 7)
+    clean = loss_of_rows(data, slice(None), denominators)
+    dirty = loss_of_rows((*garbage, *data[3:]), slice(None), denominators)
+    assert dirty.item() == pytest.approx(clean.item(), rel=1e-12)
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(UnknownNameError, match="dapo, dr_grpo, grpo"):
+        loss_of_rows(batch(), slice(None), ONE_TOKEN, objective="ppo")
+    with pytest.raises(UnknownNameError, match="sequence, token"):
+        loss_of_rows(batch(), slice(None), ONE_TOKEN, ratio="geometric")
