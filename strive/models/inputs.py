@@ -1,0 +1,204 @@
+"""From a question and K frames to what a policy reads: token ids, pixels, position ids.
+
+The chat template, the placeholders and the pixel layout are the processor's own. Three things are
+ours: frames are snapped to the patch grid here (never enlarged beyond the snap), true source times
+are given, and position ids are computed once.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from strive.errors import ModelError
+from strive.models.loading import Policy
+from strive.models.positions import Grid, mean_seconds_per_slice, next_position
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """K frames of one video with their true places in the source."""
+
+    frames_KHWC: NDArray[np.uint8]
+    pts_seconds_K: NDArray[np.float64]
+    source_index_K: NDArray[np.int64]
+    source_fps: float
+    source_num_frames: int
+    duration_seconds: float
+
+
+@dataclass(frozen=True)
+class PromptInputs:
+    """One prompt (a question about one variant), ready for the model. Lives on the CPU."""
+
+    input_ids_P: NDArray[np.int64]
+    video_mask_P: NDArray[np.bool_]
+    position_ids_3P: NDArray[np.int64]
+    next_position: int
+    """Position of the first completion token, on all three axes."""
+    pixel_values: Tensor
+    """Patches [slices x rows x columns, values], normalised."""
+    video_grid_thw: Grid
+    """Slices, rows and columns in patches, before merging."""
+    seconds_per_slice: float
+    text: str
+    """The rendered prompt with one placeholder for the video."""
+
+
+def prepare_prompt(
+    policy: Policy, text: str, video: VideoFrames, *, max_pixels: int | None = None
+) -> PromptInputs:
+    """Prepare one question about one video; see `prepare_prompts` for several at once."""
+    return prepare_prompts(policy, [text], [video], max_pixels=max_pixels)[0]
+
+
+def prepare_prompts(
+    policy: Policy,
+    texts: Sequence[str],
+    videos: Sequence[VideoFrames],
+    *,
+    max_pixels: int | None = None,
+) -> list[PromptInputs]:
+    """Prepare several prompts with one call of each part of the processor.
+
+    `max_pixels` limits a frame's pixels further than the processor does by itself.
+    """
+    processor = policy.processor
+    clips = [_snap_video(policy, video, max_pixels) for video in videos]
+    patches = processor.video_processor(
+        videos=clips,
+        do_resize=False,
+        do_sample_frames=False,
+        return_metadata=False,
+        cap_pixels_per_frame=False,
+        return_tensors="pt",
+    )
+    grids: list[Grid] = [tuple(grid) for grid in patches["video_grid_thw"].tolist()]
+    pixels = patches["pixel_values_videos"].split([math.prod(grid) for grid in grids])
+    rendered = _render(policy, texts)
+    expanded = [
+        policy.family.expand_prompt(processor, prompt, grid, _metadata(video), policy.position_rule)
+        for prompt, grid, video in zip(rendered, grids, videos, strict=True)
+    ]
+    rows = policy.tokenizer(expanded)["input_ids"]
+    return [
+        _assemble(policy, *parts)
+        for parts in zip(rows, grids, pixels, videos, rendered, strict=True)
+    ]
+
+
+def snapped_size(
+    height: int, width: int, *, factor: int, pixel_limit: int | None
+) -> tuple[int, int]:
+    """Nearest size whose sides are multiples of `factor`, within `pixel_limit` pixels.
+
+    The aspect ratio is kept as well as the grid allows. A frame within the limit moves to the
+    nearest multiples (at most half a patch); a larger one shrinks; none is enlarged further.
+    """
+    rows, columns = max(1, round(height / factor)), max(1, round(width / factor))
+    if pixel_limit is not None and rows * columns * factor**2 > pixel_limit:
+        shrink = math.sqrt(height * width / pixel_limit)
+        rows = max(1, math.floor(height / shrink / factor))
+        columns = max(1, math.floor(width / shrink / factor))
+    return rows * factor, columns * factor
+
+
+def _snap_video(policy: Policy, video: VideoFrames, max_pixels: int | None) -> Tensor:
+    """Frames [K, 3, H, W] uint8 on the patch grid, resized as the processor resizes."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as transforms
+
+    num_frames, height, width, _ = video.frames_KHWC.shape
+    if num_frames == 0:
+        raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
+    vision = policy.config.vision_config
+    limit = policy.family.frame_pixel_limit(policy.processor, num_frames)
+    size = snapped_size(
+        height,
+        width,
+        factor=vision.patch_size * vision.spatial_merge_size,
+        pixel_limit=limit if max_pixels is None else min(limit, max_pixels),
+    )
+    frames = torch.from_numpy(np.ascontiguousarray(video.frames_KHWC)).permute(0, 3, 1, 2)
+    if size == (height, width):
+        return frames
+    return transforms.resize(frames, list(size), InterpolationMode.BICUBIC, antialias=True)
+
+
+def _render(policy: Policy, texts: Sequence[str]) -> list[str]:
+    """The processor's chat template: one user turn, the video before the text."""
+    conversations = [
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video"},
+                    {"type": "text", "text": _as_plain_text(text, policy.tokenizer)},
+                ],
+            }
+        ]
+        for text in texts
+    ]
+    return policy.processor.apply_chat_template(
+        conversations, tokenize=False, add_generation_prompt=True
+    )
+
+
+def _as_plain_text(text: str, tokenizer: Any) -> str:
+    """Keep a question from writing control tokens (`<|im_end|>`, `<|video_pad|>`, ...).
+
+    A space after the first character takes their meaning away. Tags such as `<think>` are part of
+    prompt templates and stay.
+    """
+    special = [token for token in tokenizer.all_special_tokens if token]
+    special += [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    if not any(token in text for token in special):
+        return text
+    pattern = "|".join(re.escape(token) for token in sorted(set(special), key=len, reverse=True))
+    return re.sub(pattern, lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def _metadata(video: VideoFrames) -> Any:
+    """True source indices, from which Qwen3-VL's processor writes its timestamps."""
+    from transformers.video_utils import VideoMetadata
+
+    return VideoMetadata(
+        total_num_frames=video.source_num_frames,
+        fps=video.source_fps,
+        duration=video.duration_seconds,
+        frames_indices=video.source_index_K.tolist(),
+    )
+
+
+def _assemble(
+    policy: Policy,
+    row: list[int],
+    grid_thw: Grid,
+    pixel_values: Tensor,
+    video: VideoFrames,
+    text: str,
+) -> PromptInputs:
+    input_ids_P = np.asarray(row, dtype=np.int64)
+    video_mask_P = input_ids_P == policy.config.video_token_id
+    seconds = mean_seconds_per_slice(
+        video.pts_seconds_K, policy.config.vision_config.temporal_patch_size
+    )
+    position_ids_3P = policy.family.position_ids(
+        policy.config, video_mask_P, grid_thw, seconds, policy.position_rule
+    )
+    return PromptInputs(
+        input_ids_P=input_ids_P,
+        video_mask_P=video_mask_P,
+        position_ids_3P=position_ids_3P,
+        next_position=next_position(position_ids_3P),
+        pixel_values=pixel_values,
+        video_grid_thw=grid_thw,
+        seconds_per_slice=seconds,
+        text=text,
+    )

@@ -1,0 +1,208 @@
+"""Opening and saving a policy: a plain Hugging Face folder (or hub id) with its processor."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strive.errors import MissingInputError, ModelError
+from strive.models.family import Family
+from strive.models.positions import PositionRule, check_rule
+from strive.models.qwen2_5_vl import Qwen25VL
+from strive.models.qwen3_vl import Qwen3VL
+
+FAMILIES: dict[str, Family] = {"qwen2_5_vl": Qwen25VL(), "qwen3_vl": Qwen3VL()}
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with everything that is needed to ask it questions about videos."""
+
+    model: Any
+    """The image-text-to-text model; `model.model.visual` is its tower."""
+    processor: Any
+    tokenizer: Any
+    family: Family
+    position_rule: PositionRule
+    eos_ids: tuple[int, ...]
+    """Tokens that end a completion."""
+    pad_id: int
+    """What fills a completion after its end."""
+    never_sampled_ids: Tensor
+    """Vision placeholders and ids without a text: sampling them would break the next forward."""
+    model_id: str
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
+
+
+def load_policy(
+    model_id: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    position_rule: PositionRule = "published",
+) -> Policy:
+    """Open a Qwen2.5-VL or Qwen3-VL from a hub id or a folder, in evaluation mode.
+
+    Remote code is never run. Raises `ModelError` for what cannot be opened and for other families.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    check_rule(position_rule)
+    name = str(model_id)
+    config = _read_config(name)
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ModelError(
+            f"'{name}' is of family '{config.model_type}'; policies can be of "
+            f"{' or '.join(FAMILIES)}; name another one with --model"
+        )
+    family.check(config)
+    with _opening(name), _without_progress_bars():
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=_as_dtype(dtype), trust_remote_code=False
+        )
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+    model = model.to(device).eval()
+    return make_policy(model, processor, position_rule=position_rule, model_id=name)
+
+
+def make_policy(
+    model: nn.Module,
+    processor: Any,
+    *,
+    position_rule: PositionRule = "published",
+    model_id: str = "",
+) -> Policy:
+    """Wrap an opened model and processor, for example one that was just built from a config."""
+    config: Any = model.config
+    family = FAMILIES[config.model_type]
+    tokenizer = processor.tokenizer
+    eos_ids = _end_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id
+    return Policy(
+        model=model,
+        processor=processor,
+        tokenizer=tokenizer,
+        family=family,
+        position_rule=position_rule,
+        eos_ids=eos_ids,
+        pad_id=int(eos_ids[0] if pad_id is None else pad_id),
+        never_sampled_ids=_never_sampled(config, tokenizer, eos_ids),
+        model_id=model_id,
+    )
+
+
+def save_policy(
+    policy: Policy, folder: Path, state_dict: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write model, processor and generation config as a folder that any tool opens.
+
+    `state_dict` replaces the model's own weights, for weights gathered from several processes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _without_progress_bars():
+        policy.model.save_pretrained(folder, state_dict=state_dict)
+    policy.processor.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout or gradient checkpointing (which drops the key-value cache) for a while."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
+
+
+def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype is '{dtype}'; allowed: {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _read_config(name: str) -> Any:
+    """The model's configuration, or one clear line for each way in which there is none."""
+    from transformers import AutoConfig
+
+    path = Path(name).expanduser()
+    looks_local = path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise MissingInputError(f"no model folder at '{name}'; --model takes a folder or a hub id")
+    with _opening(name):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Keep transformers' own bars out of our output."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _opening(name: str) -> Iterator[None]:
+    """Turn the many errors of an unreachable hub or an incomplete folder into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if Path(name).is_dir():
+            raise ModelError(
+                f"the folder '{name}' cannot be opened as a model with its processor: {reason}"
+            ) from error
+        raise ModelError(
+            f"cannot open model '{name}': it is no folder here and the hub did not give it "
+            f"({reason}); pass --model FOLDER, or --model lab:qwen2_5_vl for the embedded one"
+        ) from error
+
+
+def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Ends of a completion: the generation config's list, else the tokenizer's end of turn."""
+    found = model.generation_config.eos_token_id if model.can_generate() else None
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is None:
+        raise ModelError("the model names no end-of-turn token; set eos_token_id in its config")
+    return tuple(found) if isinstance(found, list | tuple) else (int(found),)
+
+
+def _never_sampled(config: Any, tokenizer: Any, eos_ids: tuple[int, ...]) -> Tensor:
+    """Vision tokens, and rows of the embedding that the tokenizer has no text for."""
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids = {getattr(config, name, None) for name in names}
+    vision_pad = tokenizer.get_vocab().get("<|vision_pad|>")
+    ids |= {vision_pad}
+    ids |= set(range(len(tokenizer), config.text_config.vocab_size))
+    return torch.tensor(sorted({i for i in ids if i is not None} - set(eos_ids)), dtype=torch.long)

@@ -1,0 +1,92 @@
+"""Videos through the vision tower, once; mergers applied apart, by each model for itself.
+
+With a frozen tower, policy and reference share what comes out before the mergers, and a rollout
+shares it with the log-probs. With a trained tower the features carry the graph: encode the videos
+of one backward pass in one call, because a backward pass frees the graph of the whole call.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strive.models.family import MergedFeatures, VisionFeatures
+from strive.models.inputs import PromptInputs
+from strive.models.loading import Policy
+
+
+def encode_videos(
+    policy: Policy, prompts: Sequence[PromptInputs], *, with_graph: bool = False
+) -> list[VisionFeatures]:
+    """Run the vision tower once over all prompts' videos and return each one's features.
+
+    `with_graph` keeps what a gradient into the tower needs; without it nothing is recorded.
+    """
+    tower = vision_tower(policy.model)
+    grids = [prompt.video_grid_thw for prompt in prompts]
+    pixels = torch.cat([prompt.pixel_values for prompt in prompts])
+    pixels = pixels.to(device=policy.device, dtype=policy.dtype)
+    grid_V3 = torch.tensor(grids, dtype=torch.long, device=policy.device)
+    with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
+        layers = policy.family.encode(tower, pixels, grid_V3)
+    sizes = [math.prod(grid) for grid in grids]
+    per_layer = [layer.split(sizes) for layer in layers]
+    return [
+        VisionFeatures(rows[0], tuple(rows[1:]), grid)
+        for *rows, grid in zip(*per_layer, grids, strict=True)
+    ]
+
+
+def encode_video(
+    policy: Policy, prompt: PromptInputs, *, with_graph: bool = False
+) -> VisionFeatures:
+    """Features of one prompt's video; see `encode_videos` for several at once."""
+    return encode_videos(policy, [prompt], with_graph=with_graph)[0]
+
+
+def merge_features(
+    policy: Policy, features: Sequence[VisionFeatures], *, model: Any = None
+) -> MergedFeatures:
+    """Apply the mergers of `model` (the policy's own by default) to several videos at once."""
+    tower = vision_tower(policy.model if model is None else model)
+    rows = [(video.hidden_ND, *video.deepstack_SND) for video in features]
+    layers = [_concatenate(layer) for layer in zip(*rows, strict=True)]
+    return policy.family.merge(tower, layers)
+
+
+def vision_tower(model: Any) -> nn.Module:
+    """The vision tower of either family's image-text-to-text model."""
+    return model.model.visual
+
+
+@dataclass
+class EncodeCount:
+    """How often the tower ran, and over how many videos."""
+
+    calls: int = 0
+    videos: int = 0
+
+
+@contextlib.contextmanager
+def count_encodes(model: Any) -> Iterator[EncodeCount]:
+    """Count the videos that pass through the tower of `model`, whoever sends them."""
+    count = EncodeCount()
+
+    def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        grid_V3 = named["grid_thw"] if "grid_thw" in named else arguments[1]
+        count.calls += 1
+        count.videos += len(grid_V3)
+
+    handle = vision_tower(model).register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield count
+    finally:
+        handle.remove()
+
+
+def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
