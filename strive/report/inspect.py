@@ -1,0 +1,396 @@
+"""What a cache holds, as data: the dataset summary and one question's view.
+
+Numbers only: `inspect_terminal`, `inspect_html` and `inspect_png` draw them. Works on a cache whose
+precompute is unfinished, and needs neither torch nor a model.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strive import variants
+from strive.cache.failures import read_failures
+from strive.cache.frames import FrameReader, VideoInfo
+from strive.cache.layout import CacheLayout, default_frames_key, open_cache
+from strive.cache.questions import read_questions
+from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
+from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
+from strive.records import Record
+from strive.report.scores import (
+    InspectSettings,
+    InspectSource,
+    QuestionStats,
+    evidence_frames,
+    iter_stats,
+    open_source,
+    question_stats,
+)
+from strive.seeding import derive_rng
+
+__all__ = [
+    "DatasetSummary",
+    "InspectSettings",
+    "InspectSource",
+    "QuestionStats",
+    "QuestionView",
+    "ScorerSummary",
+    "Worst",
+    "find_question",
+    "importance_points",
+    "open_source",
+    "select_questions",
+    "summarise",
+    "to_jsonable",
+    "view_question",
+]
+
+Worst = Literal["flat", "peaky", "truncated"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerSummary:
+    """One scorer over all the questions it has scored."""
+
+    name: str
+    key: str
+    kind: str
+    score_transform: str
+    num_scored: int
+    num_missing: int
+    """Questions whose video has frames and that have no scores yet."""
+    num_non_finite: int
+    num_wrong_length: int
+    truncated_share: float
+    flat_share: float
+    score_mean: float
+    score_std: float
+    score_min: float
+    score_max: float
+    within_segment_std: float
+    effective_frames: float
+    effective_share: float
+    expected_overlap: float
+    evidence_auc: float
+    num_with_evidence: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """What a cache holds; `problems` are the integrity checks that fail (exit code 1)."""
+
+    cache: str
+    frames_key: str | None
+    num_questions: int
+    num_videos_named: int
+    num_videos_ok: int
+    num_videos_pending: int
+    failures_by_error: dict[str, int]
+    questions_by_type: dict[str, int]
+    num_questions_with_evidence: int
+    num_questions_without_frames: int
+    frames_per_video: dict[int, int]
+    num_videos_with_repeated_frames: int
+    num_videos_short: int
+    """Videos with fewer frames than segments: every variant shows all of them."""
+    duration_seconds_total: float
+    settings: InspectSettings
+    scorers: tuple[ScorerSummary, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionView:
+    """One question with its scores, probabilities and the variants that training would draw."""
+
+    cache: str
+    record: Record
+    video: VideoInfo
+    scorer_name: str
+    scorer_key: str
+    scorer_kind: str
+    settings: InspectSettings
+    logit_scale: float
+    scores_F: NDArray[np.float64]
+    probabilities_F: NDArray[np.float64]
+    bounds_K2: NDArray[np.int64]
+    effective_frames_K: NDArray[np.floating]
+    expected_overlap: float
+    picks_MK: NDArray[np.int64]
+    frame_overlap: float
+    evidence_F: NDArray[np.bool_] | None
+    """Which pool frames lie in an evidence span; None where no span is known."""
+    evidence_seen_M: NDArray[np.bool_] | None
+    stats: QuestionStats
+
+
+# --- the dataset summary ------------------------------------------------------------------------
+
+
+def summarise(
+    cache_root: Path, scorer: str | None = None, *, settings: InspectSettings | None = None
+) -> DatasetSummary:
+    """Summarise a cache; `scorer` restricts the scores to one, otherwise each has its own row.
+
+    A transform that a scorer's kind does not allow is an error for a named scorer; in the overview
+    that scorer's row is computed, and marked, with `none`.
+    """
+    settings = settings or InspectSettings()
+    layout = open_cache(cache_root)
+    records = read_questions(layout)
+    failures = read_failures(layout)
+    infos = [find_scorer(layout, scorer)] if scorer else list_scorers(layout)
+    frames_key = _frames_key(layout, infos)
+    frames = FrameReader(layout, frames_key) if frames_key else None
+    videos = {v: frames.info(v) for v in frames.video_ids} if frames else {}
+    named = {record.video_id for record in records}
+    failed = {row.video_id for row in failures} - set(videos)
+    scorers = tuple(
+        _summarise_scorer(layout, info.key, settings, strict=scorer is not None) for info in infos
+    )
+    return DatasetSummary(
+        cache=str(cache_root),
+        frames_key=frames_key,
+        num_questions=len(records),
+        num_videos_named=len(named | set(videos) | failed),
+        num_videos_ok=len(videos),
+        num_videos_pending=len(named - set(videos) - failed),
+        failures_by_error=dict(Counter(f"{row.stage}: {row.error}" for row in failures)),
+        questions_by_type=dict(Counter(record.problem_type for record in records)),
+        num_questions_with_evidence=sum(r.evidence_spans_seconds is not None for r in records),
+        num_questions_without_frames=sum(record.video_id not in videos for record in records),
+        frames_per_video=dict(sorted(Counter(v.num_frames for v in videos.values()).items())),
+        num_videos_with_repeated_frames=sum(
+            len(np.unique(v.source_index_F)) < v.num_frames for v in videos.values()
+        ),
+        num_videos_short=sum(v.num_frames < settings.num_segments for v in videos.values()),
+        duration_seconds_total=float(sum(v.duration_seconds for v in videos.values())),
+        settings=settings,
+        scorers=scorers,
+        problems=tuple(_integrity_problems(scorers)),
+    )
+
+
+def _frames_key(layout: CacheLayout, infos: list[ScorerInfo]) -> str | None:
+    keys = {info.frames_key for info in infos}
+    if len(keys) == 1:
+        return next(iter(keys))
+    return default_frames_key(layout) if layout.frames_keys() else None
+
+
+def _integrity_problems(scorers: tuple[ScorerSummary, ...]) -> Iterator[str]:
+    for row in scorers:
+        if row.num_non_finite:
+            yield f"{row.name}: {row.num_non_finite} questions have scores that are not finite"
+        if row.num_wrong_length:
+            yield f"{row.name}: {row.num_wrong_length} questions have not one score per frame"
+
+
+def _summarise_scorer(
+    layout: CacheLayout, key: str, settings: InspectSettings, *, strict: bool
+) -> ScorerSummary:
+    source = InspectSource(layout, key)
+    if not strict and settings.score_transform not in source.scores.allowed_transforms:
+        settings = dataclasses.replace(settings, score_transform="none")
+    rows = list(iter_stats(source, settings))
+    good = [row for row in rows if row.is_finite]
+    weights_N = np.array([row.num_frames for row in good], dtype=np.float64)
+    with_frames = [r for r in source.records.values() if r.video_id in source.frames]
+    found = [source.scores.get(record.question_id) for record in with_frames]
+    num_scored = sum(scores is not None for scores in found)
+    truncated = [row.text_truncated for row in rows if row.text_truncated is not None]
+    aucs = [row.evidence_auc for row in good if not math.isnan(row.evidence_auc)]
+
+    def mean(field: str) -> float:
+        return float(np.mean([getattr(row, field) for row in good])) if good else math.nan
+
+    return ScorerSummary(
+        name=source.info.name,
+        key=source.info.key,
+        kind=source.info.kind,
+        score_transform=settings.score_transform,
+        num_scored=num_scored,
+        num_missing=len(with_frames) - num_scored,
+        num_non_finite=len(rows) - len(good),
+        num_wrong_length=num_scored - len(rows),
+        truncated_share=float(np.mean(truncated)) if truncated else math.nan,
+        flat_share=mean("is_flat"),
+        score_mean=(
+            float(np.average([row.score_mean for row in good], weights=weights_N))
+            if good
+            else math.nan
+        ),
+        score_std=_pooled_std(source, good),
+        score_min=min((row.score_min for row in good), default=math.nan),
+        score_max=max((row.score_max for row in good), default=math.nan),
+        within_segment_std=mean("within_segment_std"),
+        effective_frames=mean("effective_frames"),
+        effective_share=mean("effective_share"),
+        expected_overlap=mean("expected_overlap"),
+        evidence_auc=float(np.mean(aucs)) if aucs else math.nan,
+        num_with_evidence=len(aucs),
+    )
+
+
+def _pooled_std(source: InspectSource, good: list[QuestionStats]) -> float:
+    """Deviation over all frames of all questions."""
+    count, mean, squares = 0, 0.0, 0.0
+    for row in good:
+        found = source.scores.get(row.question_id)
+        assert found is not None
+        scores_F = np.asarray(found.scores_F, dtype=np.float64)
+        # Chan's update: the plain sum of squares loses cosines whose spread is 1e-3 of their mean.
+        delta = float(scores_F.mean()) - mean
+        total = count + len(scores_F)
+        squares += float(((scores_F - scores_F.mean()) ** 2).sum())
+        squares += delta**2 * count * len(scores_F) / total
+        mean += delta * len(scores_F) / total
+        count = total
+    return math.sqrt(squares / count) if count else math.nan
+
+
+# --- one question -------------------------------------------------------------------------------
+
+
+def find_question(source: InspectSource, question_id: str) -> Record:
+    """Return the record of a question id.
+
+    Raises:
+        UnknownNameError: no such question in the cache.
+    """
+    if question_id not in source.records:
+        raise UnknownNameError(
+            f"unknown question '{question_id}'{nearest(question_id, source.records)}; the cache "
+            f"holds {len(source.records)} (list some with --sample 5)"
+        )
+    return source.records[question_id]
+
+
+def view_question(
+    source: InspectSource, question_id: str, *, settings: InspectSettings | None = None
+) -> QuestionView:
+    """Gather one question's view; the picks are those that training draws at `settings.step`."""
+    settings = settings or InspectSettings()
+    record = find_question(source, question_id)
+    found = source.scores.get(question_id)
+    if found is None:
+        raise CacheError(
+            f"question '{question_id}' has no '{source.info.name}' scores yet; make them with "
+            f"strive-cli precompute --scorer {source.info.name}"
+        )
+    video = source.frames.info(record.video_id)
+    scores_F = np.asarray(found.scores_F, dtype=np.float64)
+    picks_MK = variants.draw_variants(
+        settings.variants,
+        num_frames=video.num_frames,
+        num_variants=settings.num_variants,
+        num_segments=settings.num_segments,
+        scores_F=scores_F,
+        score_kind=source.info.kind,  # type: ignore[arg-type]
+        frame_temperature=settings.frame_temperature,
+        score_transform=settings.score_transform,
+        logit_scale=source.logit_scale,
+        seed=settings.seed,
+        step=settings.step,
+        question_id=question_id,
+    )
+    probabilities_F = source.probabilities(scores_F, settings)
+    bounds_K2 = variants.segment_bounds(video.num_frames, settings.num_segments)
+    spans = record.evidence_spans_seconds
+    return QuestionView(
+        cache=str(source.layout.root),
+        record=record,
+        video=video,
+        scorer_name=source.info.name,
+        scorer_key=source.info.key,
+        scorer_kind=source.info.kind,
+        settings=settings,
+        logit_scale=source.logit_scale,
+        scores_F=scores_F,
+        probabilities_F=probabilities_F,
+        bounds_K2=bounds_K2,
+        effective_frames_K=variants.effective_frames(probabilities_F, bounds_K2),
+        expected_overlap=variants.expected_overlap(probabilities_F, bounds_K2),
+        picks_MK=picks_MK,
+        frame_overlap=variants.frame_overlap(picks_MK),
+        evidence_F=evidence_frames(record, video.pts_seconds_F),
+        evidence_seen_M=(
+            None if spans is None else variants.evidence_seen(picks_MK, video.pts_seconds_F, spans)
+        ),
+        stats=question_stats(
+            record, found, video,
+            kind=source.info.kind, settings=settings, logit_scale=source.logit_scale,
+        ),
+    )  # fmt: skip
+
+
+def importance_points(view: QuestionView, step: int) -> NDArray[np.float64]:
+    """Uniform draws [M, K] behind `importance` at a step: a page can redraw picks for any tau."""
+    settings = view.settings
+    return np.stack(
+        [
+            derive_rng(settings.seed, "frames", step, view.record.question_id, variant).random(
+                settings.num_segments
+            )
+            for variant in range(settings.num_variants)
+        ]
+    )
+
+
+def select_questions(
+    source: InspectSource,
+    *,
+    count: int,
+    worst: Worst | None = None,
+    settings: InspectSettings | None = None,
+) -> list[QuestionStats]:
+    """Pick questions to look at: a seeded sample, or the worst of one kind first.
+
+    `flat`: P nearest to uniform; `peaky`: P nearest to a single frame; `truncated`: questions whose
+    text the scorer cut, longest first.
+    """
+    settings = settings or InspectSettings()
+    if count < 1:
+        raise ConfigError(f"--sample is {count}; it must be at least 1")
+    if worst is not None and worst not in get_args(Worst):
+        raise unknown_name("--worst", worst, get_args(Worst))
+    rows = [row for row in iter_stats(source, settings) if row.is_finite]
+    if worst == "flat":
+        rows.sort(key=lambda row: (-row.effective_share, row.score_max - row.score_min))
+    elif worst == "peaky":
+        rows.sort(key=lambda row: row.effective_share)
+    elif worst == "truncated":
+        rows = sorted(
+            (row for row in rows if row.text_truncated), key=lambda row: -(row.num_text_tokens or 0)
+        )
+    else:
+        rng = derive_rng(settings.seed, "inspect sample")
+        chosen = sorted(rng.permutation(len(rows))[:count].tolist())
+        rows = [rows[index] for index in chosen]
+    return rows[:count]
+
+
+# --- machine form -------------------------------------------------------------------------------
+
+
+def to_jsonable(value: Any) -> Any:
+    """Turn summaries and views into what `json.dumps` takes; NaN becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return to_jsonable(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [to_jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        return to_jsonable(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,316 @@
+"""The terminal views of `inspect-scores`: dataset summary, a list of questions, one question."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from strive.answers import extract_answer_or_text
+from strive.report.inspect import DatasetSummary, QuestionStats, QuestionView, ScorerSummary
+
+BARS = "▁▂▃▄▅▆▇█"
+LABEL_WIDTH = 11
+VARIANT_STYLES = ("bold dark_orange3", "bold dodger_blue2", "bold magenta", "bold green4")
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Format a figure for people; a missing one is a dash."""
+    return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def percent(value: float) -> str:
+    """Format a share as percent."""
+    return "–" if not math.isfinite(value) else f"{100 * value:.1f} %"
+
+
+def sparkline(values: Sequence[float] | np.ndarray, low: float, high: float) -> str:
+    """One block character a value, from `low` to `high`; equal bounds give the lowest block."""
+    span = high - low
+    if span <= 0:
+        return BARS[0] * len(values)
+    return "".join(
+        BARS[int(np.clip((value - low) / span * len(BARS), 0, len(BARS) - 1))] for value in values
+    )
+
+
+# --- the dataset --------------------------------------------------------------------------------
+
+
+def print_summary(summary: DatasetSummary, console: Console) -> None:
+    """Print what a cache holds."""
+    console.print(_cache_table(summary))
+    for row in summary.scorers:
+        console.print(_scorer_table(row, summary))
+    if not summary.scorers:
+        console.print(
+            f"No scores yet; make them with: strive-cli precompute --cache {escape(summary.cache)} "
+            "--scorer siglip2",
+            soft_wrap=True,
+        )
+    for problem in summary.problems:
+        console.print(f"[bold red]problem[/] {escape(problem)}")
+
+
+def _facts_table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _cache_table(summary: DatasetSummary) -> Table:
+    table = _facts_table(f"Cache {escape(summary.cache)}")
+    failed = summary.num_videos_named - summary.num_videos_ok - summary.num_videos_pending
+    pending = f", {summary.num_videos_pending} not tried yet" if summary.num_videos_pending else ""
+    table.add_row(
+        "videos", f"{summary.num_videos_ok} of {summary.num_videos_named} cached, "
+        f"{failed} failed{pending}"
+    )  # fmt: skip
+    for error, count in sorted(summary.failures_by_error.items(), key=lambda item: -item[1]):
+        table.add_row("  failure", f"[red]{escape(error)}[/]: {count}")
+    types = ", ".join(
+        f"{name} {count}" for name, count in sorted(summary.questions_by_type.items())
+    )
+    table.add_row("questions", f"{summary.num_questions}  ({types})" if types else "0")
+    if summary.num_questions_without_frames:
+        table.add_row("  no frames", f"{summary.num_questions_without_frames} questions")
+    if summary.num_questions_with_evidence:
+        table.add_row("  evidence", f"span known for {summary.num_questions_with_evidence}")
+    table.add_row("frames", _histogram(summary.frames_per_video))
+    short = summary.num_videos_short
+    if short:
+        table.add_row("  short", f"{short} with fewer frames than {_segments(summary)}")
+    if summary.num_videos_with_repeated_frames:
+        table.add_row("  repeated", f"{summary.num_videos_with_repeated_frames} videos")
+    table.add_row("duration", f"{summary.duration_seconds_total:.1f} s in all")
+    table.add_row("frames key", escape(summary.frames_key or "–"))
+    return table
+
+
+def _segments(summary: DatasetSummary) -> str:
+    return f"the {summary.settings.num_segments} segments, so all variants show all of them"
+
+
+def _histogram(frames_per_video: dict[int, int], num_bins: int = 4) -> str:
+    """`64 frames x 100` for few distinct counts, ranges otherwise."""
+    if not frames_per_video:
+        return "none"
+    counts = list(frames_per_video.items())
+    if len(counts) > num_bins:
+        lows = np.linspace(counts[0][0], counts[-1][0] + 1, num_bins + 1).astype(int)
+        binned = []
+        for low, high in pairwise(lows.tolist()):
+            total = sum(videos for frames, videos in counts if low <= frames < high)
+            label = f"{low}" if high - low == 1 else f"{low}-{high - 1}"
+            binned.append(f"{label}: {total}")
+        return "per video  " + "   ".join(binned)
+    return "per video  " + "   ".join(f"{frames}: {videos}" for frames, videos in counts)
+
+
+def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
+    settings = summary.settings
+    table = _facts_table(f"Scorer {escape(row.name)}")
+    missing = f", [yellow]{row.num_missing} without scores yet[/]" if row.num_missing else ""
+    table.add_row("scored", f"{row.num_scored} questions{missing}")
+    table.add_row(
+        "scores",
+        f"mean {number(row.score_mean)}  std {number(row.score_std)}  "
+        f"min {number(row.score_min)}  max {number(row.score_max)}",
+    )
+    table.add_row("in a segment", f"std {number(row.within_segment_std, 4)}")
+    table.add_row("flat", f"{percent(row.flat_share)} of questions")
+    table.add_row("text cut", f"{percent(row.truncated_share)} of questions")
+    table.add_row(
+        "P(t)",
+        _draw_rule(row, summary),
+    )
+    table.add_row(
+        "  effective",
+        f"{number(row.effective_frames, 2)} frames a segment, "
+        f"{percent(row.effective_share)} of uniform",
+    )
+    if settings.num_variants > 1:
+        table.add_row(
+            "  overlap", f"{percent(row.expected_overlap)} of frames shared by two variants"
+        )
+    if row.num_with_evidence:
+        table.add_row(
+            "evidence",
+            f"ROC-AUC {number(row.evidence_auc)} over {row.num_with_evidence} questions",
+        )
+    table.add_row("key", escape(row.key))
+    return table
+
+
+def _draw_rule(row: ScorerSummary, summary: DatasetSummary) -> str:
+    settings = summary.settings
+    if row.kind == "weight":
+        return f"{settings.num_segments} segments, weights normalised in each"
+    return (
+        f"{settings.num_segments} segments, frame_temperature {settings.frame_temperature:g}, "
+        f"score_transform {row.score_transform}"
+    )
+
+
+# --- several questions --------------------------------------------------------------------------
+
+
+def print_questions(rows: Sequence[QuestionStats], console: Console, *, title: str) -> None:
+    """Print one line a question."""
+    if not rows:
+        console.print(f"{escape(title)}: none")
+        return
+    table = Table(title=escape(title), title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("question", no_wrap=True, max_width=16)
+    # The figures keep their widths; the text of the question gets what is left of the line.
+    problem_width = max(12, console.width - 72)
+    table.add_column("problem", no_wrap=True, overflow="ellipsis", max_width=problem_width)
+    for name, width in (("range", 6), ("effective", 11), ("overlap", 7), ("text", 7), ("AUC", 4)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    for row in rows:
+        tokens = "–" if row.num_text_tokens is None else str(row.num_text_tokens)
+        table.add_row(
+            escape(row.question_id),
+            escape(" ".join(row.problem.split())),
+            number(row.score_max - row.score_min),
+            f"{row.effective_frames:.2f} ({100 * row.effective_share:.0f}%)",
+            percent(row.expected_overlap),
+            f"{tokens} cut" if row.text_truncated else tokens,
+            number(row.evidence_auc, 2),
+        )
+    console.print(table)
+
+
+# --- one question -------------------------------------------------------------------------------
+
+
+def print_question(view: QuestionView, console: Console, *, top: int = 8) -> None:
+    """Print one question: its text, score curve, P(t), the variants' picks and the top frames."""
+    body: list[RenderableType] = [_question_text(view), Text()]
+    body.extend(_curves(view, console.width - 4))
+    body.append(_measures(view))
+    title = f"question {escape(view.record.question_id)} · {escape(view.record.video_id)}"
+    console.print(Panel(Group(*body), title=title, title_align="left"))
+    console.print(_top_frames(view, top))
+
+
+def _question_text(view: QuestionView) -> Text:
+    record = view.record
+    text = Text(" ".join(record.problem.split()), style="bold")
+    gold = extract_answer_or_text(record.solution)
+    for option in record.options:
+        is_gold = option.startswith(gold)
+        text.append(f"\n  {option}", style="green" if is_gold else "not bold")
+        if is_gold:
+            text.append("  ✓", style="green")
+    if not record.options:
+        text.append(f"\n  solution: {gold}", style="green")
+    return text
+
+
+def _curves(view: QuestionView, width: int) -> list[Text]:
+    """Return the rows of the chart, wrapped where the pool is wider than the terminal."""
+    per_row = max(8, width - LABEL_WIDTH)
+    num_frames = len(view.scores_F)
+    scale = 2 if num_frames * 2 <= per_row else 1
+    per_row //= scale
+    lines: list[Text] = []
+    for start in range(0, num_frames, per_row):
+        lines.extend(_curve_rows(view, start, min(start + per_row, num_frames), scale))
+    return lines
+
+
+def _curve_rows(view: QuestionView, start: int, end: int, scale: int) -> list[Text]:
+    scores_F, p_F = view.scores_F, view.probabilities_F
+    segment_F = np.repeat(np.arange(len(view.bounds_K2)), np.diff(view.bounds_K2, axis=1)[:, 0])
+    score_bars = sparkline(scores_F[start:end], float(scores_F.min()), float(scores_F.max()))
+    p_bars = sparkline(p_F[start:end], 0.0, float(p_F.max()))
+    rows = [
+        _row("score", score_bars, scale, segment_F[start:end], ("cyan", "bright_cyan")),
+        _row("P(t)", p_bars, scale, segment_F[start:end], ("yellow", "bright_yellow")),
+    ]
+    for variant, picks_K in enumerate(view.picks_MK):
+        marks = "".join("▲" if i in set(picks_K.tolist()) else "·" for i in range(start, end))
+        style = VARIANT_STYLES[variant % len(VARIANT_STYLES)]
+        rows.append(_row(f"variant {variant + 1}", marks, scale, None, (style,)))
+    if view.evidence_F is not None:
+        marks = "".join("━" if seen else " " for seen in view.evidence_F[start:end])
+        rows.append(_row("evidence", marks, scale, None, ("bold green",)))
+    rows.append(_axis(view, start, end, scale))
+    return rows
+
+
+def _row(
+    label: str, marks: str, scale: int, segment_F: np.ndarray | None, styles: tuple[str, ...]
+) -> Text:
+    row = Text(label.ljust(LABEL_WIDTH), style="dim", no_wrap=True)
+    for index, mark in enumerate(marks):
+        style = styles[0] if segment_F is None else styles[int(segment_F[index]) % 2]
+        # A pick is one frame: its second column stays empty.
+        cell = mark + (" " if mark in "▲·" else mark) * (scale - 1)
+        row.append(cell, style=f"not dim {style}" if mark != "·" else "dim")
+    return row
+
+
+def _axis(view: QuestionView, start: int, end: int, scale: int) -> Text:
+    """Times below the columns, as many as fit."""
+    width = (end - start) * scale
+    cells = [" "] * (width + 8)
+    column = 0
+    while column <= width - 6:
+        label = f"|{view.video.pts_seconds_F[start + column // scale]:.1f}s"
+        cells[column : column + len(label)] = label
+        column += 16 if width > 40 else max(8, width // 2)
+    return Text(" " * LABEL_WIDTH + "".join(cells).rstrip(), style="dim", no_wrap=True)
+
+
+def _measures(view: QuestionView) -> Text:
+    stats, settings = view.stats, view.settings
+    rule = f"frame_temperature {settings.frame_temperature:g}, {settings.score_transform}"
+    lines = [
+        f"scorer {view.scorer_name} ({view.scorer_kind}), {rule}, seed {settings.seed}, "
+        f"step {settings.step}",
+        f"scores {stats.score_min:.4f} to {stats.score_max:.4f}; effective frames a segment "
+        f"{stats.effective_frames:.2f} ({percent(stats.effective_share)} of uniform)",
+    ]
+    if len(view.picks_MK) > 1:
+        lines.append(
+            f"overlap of variants: {percent(view.frame_overlap)} here, "
+            f"{percent(view.expected_overlap)} expected"
+        )
+    if view.evidence_seen_M is not None:
+        seen = ", ".join(
+            f"variant {m + 1} {'sees it' if seen else 'misses it'}"
+            for m, seen in enumerate(view.evidence_seen_M)
+        )
+        lines.append(f"evidence: {seen}; ROC-AUC {number(stats.evidence_auc)}")
+    if stats.text_truncated:
+        lines.append(f"the scorer cut this text ({stats.num_text_tokens} tokens)")
+    return Text("\n" + "\n".join(lines))
+
+
+def _top_frames(view: QuestionView, top: int) -> Table:
+    table = Table(title="Top frames", title_justify="left", title_style="bold", pad_edge=False)
+    for name in ("frame", "time", "source", "segment", "score", "P(t)", "picked by", "evidence"):
+        table.add_column(name, justify="left" if name == "picked by" else "right", no_wrap=True)
+    segment_F = np.repeat(np.arange(len(view.bounds_K2)), np.diff(view.bounds_K2, axis=1)[:, 0])
+    for index in np.argsort(-view.scores_F, kind="stable")[:top].tolist():
+        picked = [f"V{m + 1}" for m, row in enumerate(view.picks_MK) if index in set(row.tolist())]
+        evidence = "" if view.evidence_F is None else ("yes" if view.evidence_F[index] else "")
+        table.add_row(
+            str(index),
+            f"{view.video.pts_seconds_F[index]:.2f} s",
+            str(view.video.source_index_F[index]),
+            str(segment_F[index] + 1),
+            f"{view.scores_F[index]:.4f}",
+            f"{view.probabilities_F[index]:.3f}",
+            " ".join(picked),
+            evidence,
+        )
+    return table
