@@ -1,0 +1,1 @@
+"""Video files to frames: which frames, exact decoding, and workers that can be killed."""

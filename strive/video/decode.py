@@ -1,0 +1,178 @@
+"""Exact decoding behind one interface.
+
+A decoder returns the frames that were asked for, upright, or raises `DecodeError`: it never returns
+a neighbour, a repeat or a grey picture in their place. To add one, write a function with the
+signature of `_decode_pyav` and enter it in `DECODERS` (and in `AUTO_ORDER` where it should serve).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from strive.errors import DecodeError, unknown_name
+from strive.video.frame_plan import FramePlan
+from strive.video.resize import fit_size, resize_frame
+from strive.video.source import VideoSource, error_text, open_container, probe, video_stream
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedVideo:
+    """The frames of a plan with their facts; `height` and `width` are in the frames' shape."""
+
+    frames_FHWC: np.ndarray
+    pts_seconds_F: np.ndarray
+    source_index_F: np.ndarray
+    source_fps: float
+    source_num_frames: int
+    duration_seconds: float
+    rotation: int
+    codec: str
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class UprightFrame:
+    """One full-size RGB frame after rotation, and by how many degrees it was turned."""
+
+    frame_HWC: np.ndarray
+    rotation: int
+
+
+def _decode_pyav(source: VideoSource, indices_F: np.ndarray) -> Iterator[UprightFrame]:
+    """Decode from the start and keep the frames whose stamps (or counts) are wanted."""
+    wanted = _wanted_stamps(source, indices_F)
+    num_found = 0
+    with open_container(source.path, source.container) as opened:
+        stream = video_stream(opened)
+        assert stream is not None  # `probe` found it
+        stream.codec_context.thread_count = 1  # many processes, one thread each
+        for count, frame in enumerate(opened.decode(stream)):
+            stamp = count if source.pts_N is None else frame.pts
+            if num_found == len(wanted) or stamp != wanted[num_found]:
+                continue
+            if frame.is_corrupt:
+                raise DecodeError("corrupt", f"frame {indices_F[num_found]} is damaged")
+            num_found += 1
+            rgb = frame.reformat(format="rgb24", threads=1).to_ndarray()
+            rotation = int(frame.rotation) % 360
+            yield UprightFrame(np.rot90(rgb, rotation // 90), rotation)
+            if num_found == len(wanted):
+                break
+    if num_found < len(wanted):
+        raise DecodeError(
+            "frames_missing",
+            f"frame {indices_F[num_found]} of {source.num_frames} cannot be decoded",
+        )
+
+
+def _wanted_stamps(source: VideoSource, indices_F: np.ndarray) -> list[int]:
+    stamps = indices_F if source.pts_N is None else source.pts_N[indices_F]
+    return [int(stamp) for stamp in stamps]
+
+
+def _decode_decord(source: VideoSource, indices_F: np.ndarray) -> Iterator[UprightFrame]:
+    """Read single frames by index; decord rotates them itself and tells no angle."""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    rotation = _rotation_of(source)
+    try:
+        # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
+        reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
+        if len(reader) != source.num_frames:
+            raise DecodeError(
+                "frame_count", f"decord counts {len(reader)} frames of {source.num_frames}"
+            )
+        for index in indices_F:
+            # Not get_batch: it can hang where single reads of the same indices return (dmlc #373).
+            yield UprightFrame(reader[int(index)].asnumpy(), rotation)
+    except (decord.DECORDError, AssertionError, IndexError) as error:
+        raise DecodeError("undecodable", error_text(error)) from None
+
+
+def _rotation_of(source: VideoSource) -> int:
+    first = next(_decode_pyav(source, np.zeros(1, np.int64)))
+    return first.rotation
+
+
+Decoder = Callable[[VideoSource, np.ndarray], Iterator[UprightFrame]]
+DECODERS: dict[str, Decoder] = {"decord": _decode_decord, "pyav": _decode_pyav}
+AUTO_ORDER: tuple[str, ...] = ("decord", "pyav")
+_DISTRIBUTIONS = {"decord": "decord2", "pyav": "av"}
+
+
+def decoder_order(decoder: str) -> tuple[str, ...]:
+    """Return the decoders that a request (`auto` or a name) tries, in order."""
+    if decoder == "auto":
+        return AUTO_ORDER
+    if decoder not in DECODERS:
+        raise unknown_name("decoder", decoder, ["auto", *DECODERS])
+    return (decoder,)
+
+
+def decoder_versions() -> dict[str, str]:
+    """Return the installed version of each decoder."""
+    versions = {}
+    for name, distribution in _DISTRIBUTIONS.items():
+        try:
+            versions[name] = version(distribution)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def decode_frames(
+    path: Path,
+    plan: FramePlan,
+    *,
+    max_pixels: int | None = None,
+    decoders: tuple[str, ...] = AUTO_ORDER,
+) -> DecodedVideo:
+    """Decode the frames of a plan, upright and resized into `max_pixels`.
+
+    The decoders are tried in order; the first that returns every frame serves.
+
+    Raises:
+        DecodeError: `kind` is what went wrong, with the last decoder when all of them failed.
+    """
+    source = probe(Path(path))
+    indices_F = plan.indices(source.facts)
+    errors: list[tuple[str, DecodeError]] = []
+    for name in decoders:
+        try:
+            frames_FHWC, rotation = _collect(DECODERS[name](source, indices_F), max_pixels)
+        except DecodeError as error:
+            errors.append((name, error))
+            continue
+        if len(frames_FHWC) != len(indices_F):
+            raise DecodeError("frames_missing", f"{name} gave {len(frames_FHWC)} frames")
+        return DecodedVideo(
+            frames_FHWC=frames_FHWC,
+            pts_seconds_F=source.pts_seconds(indices_F),
+            source_index_F=indices_F,
+            source_fps=source.fps,
+            source_num_frames=source.num_frames,
+            duration_seconds=source.duration_seconds,
+            rotation=rotation,
+            codec=source.codec,
+            decoder=name,
+        )
+    messages = "; ".join(f"{name}: {error.args[-1]}" for name, error in errors)
+    raise DecodeError(errors[-1][1].kind, messages)
+
+
+def _collect(frames: Iterator[UprightFrame], max_pixels: int | None) -> tuple[np.ndarray, int]:
+    """Resize frame by frame, so that full-size frames never pile up."""
+    resized: list[np.ndarray] = []
+    size: tuple[int, int] | None = None
+    rotation = 0
+    for frame in frames:
+        if size is None:
+            size = fit_size(frame.frame_HWC.shape[0], frame.frame_HWC.shape[1], max_pixels)
+            rotation = frame.rotation
+        # A stream that changes its size midway is brought to the first frame's.
+        resized.append(resize_frame(np.ascontiguousarray(frame.frame_HWC), *size))
+    return np.stack(resized), rotation

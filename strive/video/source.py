@@ -1,0 +1,147 @@
+"""The facts of a video file, by demuxing it once without decoding (PyAV)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.container
+import av.error
+import av.logging
+import numpy as np
+
+from strive.errors import DecodeError
+from strive.video.frame_plan import SourceFacts
+from strive.video.sniff import sniff_container
+
+# FFmpeg's own messages would go to the terminal past the progress bar; errors come as exceptions.
+av.logging.set_level(av.logging.PANIC)
+
+MAX_SOURCE_PIXELS = 8192 * 8192
+# No network, no playlists, no data: URLs; file is the only protocol that may be opened.
+LOCAL_FILES_ONLY = {"protocol_whitelist": "file"}
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSource:
+    """A checked local video file.
+
+    `pts_N` are the presentation stamps of its frames in display order, or None where the container
+    does not stamp every frame once (then frames are told apart by counting).
+    """
+
+    path: Path
+    container: str
+    codec: str
+    num_frames: int
+    pts_N: np.ndarray | None
+    seconds_per_tick: Fraction
+    fps: float
+    duration_seconds: float
+
+    @property
+    def facts(self) -> SourceFacts:
+        """What a frame plan looks at."""
+        return SourceFacts(self.num_frames, self.fps, self.duration_seconds)
+
+    def pts_seconds(self, indices_F: np.ndarray) -> np.ndarray:
+        """Return seconds from the file's first frame; from the frame rate where stamps lack."""
+        if self.pts_N is None:
+            return indices_F / self.fps
+        return (self.pts_N[indices_F] - self.pts_N[0]) * float(self.seconds_per_tick)
+
+
+@contextmanager
+def open_container(path: Path, container: str) -> Iterator[av.container.InputContainer]:
+    """Open a local file with the demuxer that its first bytes show, and no other."""
+    try:
+        # "file:" keeps a name such as `concat:a|b.mp4` from being read as a protocol.
+        with av.open(
+            f"file:{path.absolute()}", format=container, options=LOCAL_FILES_ONLY
+        ) as opened:
+            yield opened
+    except (av.error.FFmpegError, UnicodeError) as error:
+        raise DecodeError("undecodable", f"{path.name}: {error_text(error)}") from None
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's first line without the path that FFmpeg appends."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split("; last error log")[0].split(": 'file:")[0]
+
+
+def probe(path: Path) -> VideoSource:
+    """Demux a file once and return its facts.
+
+    Raises:
+        DecodeError: it is no local video file, or has no frames.
+    """
+    container = sniff_container(path)
+    with open_container(path, container) as opened:
+        stream = video_stream(opened)
+        if stream is None:
+            raise DecodeError("no_video_stream", f"{path.name} has no video stream")
+        context = stream.codec_context
+        if context is None:
+            raise DecodeError("undecodable", f"{path.name}: no decoder for its codec")
+        if context.width * context.height > MAX_SOURCE_PIXELS:
+            raise DecodeError(
+                "too_large",
+                f"{path.name} is {context.width}x{context.height}; "
+                f"at most {MAX_SOURCE_PIXELS} pixels a frame are decoded",
+            )
+        pts_N, num_frames, num_discarded = _frame_stamps(opened, stream)
+        if num_frames == 0:
+            raise DecodeError("no_frames", f"{path.name} has a video stream without frames")
+        if container == "mov" and stream.frames > num_frames + num_discarded:
+            raise DecodeError(
+                "truncated",
+                f"{path.name} lists {stream.frames} frames and holds {num_frames}",
+            )
+        tick = stream.time_base or Fraction(1, 1000)
+        fps, duration = _fps_and_duration(stream, pts_N, num_frames, tick)
+        return VideoSource(path, container, context.name, num_frames, pts_N, tick, fps, duration)
+
+
+def video_stream(opened: av.container.InputContainer) -> av.VideoStream | None:
+    """Return the stream that FFmpeg calls best (a cover picture only if there is nothing else)."""
+    stream = opened.streams.best("video")
+    return stream if isinstance(stream, av.VideoStream) else None
+
+
+def _frame_stamps(
+    opened: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[np.ndarray | None, int, int]:
+    """Return display-ordered stamps (None if not one a frame), and how many are shown and not."""
+    stamps: list[int] = []
+    num_frames = num_discarded = 0
+    try:
+        for packet in opened.demux(stream):
+            if packet.size == 0:
+                continue
+            if packet.is_discard:  # outside the edit list: decoded by players, never shown
+                num_discarded += 1
+                continue
+            num_frames += 1
+            if packet.pts is not None:
+                stamps.append(packet.pts)
+    except av.error.FFmpegError as error:
+        raise DecodeError("undecodable", f"cannot read its packets: {error_text(error)}") from None
+    pts_N = np.unique(np.asarray(stamps, np.int64))
+    return (pts_N if len(pts_N) == num_frames else None), num_frames, num_discarded
+
+
+def _fps_and_duration(
+    stream: av.VideoStream, pts_N: np.ndarray | None, num_frames: int, tick: Fraction
+) -> tuple[float, float]:
+    """Return frame rate and duration, both from the frames themselves where they are stamped."""
+    declared = float(stream.average_rate or stream.guessed_rate or 0)
+    if pts_N is not None and num_frames > 1:
+        span = float(int(pts_N[-1] - pts_N[0]) * tick)
+        # The last frame lasts as long as the mean of the others.
+        duration = span * num_frames / (num_frames - 1)
+        return num_frames / duration, duration
+    fps = declared if declared > 0 else 25.0
+    return fps, num_frames / fps

@@ -1,0 +1,293 @@
+"""Worker processes that can be killed.
+
+A decoder may hang while it holds the interpreter lock and ignores every signal but SIGKILL, or take
+the process down with it. So each job runs in a process of its own kind: a plain Python that answers
+over a pipe, is killed when a job exceeds its wall-clock limit, and is replaced.
+
+Run as `python -m strive.video.worker FD` (this is what `Worker` starts).
+"""
+
+import atexit
+import ctypes
+import multiprocessing.connection
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strive.errors import DecodeError
+from strive.video.decode import DecodedVideo, decode_frames, decoder_order
+from strive.video.frame_plan import FramePlan
+
+DEFAULT_TIMEOUT_SECONDS = 120.0
+START_SECONDS = 60.0
+# decord leaks some memory per file: a fresh process now and then bounds it.
+MAX_JOBS_PER_WORKER = 256
+
+
+class Worker:
+    """One worker process, used by one thread; it ends with `close`, a kill or that thread."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: multiprocessing.connection.Connection | None = None
+        self._stderr: Any = None
+        self._num_jobs = 0
+
+    def call(
+        self, function: Callable[..., Any], kwargs: dict[str, Any], timeout_seconds: float
+    ) -> Any:
+        """Run an importable function in the worker and return its value or raise its error.
+
+        Raises:
+            DecodeError: `timeout` or `crashed`; the worker was killed and the next call gets a
+                fresh one.
+        """
+        if self._num_jobs >= MAX_JOBS_PER_WORKER:
+            self.close()
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        assert self._pipe is not None
+        self._num_jobs += 1
+        try:
+            self._pipe.send((function, kwargs))
+            if not self._pipe.poll(timeout_seconds):
+                self.close()
+                raise DecodeError("timeout", f"killed after {timeout_seconds:g} s")
+            succeeded, value = self._pipe.recv()
+        except (EOFError, ConnectionError, BrokenPipeError) as error:
+            raise DecodeError("crashed", self._crash_text()) from error
+        if succeeded:
+            return value
+        raise value
+
+    def close(self) -> None:
+        """Kill the process, whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
+        self._num_jobs = 0
+
+    def kill(self) -> None:
+        """Kill the process from another thread; the call in progress raises `crashed`."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def _start(self) -> None:
+        self.close()
+        ours, theirs = socket.socketpair()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "strive.video.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                # Its own group: Ctrl-C reaches the parent alone, which then ends its workers.
+                process_group=0,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "STRIVE_PARENT_PID": str(os.getpid())},
+            )
+        self._pipe = multiprocessing.connection.Connection(ours.detach())
+        if not self._pipe.poll(START_SECONDS):
+            self.close()
+            raise DecodeError("crashed", f"a decode worker did not start in {START_SECONDS:g} s")
+        try:
+            self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise DecodeError("crashed", self._crash_text()) from error
+
+    def _crash_text(self) -> str:
+        """Say how the process ended, with the last line that it wrote, and clean up."""
+        assert self._process is not None
+        self._process.kill()
+        code = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        self.close()
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"the decode worker died ({how})" + (f": {lines[-1][:300]}" if lines else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call for a pool; `key` comes back with its outcome."""
+
+    key: str
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job: a value, or the `DecodeError` that ended it."""
+
+    key: str
+    value: Any
+    error: DecodeError | None
+    seconds: float
+
+
+class WorkerPool:
+    """A few workers, each driven by a thread; at most `max_ready` outcomes wait to be taken."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        jobs: Iterable[Job],
+        *,
+        num_workers: int,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        retry: Callable[[Job, DecodeError], Job | None] = lambda job, error: None,
+        max_ready: int | None = None,
+    ) -> None:
+        self._function, self._timeout, self._retry = function, timeout_seconds, retry
+        self._jobs = iter(jobs)
+        self._jobs_lock = threading.Lock()
+        self._ready: queue.Queue[Outcome | BaseException | None] = queue.Queue(
+            max_ready or 2 * num_workers
+        )
+        self._stop = threading.Event()
+        self._workers = [Worker() for _ in range(num_workers)]
+        self._threads = [
+            threading.Thread(target=self._drive, args=(worker,), daemon=True)
+            for worker in self._workers
+        ]
+
+    def __enter__(self) -> "WorkerPool":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for worker in self._workers:
+            worker.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[Outcome]:
+        """Yield outcomes as they come, until every job has one."""
+        num_running = len(self._threads)
+        while num_running:
+            item = self._ready.get()
+            if item is None:
+                num_running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+
+    def _drive(self, worker: Worker) -> None:
+        try:
+            while not self._stop.is_set() and (job := self._next_job()) is not None:
+                self._put(self._run(worker, job))
+            self._put(None)
+        except BaseException as error:  # handed to the consumer, which raises it
+            self._put(error)
+        finally:
+            worker.close()
+
+    def _next_job(self) -> Job | None:
+        with self._jobs_lock:
+            return next(self._jobs, None)
+
+    def _run(self, worker: Worker, job: Job) -> Outcome:
+        started = time.monotonic()
+        attempt: Job | None = job
+        while attempt is not None:
+            try:
+                value = worker.call(self._function, attempt.kwargs, self._timeout)
+                return Outcome(job.key, value, None, time.monotonic() - started)
+            except DecodeError as error:
+                last = error
+                attempt = None if self._stop.is_set() else self._retry(attempt, error)
+        return Outcome(job.key, None, last, time.monotonic() - started)
+
+    def _put(self, item: Outcome | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+
+_own = threading.local()
+
+
+def decode_in_worker(
+    path: Path,
+    plan: FramePlan,
+    *,
+    max_pixels: int | None = None,
+    decoder: str = "auto",
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+) -> DecodedVideo:
+    """Decode one video in this thread's worker; the worker is kept for the next call.
+
+    Raises:
+        DecodeError: the video cannot be decoded, took too long or crashed the decoder.
+    """
+    if not hasattr(_own, "worker"):
+        _own.worker = Worker()
+        atexit.register(_own.worker.close)
+    remaining = decoder_order(decoder)
+    while True:
+        kwargs = {"path": path, "plan": plan, "max_pixels": max_pixels, "decoders": remaining}
+        try:
+            return _own.worker.call(decode_frames, kwargs, timeout_seconds)
+        except DecodeError as error:
+            if error.kind not in ("timeout", "crashed") or len(remaining) == 1:
+                raise
+            remaining = remaining[1:]
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the thread that started this process ends, however it ends."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(os.environ.get("STRIVE_PARENT_PID", os.getppid())):
+        os._exit(1)  # the parent was gone before the request took effect
+
+
+def main() -> None:
+    """Answer jobs from the pipe until it closes."""
+    _die_with_parent()
+    pipe = multiprocessing.connection.Connection(int(sys.argv[1]))
+    pipe.send("ready")
+    while True:
+        try:
+            function, kwargs = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, function(**kwargs))
+        except DecodeError as error:
+            answer = (False, error)
+        except MemoryError:
+            answer = (False, DecodeError("out_of_memory", "the frames do not fit into memory"))
+        except Exception as error:  # any decoder fault is this video's failure row, not the run's
+            answer = (False, DecodeError("unexpected", f"{type(error).__name__}: {error}"))
+        pipe.send(answer)
+
+
+if __name__ == "__main__":
+    main()
