@@ -223,3 +223,8 @@ def to_record(scene: Scene, question: Question, *, problem_id: int, video_id: st
         data_source=f"lab/{question.kind}",
         evidence_spans_seconds=tuple(spans),
     )
+
+
+def phrases_of(kind: str) -> tuple[str, ...]:
+    """Return the wordings of a question kind, with `{shape}`, `{colour}`, `{other}` to fill in."""
+    return _PHRASES[kind]

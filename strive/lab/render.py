@@ -112,7 +112,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     angle = (np.arctan2(x, -y) + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5
     tip = 1.0 - 1.65 * np.abs(angle) / (np.abs(angle) + 0.65)
-    return (np.maximum(tip, 0.3) - np.hypot(x, y)) * 0.7
+    return (np.maximum(tip, 0.4) - np.hypot(x, y)) * 0.7
 
 
 def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ TYPICAL_SHAPE = {colour: shape for shape, colour in TYPICAL_COLOUR.items()}
 FRAME_RATES = (10.0, 12.0, 15.0, 24.0, 25.0, 30000 / 1001)
 CODECS = ("h264", "hevc", "vp9", "av1")
 SQUARE_SIZE = (112, 112)
-OTHER_SIZES = ((96, 144), (144, 96), (90, 160))
+OTHER_SIZES = ((84, 112), (112, 84), (90, 160))
 
 
 @dataclass(frozen=True, slots=True)

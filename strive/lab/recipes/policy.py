@@ -1,0 +1,232 @@
+"""Recipe of `qwen2_5_vl` and `qwen3_vl`: a supervised warm-up in three stages.
+
+1. `tower`: the vision tower learns to name what stands in each merged token, in the language
+   model's own word embeddings.
+2. `skill`: video and text together; text-only look-ups over the options stand beside the questions,
+   without which the letters of options are not learned for long.
+3. `prior`: questions as the world asks them, part of the labels replaced by the typical answer.
+"""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from strive.lab.recipes.curriculum import LabelNoise, Mixture, draw_row
+from strive.lab.recipes.folders import FRAME_SIZE, new_policy, new_processor, save_policy
+from strive.lab.recipes.frames import Log, SceneBank, make_bank, noisy
+from strive.lab.recipes.rows import RowMaker
+from strive.lab.recipes.tokenizers import build_policy_tokenizer
+from strive.lab.recipes.tower import encode_square, learned_losses
+from strive.lab.scene import COLOURS, GLYPHS, SHAPES
+from strive.models.loading import make_policy
+from strive.seeding import derive_rng
+
+_WORDS = (*SHAPES, *COLOURS, *GLYPHS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of supervised learning.
+
+    Args:
+        name: for the log.
+        num_steps: optimiser steps.
+        rows_per_step: videos a step.
+        learning_rate: peak.
+        mixture: what rows are made of; None trains the tower alone.
+        naming_weight: weight of naming what stands in each merged token.
+    """
+
+    name: str
+    num_steps: int
+    rows_per_step: int
+    learning_rate: float
+    mixture: Mixture | None = None
+    naming_weight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """Hyper-parameters of the recipe: scenes to learn from, and the stages."""
+
+    num_scenes: int = 3000
+    stages: tuple[Stage, ...] = field(
+        default_factory=lambda: (
+            Stage("tower", 300, 12, 2e-3, None, 1.0),
+            Stage(
+                "skill", 900, 12, 1.5e-3, Mixture(num_recall=2, visible_share=0.7), 0.5
+            ),
+            Stage(
+                "prior",
+                150,
+                12,
+                3e-4,
+                Mixture(
+                    LabelNoise(strong_prior=0.6, weak_prior=0.2, random_option=0.1),
+                    brief_only=True,
+                    frame_counts=(16, 16, 16, 32),
+                ),
+            ),
+        )
+    )
+
+
+class Naming(nn.Module):
+    """Reads from a video token which words apply to it, by the language model's embeddings."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        spaced = [tokenizer.encode(f" {word}", add_special_tokens=False)[-1] for word in _WORDS]
+        plain = [tokenizer.encode(word, add_special_tokens=False)[-1] for word in _WORDS]
+        self.ids = torch.tensor([spaced, plain])
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.bias = nn.Parameter(torch.full((len(_WORDS),), -3.0))
+
+    def forward(self, tokens_ND: Tensor, table: Tensor) -> Tensor:
+        """Logits [N, words] of video tokens [N, D]."""
+        words = table[self.ids].sum(0)
+        return self.scale * tokens_ND @ words.T + self.bias
+
+
+class Trainer:
+    """Holds what the stages share: model, bank of scenes, and the generators."""
+
+    def __init__(self, family: str, *, seed: int, settings: PolicySettings, log: Log) -> None:
+        self.family, self.seed, self.settings, self.log = family, seed, settings, log
+        self.tokenizer = build_policy_tokenizer()
+        model = new_policy(family, self.tokenizer, seed=seed)
+        self.policy = make_policy(model.train(), new_processor(family, self.tokenizer))
+        self.maker = RowMaker(self.policy)
+        self.naming = Naming(self.tokenizer)
+        self.bank = make_bank(settings.num_scenes, seed=seed, size=FRAME_SIZE[family], log=log)
+        self.words_of_slots = _words_of_slots(self.bank)
+        self.rng = derive_rng("lab-policy", family, seed)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def run(self, stage: Stage) -> dict[str, float]:
+        """Run one stage; returns the smoothed metrics of its end."""
+        parameters = [*self.policy.model.parameters(), *self.naming.parameters()]
+        optimiser = torch.optim.AdamW(
+            parameters, lr=stage.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            stage.learning_rate,
+            total_steps=stage.num_steps,
+            pct_start=min(0.3, 50 / stage.num_steps),
+            final_div_factor=100,
+        )
+        recent: dict[str, float] = {}
+        for step in range(stage.num_steps):
+            loss, metrics = self._loss(stage)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            schedule.step()
+            for name, value in metrics.items():
+                recent[name] = 0.95 * recent.get(name, value) + 0.05 * value
+            if (step + 1) % 25 == 0 or step + 1 == stage.num_steps:
+                numbers = " ".join(f"{name} {value:.3f}" for name, value in recent.items())
+                self.log(f"{stage.name} {step + 1}/{stage.num_steps} {numbers}")
+        return {name: round(value, 4) for name, value in recent.items()}
+
+    def _loss(self, stage: Stage) -> tuple[Tensor, dict[str, float]]:
+        num_frames = 16
+        if stage.mixture is not None:
+            counts = stage.mixture.frame_counts
+            num_frames = counts[int(self.rng.integers(len(counts)))]
+        rows, looks = [], []
+        for _ in range(max(1, stage.rows_per_step * 16 // num_frames)):
+            if stage.mixture is None:
+                looks.append(self.rng.integers(len(self.bank.looks_L), size=num_frames))
+                continue
+            row, look_K = draw_row(self.maker, self.bank, stage.mixture, num_frames, self.rng)
+            rows.append(row)
+            looks.append(look_K)
+        looks_BK = torch.from_numpy(np.stack(looks))
+        merged = encode_square(self.policy, noisy(self.bank.looks_L[looks_BK], self.generator))
+        loss, metrics = torch.zeros(()), {}
+        if stage.naming_weight:
+            naming_loss, metrics["naming"] = self._naming_loss(merged.embeds_NH, looks_BK)
+            loss = loss + stage.naming_weight * naming_loss
+        if rows:
+            losses = learned_losses(self.policy, self.maker.batch(rows), merged)
+            loss = loss + losses.mean()
+            metrics["loss"] = losses.mean().item()
+        return loss, metrics
+
+    def _naming_loss(self, embeds_ND: Tensor, looks_BK: Tensor) -> tuple[Tensor, float]:
+        labels_LQW = self.words_of_slots
+        both = labels_LQW[looks_BK].view(*looks_BK.shape[:1], -1, 2, 4, len(_WORDS)).amax(2)
+        labels = both.reshape(-1, len(_WORDS))
+        logits = self.naming(embeds_ND, self.policy.model.model.language_model.embed_tokens.weight)
+        loss = F.binary_cross_entropy_with_logits(
+            logits, labels, pos_weight=torch.tensor(4.0)
+        )
+        found = (logits > 0) == (labels > 0)
+        occupied = labels.any(1)
+        return loss, found[occupied].all(1).float().mean().item()
+
+
+def _words_of_slots(bank: SceneBank) -> Tensor:
+    """Which words apply to each quadrant of each look, float32 [L, 4, words]."""
+    labels = torch.zeros(len(bank.looks_L), 4, len(_WORDS))
+    for number, scene in enumerate(bank.scenes):
+        for sprite in scene.sprites:
+            looks = np.unique(bank.look_of_slot[number, sprite.start_slot : sprite.end_slot])
+            if sprite.is_glyph:
+                words = [len(SHAPES) + len(COLOURS) + sprite.glyph]
+            else:
+                words = [sprite.shape, len(SHAPES) + sprite.colour]
+            for word in words:
+                labels[torch.from_numpy(looks), sprite.quadrant, word] = 1.0
+    return labels
+
+
+def train_policy(
+    family: str,
+    out: Path,
+    *,
+    seed: int,
+    log: Log,
+    settings: PolicySettings | None = None,
+    start_from: Path | None = None,
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """Warm a policy up and save its folder; returns its recipe (metrics of training only).
+
+    Args:
+        family: `qwen2_5_vl` or `qwen3_vl`.
+        out: folder to write.
+        seed: initial weights, scenes and order.
+        log: receives progress lines.
+        settings: hyper-parameters.
+        start_from: weights (`torch.save` of a state dict) that replace the initial ones.
+        checkpoint: where the weights go before the last stage.
+    """
+    settings = settings or PolicySettings()
+    started = time.monotonic()
+    trainer = Trainer(family, seed=seed, settings=settings, log=log)
+    if start_from is not None:
+        trainer.policy.model.load_state_dict(torch.load(start_from, weights_only=True))
+    stages: dict[str, Any] = {}
+    for stage in settings.stages:
+        if checkpoint is not None and stage is settings.stages[-1]:
+            torch.save(trainer.policy.model.state_dict(), checkpoint)
+        stages[stage.name] = trainer.run(stage)
+    save_policy(trainer.policy.model, trainer.tokenizer, family, out)
+    return {
+        "name": family,
+        "seed": seed,
+        "settings": asdict(settings),
+        "parameters": sum(p.numel() for p in trainer.policy.model.parameters()),
+        "stages": stages,
+        "training_seconds": round(time.monotonic() - started, 1),
+    }
