@@ -70,10 +70,10 @@ class Family(Protocol):
     ) -> str:
         """Replace the one video placeholder of a rendered prompt by as many as there are tokens."""
 
-    def encode(self, tower: nn.Module, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
+    def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
         """Run the tower over several videos; last hidden states, then those for deepstack."""
 
-    def merge(self, tower: nn.Module, layers: Sequence[Tensor]) -> MergedFeatures:
+    def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:
         """Apply the tower's mergers to what `encode` returned."""
 
     def mask_argument(self, mask: Tensor | None) -> Any:

@@ -129,7 +129,7 @@ class _Decoding:
             cache=cache,
         )
         self.hidden_RH = hidden_BTH[:, -1].repeat_interleave(num_generations, dim=0)
-        self.cache = _expand_cache(cache, num_generations, self.max_new_tokens)
+        self.cache: Any = _expand_cache(cache, num_generations, self.max_new_tokens)
         next_B = torch.tensor([prompt.next_position for prompt in prompts])
         self.position_R = next_B.to(self.policy.device).repeat_interleave(num_generations)
         self.seen_RT = _visible_columns(rows, num_generations, self.max_new_tokens)
@@ -204,7 +204,10 @@ class _RoomyLayer(DynamicLayer):
     The usual layer concatenates, which moves the whole cache for every token.
     """
 
-    def __init__(self, layer: DynamicLayer, repeats: int, room: int) -> None:
+    keys: Any
+    values: Any
+
+    def __init__(self, layer: Any, repeats: int, room: int) -> None:
         super().__init__()
         self.filled = layer.keys.shape[-2]
         self.dtype, self.device = layer.keys.dtype, layer.keys.device

@@ -103,9 +103,12 @@ def snapped_size(
     """
     rows, columns = max(1, round(height / factor)), max(1, round(width / factor))
     if pixel_limit is not None and rows * columns * factor**2 > pixel_limit:
-        shrink = math.sqrt(height * width / pixel_limit)
+        shrink = max(1.0, math.sqrt(height * width / pixel_limit))
         rows = max(1, math.floor(height / shrink / factor))
         columns = max(1, math.floor(width / shrink / factor))
+        # A frame thinner than a patch is widened to one; its length then gives way.
+        rows = min(rows, max(1, pixel_limit // factor**2 // columns))
+        columns = min(columns, max(1, pixel_limit // factor**2 // rows))
     return rows * factor, columns * factor
 
 

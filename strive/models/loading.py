@@ -77,7 +77,7 @@ def load_policy(
         )
     family.check(config)
     with _opening(name), _without_progress_bars():
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             name, dtype=_as_dtype(dtype), trust_remote_code=False
         )
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
@@ -135,6 +135,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         if was_training:
             model.train()
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Recompute activations in the backward pass, in training mode: less memory, more time.
+
+    transformers also makes the embeddings' outputs require a gradient, which only its older kind
+    of checkpointing needs; taken back here, so that frozen parts stay out of the graph.
+    """
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()
 
 
 def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:

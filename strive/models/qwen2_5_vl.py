@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from strive.errors import ModelError
 from strive.models.family import MergedFeatures, MergerInputs
@@ -56,7 +56,7 @@ class Qwen25VL:
         expanded = processor.replace_video_token(video_inputs, 0)
         return prompt.replace(processor.video_token, expanded, 1)
 
-    def encode(self, tower: nn.Module, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
+    def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
         """Last hidden states, put back from window order into the order of the pixels."""
         from transformers.vision_utils import get_vision_window_index
 
@@ -70,7 +70,7 @@ class Qwen25VL:
         hidden = hidden[torch.argsort(window_index)]
         return [hidden.reshape(-1, hidden.shape[-1])]
 
-    def merge(self, tower: nn.Module, layers: Sequence[Tensor]) -> MergedFeatures:
+    def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:
         """The tower's merger, four neighbouring patches to one token."""
         return MergedFeatures(embeds_NH=tower.merger(layers[0]), deepstack_SNH=())
 
@@ -86,4 +86,5 @@ class Qwen25VL:
         """The output object that the model's own forward takes in place of pixels."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        return BaseModelOutputWithPooling(pooler_output=[merged.embeds_NH])
+        per_video: Any = [merged.embeds_NH]
+        return BaseModelOutputWithPooling(pooler_output=per_video)

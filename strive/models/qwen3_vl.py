@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from strive.models.family import MergedFeatures, MergerInputs
 from strive.models.positions import Grid, PositionRule, qwen3_vl_positions
@@ -58,13 +58,13 @@ class Qwen3VL:
         whole = rule == "published" and wrapped in prompt
         return prompt.replace(wrapped if whole else pad, expanded, 1)
 
-    def encode(self, tower: nn.Module, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
+    def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
         """Last hidden states, then those of the deepstack layers."""
         with MergerInputs([tower.merger, *tower.deepstack_merger_list]) as mergers:
             tower(pixels_ND, grid_thw=grid_V3)
         return mergers.inputs
 
-    def merge(self, tower: nn.Module, layers: Sequence[Tensor]) -> MergedFeatures:
+    def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:
         """The tower's merger, and the deepstack mergers each on its own layer."""
         deepstack = tuple(
             merger(layer)
@@ -89,7 +89,8 @@ class Qwen3VL:
             BaseModelOutputWithDeepstackFeatures,
         )
 
+        per_video: Any = [merged.embeds_NH]
+        per_layer: Any = [[layer] for layer in merged.deepstack_SNH]
         return BaseModelOutputWithDeepstackFeatures(
-            pooler_output=[merged.embeds_NH],
-            deepstack_features=[[layer] for layer in merged.deepstack_SNH],
+            pooler_output=per_video, deepstack_features=per_layer
         )

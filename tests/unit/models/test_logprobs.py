@@ -1,0 +1,201 @@
+"""Packed rows equal plain rows, values and gradients; both equal what the rollout reported."""
+
+import copy
+
+import pytest
+import torch
+
+from strive.errors import UnknownNameError
+from strive.models.generate import generate
+from strive.models.inputs import PromptInputs, prepare_prompts
+from strive.models.loading import Policy, make_policy
+from strive.models.logprobs import (
+    LogProbs,
+    completion_logprobs,
+    completion_logprobs_batch,
+    token_logprobs,
+)
+from strive.models.vision import encode_videos
+
+from .conftest import make_prompts, make_video
+from .test_generate import checkpointed, uniforms
+
+
+def completions(
+    policy: Policy, prompts: list[PromptInputs], lengths: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Arbitrary tokens of the given lengths."""
+    lengths_BG = torch.tensor(lengths)
+    shape = (*lengths_BG.shape, int(lengths_BG.max()))
+    tokens = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(5))
+    past = torch.arange(shape[2]) >= lengths_BG[..., None]
+    return tokens.masked_fill(past, policy.pad_id), lengths_BG
+
+
+def weighted_sum(result: LogProbs) -> torch.Tensor:
+    """A loss in which every token has its own weight, as advantages give it."""
+    weights = torch.randn(result.logprobs.shape, generator=torch.Generator().manual_seed(6))
+    return (weights * result.logprobs).sum()
+
+
+def run(
+    policy: Policy, mode: str, lengths: list[list[int]], trained_tower: bool, **options: object
+) -> tuple[LogProbs, dict[str, torch.Tensor]]:
+    prompts = make_prompts(policy)[: len(lengths)]
+    tokens, lengths_BG = completions(policy, prompts, lengths)
+    policy.model.zero_grad()
+    features = encode_videos(policy, prompts, with_graph=trained_tower)
+    result = completion_logprobs_batch(
+        policy,
+        prompts,
+        features,
+        tokens,
+        lengths_BG,
+        mode=mode,
+        **options,  # type: ignore[arg-type]
+    )
+    weighted_sum(result).backward()
+    grads = {
+        name: weight.grad.clone()
+        for name, weight in policy.model.named_parameters()
+        if weight.grad is not None
+    }
+    policy.model.zero_grad()
+    return result, grads
+
+
+@pytest.mark.parametrize("trained_tower", [False, True])
+@pytest.mark.parametrize("lengths", [[[5, 9, 1, 3], [2, 2, 7, 4], [1, 1, 1, 9]], [[6], [3], [1]]])
+@pytest.mark.parametrize("rule", ["published", "transformers"])
+def test_packed_equals_plain(
+    policy: Policy, lengths: list[list[int]], trained_tower: bool, rule: str
+) -> None:
+    """Uneven completions, prompts of three lengths, G = 4 and G = 1."""
+    policy = make_policy(policy.model, policy.processor, position_rule=rule)  # type: ignore[arg-type]
+    packed, packed_grads = run(policy, "packed", lengths, trained_tower)
+    plain, plain_grads = run(policy, "plain", lengths, trained_tower)
+    assert (packed.logprobs - plain.logprobs).abs().max() <= 1e-5
+    assert (packed.entropy - plain.entropy).abs().max() <= 1e-5
+    assert torch.equal(packed.mask, plain.mask)
+    assert packed_grads.keys() == plain_grads.keys()
+    tower = [name for name in packed_grads if "visual.blocks" in name]
+    assert bool(tower) == trained_tower
+    assert any("merger" in name for name in packed_grads)
+    for name, grad in plain_grads.items():
+        assert (packed_grads[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-7, name
+
+
+def test_plain_equals_the_whole_model_on_pixels(policy: Policy) -> None:
+    """The reference path itself, against the model fed with pixels and sliced by hand."""
+    prompt = make_prompts(policy, count=1)[0]
+    tokens, lengths = completions(policy, [prompt], [[5, 3]])
+    features = encode_videos(policy, [prompt])[0]
+    ours = completion_logprobs(
+        policy, prompt, features, tokens[0], lengths[0], sampling_temperature=0.7, mode="plain"
+    )
+    for g, length in enumerate(lengths[0].tolist()):
+        ids = torch.cat([torch.from_numpy(prompt.input_ids_P), tokens[0, g, :length]])
+        after = (prompt.next_position + torch.arange(length)).expand(3, -1)
+        logits = policy.model(
+            input_ids=ids[None],
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            position_ids=torch.cat([torch.from_numpy(prompt.position_ids_3P), after], 1)[:, None],
+            pixel_values_videos=prompt.pixel_values,
+            video_grid_thw=torch.tensor([prompt.video_grid_thw]),
+        ).logits[0]
+        every = (logits[len(prompt.input_ids_P) - 1 : -1] / 0.7).log_softmax(-1)
+        wanted = every.gather(1, tokens[0, g, :length, None])[:, 0]
+        torch.testing.assert_close(ours.logprobs[g, :length], wanted, atol=1e-5, rtol=0)
+        assert (ours.logprobs[g, length:] == 0).all()
+        entropy = -(every.exp() * every).sum(-1)
+        torch.testing.assert_close(ours.entropy[g, :length], entropy, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["packed", "plain"])
+@pytest.mark.parametrize("rule", ["published", "transformers"])
+def test_rollout_logprobs_are_teacher_forced_ones(policy: Policy, mode: str, rule: str) -> None:
+    policy = make_policy(policy.model, policy.processor, position_rule=rule)  # type: ignore[arg-type]
+    prompts = prepare_prompts(
+        policy, ["Why?", "What is it that moved?"], [make_video(i, 4 + 4 * i) for i in range(2)]
+    )
+    features = encode_videos(policy, prompts)
+    out = generate(policy, prompts, features, num_generations=4, max_new_tokens=16,
+                   sampling_temperature=0.6, top_p=0.8,
+                   uniforms_RGL=uniforms(2, 4, 16))  # fmt: skip
+    result = completion_logprobs_batch(
+        policy, prompts, features, out.tokens_RGL, out.lengths_RG,
+        sampling_temperature=0.6, mode=mode,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert (result.logprobs - out.logprobs_RGL).abs().max() <= 1e-5
+    assert (result.logprobs < 0).sum() == out.lengths_RG.sum()
+
+
+def test_one_prompt_equals_its_part_of_the_batch(policy: Policy) -> None:
+    prompts = make_prompts(policy)
+    tokens, lengths = completions(policy, prompts, [[4, 2], [7, 1], [3, 3]])
+    features = encode_videos(policy, prompts)
+    batch = completion_logprobs_batch(policy, prompts, features, tokens, lengths)
+    for i, prompt in enumerate(prompts):
+        alone = completion_logprobs(policy, prompt, features[i], tokens[i], lengths[i])
+        torch.testing.assert_close(alone.logprobs, batch.logprobs[i], atol=1e-5, rtol=0)
+
+
+def test_a_reference_shares_features_and_takes_no_gradient(policy: Policy) -> None:
+    prompts = make_prompts(policy)
+    tokens, lengths = completions(policy, prompts, [[4, 2], [7, 1], [3, 3]])
+    features = encode_videos(policy, prompts)
+    reference = copy.deepcopy(policy.model).requires_grad_(False)
+    own = completion_logprobs_batch(policy, prompts, features, tokens, lengths)
+    same = completion_logprobs_batch(policy, prompts, features, tokens, lengths, model=reference)
+    assert torch.equal(own.logprobs, same.logprobs)
+    assert own.logprobs.requires_grad and not same.logprobs.requires_grad
+    assert not own.entropy.requires_grad
+    with torch.no_grad():
+        reference.lm_head.weight.mul_(1.5)
+    other = completion_logprobs_batch(policy, prompts, features, tokens, lengths, model=reference)
+    assert not torch.allclose(own.logprobs, other.logprobs)
+
+
+def test_gradient_checkpointing_changes_nothing(policy: Policy) -> None:
+    lengths = [[5, 2], [3, 3], [1, 4]]
+    wanted, wanted_grads = run(policy, "packed", lengths, True)
+    policy = checkpointed(policy)
+    result, grads = run(policy, "packed", lengths, True)
+    assert run(policy, "packed", lengths, False)[1].keys() < grads.keys()
+    torch.testing.assert_close(result.logprobs, wanted.logprobs, atol=1e-6, rtol=0)
+    assert grads.keys() == wanted_grads.keys()
+    for name, grad in wanted_grads.items():
+        assert (grads[name] - grad).norm() <= 1e-5 * grad.norm() + 1e-7, name
+
+
+def test_chunks_equal_the_whole() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50, bias=False)
+    hidden = torch.randn(33, 8, requires_grad=True)
+    targets = torch.randint(0, 50, (33,))
+    results = []
+    for limit in (2**25, 50 * 4):
+        head.zero_grad()
+        hidden.grad = None
+        logprobs, entropy = token_logprobs(
+            head, hidden, targets, sampling_temperature=0.9, logits_per_chunk=limit
+        )
+        (logprobs * torch.arange(33)).sum().backward()
+        results.append((logprobs, entropy, head.weight.grad, hidden.grad))
+    for whole, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, whole)
+
+
+def test_unknown_mode(policy: Policy) -> None:
+    prompts = make_prompts(policy, count=1)
+    tokens, lengths = completions(policy, prompts, [[2]])
+    features = encode_videos(policy, prompts)
+    with pytest.raises(UnknownNameError, match="packed"):
+        completion_logprobs_batch(
+            policy,
+            prompts,
+            features,
+            tokens,
+            lengths,
+            mode="paged",  # type: ignore[arg-type]
+        )

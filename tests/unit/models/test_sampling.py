@@ -1,0 +1,79 @@
+"""Choosing tokens: by hand, against transformers' filters, and as a distribution."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+from strive.models import sampling
+from strive.models.sampling import choose_tokens, kept_probabilities
+
+NONE = torch.tensor([], dtype=torch.long)
+
+
+def draw(probabilities: list[float], uniforms: list[float], **options: float) -> list[int]:
+    logits = torch.tensor(probabilities).log().expand(len(uniforms), -1)
+    return choose_tokens(
+        logits, torch.tensor(uniforms, dtype=torch.float64), never_sampled_ids=NONE, **options
+    ).tolist()
+
+
+def test_inverse_cdf_by_hand() -> None:
+    # Cumulative: 0.2, 0.7, 0.7, 1.0. A uniform takes the first id whose cumulative exceeds it.
+    chances = [0.2, 0.5, 0.0, 0.3]
+    assert draw(chances, [0.0, 0.19, 0.21, 0.69, 0.71, 0.999999]) == [0, 0, 1, 1, 3, 3]
+
+
+def test_nucleus_by_hand() -> None:
+    # Sorted: 0.5, 0.3, 0.2. Sums before each: 0, 0.5, 0.8. top_p 0.6 keeps those below 0.6: the
+    # first two. They are made to sum to 1: id 1 below 0.5 / 0.8 = 0.625, id 2 above.
+    chances = [0.2, 0.5, 0.3]
+    assert draw(chances, [0.0, 0.62, 0.63, 0.99], top_p=0.6) == [1, 1, 2, 2]
+    assert draw(chances, [0.0, 0.99], top_p=0.4) == [1, 1]
+
+
+def test_top_k_by_hand() -> None:
+    # The two largest, 0.5 and 0.3, become 0.625 and 0.375.
+    assert draw([0.2, 0.5, 0.3], [0.0, 0.62, 0.63, 0.99], top_k=2) == [1, 1, 2, 2]
+
+
+def test_greedy_and_forbidden() -> None:
+    logits = torch.tensor([[0.0, 3.0, 2.0]])
+    assert choose_tokens(logits, None, never_sampled_ids=NONE).tolist() == [1]
+    assert choose_tokens(logits, None, never_sampled_ids=torch.tensor([1])).tolist() == [2]
+    for uniform in (0.0, 0.5, 1.0 - 1e-16):
+        uniforms = torch.tensor([uniform], dtype=torch.float64)
+        assert choose_tokens(logits, uniforms, never_sampled_ids=torch.tensor([1, 2])).item() == 0
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    top_p=st.sampled_from([0.1, 0.5, 0.9, 0.95, 0.999, 1.0]),
+    top_k=st.sampled_from([0, 1, 3, 10]),
+)
+def test_filters_equal_transformers(seed: int, top_p: float, top_k: int) -> None:
+    logits = torch.randn(4, 40, generator=torch.Generator().manual_seed(seed)) * 3
+    kept = kept_probabilities(logits, top_p=top_p, top_k=top_k) > 0
+    wanted = logits
+    if top_k:
+        wanted = TopKLogitsWarper(top_k)(None, wanted)
+    if top_p < 1.0:
+        wanted = TopPLogitsWarper(top_p)(None, wanted)
+    assert torch.equal(kept, wanted > -torch.inf)
+
+
+def test_a_nucleus_wider_than_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)) * 0.1
+    whole = kept_probabilities(logits, top_p=0.95, top_k=0)
+    monkeypatch.setattr(sampling, "NUCLEUS_FIRST_LOOK", 8)
+    assert torch.equal(kept_probabilities(logits, top_p=0.95, top_k=0), whole)
+
+
+def test_draws_follow_the_distribution() -> None:
+    chances = np.array([0.1, 0.2, 0.3, 0.4])
+    drawn = draw(chances.tolist(), np.random.default_rng(0).random(20_000).tolist())
+    counts = np.bincount(drawn, minlength=4)
+    assert stats.chisquare(counts, chances * len(drawn)).pvalue > 1e-3
