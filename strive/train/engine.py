@@ -1,0 +1,255 @@
+"""The optimiser side of training, on DeepSpeed: the only file that imports it.
+
+DeepSpeed partitions, reduces, clips and steps. What it would do with batch sizes, loss scaling and
+schedules is ours: a step's micro-batches are counted by us, losses carry denominators of the whole
+step, and the learning rate is a function of the step. On a CPU nothing is compiled.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strive.errors import CheckpointError, ConfigError, MissingInputError, NonFiniteError, nearest
+from strive.models.loading import Policy
+from strive.train.processes import Processes
+
+PRESETS = Path(__file__).parent.parent / "configs" / "deepspeed"
+_OURS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+)
+_CHECKPOINT_TAG = "deepspeed"
+
+
+def read_deepspeed_preset(name_or_file: str) -> dict[str, Any]:
+    """Read a preset by name, or a user's JSON file.
+
+    Raises:
+        MissingInputError, ConfigError: no such preset or file, no JSON object, or a key that the
+            training config decides.
+    """
+    preset = PRESETS / f"{name_or_file}.json"
+    path = preset if preset.is_file() else Path(name_or_file)
+    if not path.is_file():
+        names = sorted(file.stem for file in PRESETS.glob("*.json"))
+        raise MissingInputError(
+            f"deepspeed '{name_or_file}' is neither a file nor a preset"
+            f"{nearest(name_or_file, names)}; presets: {', '.join(names)}"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a JSON object is expected, found {type(values).__name__}")
+    taken = [key for key in _OURS if key in values]
+    if taken:
+        raise ConfigError(
+            f"{path} sets {', '.join(taken)}, which the training config decides "
+            "(questions_per_micro_batch, max_grad_norm, learning_rate, schedule, dtype)"
+        )
+    return values
+
+
+def set_trainable(policy: Policy, trainable: str) -> None:
+    """Choose what learns: `language` freezes the vision tower up to its mergers, `all` nothing."""
+    for parameter in policy.model.parameters():
+        parameter.requires_grad_(True)
+    if trainable == "all":
+        return
+    for name, parameter in policy.model.model.visual.named_parameters():
+        # Mergers project into the language model's width: the paper's projector.
+        parameter.requires_grad_("merger" in name)
+
+
+class _Step(nn.Module):
+    """Gives DeepSpeed the one forward that its hooks want around whatever a step computes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
+        return compute()
+
+
+class Engine:
+    """Backward passes, optimiser steps and checkpoints of one policy."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        processes: Processes,
+        *,
+        preset: str = "zero0",
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        self.policy = policy
+        self.processes = processes
+        self.max_grad_norm = max_grad_norm
+        settings = read_deepspeed_preset(preset)
+        self.stage = int(settings.get("zero_optimization", {}).get("stage", 0))
+        self._settings = settings | {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": max_grad_norm,
+            "bf16": {"enabled": policy.dtype == torch.bfloat16},
+        }
+        self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=weight_decay)
+        self._engine = self._initialize(_Step(policy.model), optimizer)
+        self._num_bad = torch.zeros((), device=processes.device)
+        self._bad_names: list[str] = []
+        for parameter in self._parameters:
+            parameter.register_hook(self._watch)
+
+    def _initialize(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> Any:
+        deepspeed = _import_deepspeed(self.processes)
+        engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=copy.deepcopy(self._settings)
+        )
+        return engine
+
+    def reference_copy(self) -> Any:
+        """A frozen copy of the policy's model as it is now; partitioned where the policy is."""
+        with self.gathered():
+            reference = copy.deepcopy(self.policy.model) if self.stage < 3 else self._plain_copy()
+        reference.requires_grad_(False).eval()
+        if self.stage == 3:
+            self._reference_engine = self._initialize(_Step(reference), None)
+        return reference
+
+    def _plain_copy(self) -> Any:
+        """Rebuild the model from its config: partitioned parameters cannot be deep-copied."""
+        with torch.random.fork_rng():
+            plain = type(self.policy.model)(copy.deepcopy(self.policy.model.config))
+        plain = plain.to(device=self.processes.device, dtype=self.policy.dtype)
+        plain.load_state_dict(self.policy.model.state_dict())
+        return plain
+
+    def _watch(self, gradient: Tensor) -> None:
+        self._num_bad += (~torch.isfinite(gradient)).any()
+
+    @property
+    def may_skip_backward(self) -> bool:
+        """Whether a process may leave out a backward pass: not where each pass communicates."""
+        return self.processes.world_size == 1 or self.stage < 2
+
+    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Run `compute`, which returns a scalar that may carry a graph, under DeepSpeed's hooks."""
+        return self._engine(compute)
+
+    def backward(self, loss: Tensor, *, is_last: bool, name: str) -> None:
+        """Add one micro-batch's gradient; `name` says which records it holds, for errors.
+
+        Losses are shares of the step's loss over all processes, which DeepSpeed's mean over
+        processes would divide once more.
+        """
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(loss * self.processes.world_size)
+        if not math.isfinite(loss.item()) or self._num_bad.item() > 0:
+            self._bad_names.append(name)
+            self._num_bad.zero_()
+
+    def step(self, learning_rate: float) -> float:
+        """Clip and apply the gradients; return their norm before clipping.
+
+        Raises:
+            NonFiniteError: on every process, before anything is applied, if any gradient or loss
+                on any of them is not finite.
+        """
+        if self.processes.any(bool(self._bad_names)):
+            names = sorted(
+                {name for part in self.processes.gather(self._bad_names) for name in part}
+            )
+            raise NonFiniteError(
+                f"loss or gradient is not finite for {'; '.join(names)}; the optimiser step was "
+                "not taken (lower learning_rate, or set dtype=float32)"
+            )
+        # At stage 0 without bf16 DeepSpeed clips but tells no norm.
+        plain_norm = self._gradient_norm() if self.stage == 0 else 0.0
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return plain_norm if norm is None else float(norm)
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not gradients:
+            return 0.0
+        return torch.nn.utils.get_total_norm(gradients).item()
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Hold whole parameters on every process for a while: once per rollout, not per token."""
+        if self.stage < 3:
+            yield
+            return
+        deepspeed = _import_deepspeed(self.processes)
+        offload = self._engine.optimizer.parameter_offload
+        with deepspeed.zero.GatheredParameters(list(self.policy.model.parameters())):
+            # DeepSpeed's hooks would partition each module again after its forward.
+            for parameter in self.policy.model.parameters():
+                parameter.ds_active_sub_modules.clear()
+            for hook in [*offload.forward_hooks, *offload.backward_hooks]:
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            try:
+                yield
+            finally:
+                offload._register_deepspeed_module(offload.module)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimiser state; every process takes part."""
+        self._engine.save_checkpoint(str(folder), tag=_CHECKPOINT_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read weights and optimiser state back.
+
+        Raises:
+            CheckpointError: the folder holds no complete checkpoint.
+        """
+        path, _ = self._engine.load_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
+        if path is None:
+            raise CheckpointError(
+                f"{folder} holds no complete checkpoint; remove it to resume from the one before"
+            )
+
+
+def _import_deepspeed(processes: Processes) -> Any:
+    """Import DeepSpeed, quiet, and without compiling anything on a CPU."""
+    on_cpu = processes.device.type == "cpu"
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    if on_cpu:
+        # Asked for its shared-memory operation, DeepSpeed would look for a compiler and run it.
+        deepspeed.ops.__compatible_ops__ = dict.fromkeys(ALL_OPS, False)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(
+            dist_backend="gloo" if on_cpu else "nccl",
+            auto_mpi_discovery=False,
+            verbose=False,
+        )
+    return deepspeed

@@ -1,0 +1,310 @@
+"""The training loop: set-up, steps, checkpoints, held-out evaluation, and the run folder.
+
+`metrics.jsonl` has one line a step; see `metrics.py`, `step.py` and here for who makes which names:
+`group/ reward/ completion/ variants/` from the groups, `loss/ policy/ optim/` from the update,
+`time/ memory/` here.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from strive import __version__
+from strive.configs.schema import TrainConfig
+from strive.errors import CheckpointError, Interrupted
+from strive.models.loading import Policy, load_policy
+from strive.train.data import Prefetcher, TrainingData, shard
+from strive.train.engine import Engine, set_trainable
+from strive.train.interrupts import StopRequest
+from strive.train.metrics import completion_rows
+from strive.train.processes import Processes, start_processes
+from strive.train.rewards import load_rewards
+from strive.train.rollout import PreparedQuestion, prepare_questions
+from strive.train.run_folder import RunFolder, require_same_config
+from strive.train.step import Trainer, train_step
+from strive.train.timing import Stopwatch, peak_memory_bytes
+from strive.train.writers import MetricWriters, write_checkpoint, write_final
+
+HeldOut = Callable[[Policy], Mapping[str, float]]
+STEPS_BETWEEN_COMPLETION_PARTS = 50
+# A resumed run may change these: they decide what is kept, not what is computed.
+_FREE_KEYS = ("checkpoint_every", "keep_checkpoints", "tensorboard", "cache")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the caller's terminal view gets after every step."""
+
+    step: int
+    num_steps: int
+    metrics: Mapping[str, float]
+    held_out: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a finished run says about itself."""
+
+    run_dir: Path
+    final: Path
+    num_steps: int
+    first_step: int
+    """Steps that were already done when this call began."""
+    seconds: float
+    scorer: str | None
+    num_questions: int
+    last_metrics: Mapping[str, Any]
+
+
+def train(
+    config: TrainConfig,
+    *,
+    run_dir: Path,
+    resume: bool = False,
+    evaluate_held_out: HeldOut | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> TrainSummary:
+    """Train a policy and leave a run folder; the first line printed names the scorer.
+
+    `config.model` is a folder or hub id. Every process of the run makes the same call; `on_step`
+    and `evaluate_held_out` are called on the main one.
+
+    Raises:
+        ConfigError, CacheError, ModelError, CheckpointError: before anything is computed.
+        NonFiniteError: before the optimiser step that it would have spoilt.
+        Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+    """
+    started = time.perf_counter()
+    processes = start_processes()
+    data = TrainingData(config)
+    shard(range(config.questions_per_step), processes.rank, processes.world_size)
+    rewards = load_rewards(list(config.rewards))
+    folder = RunFolder(run_dir)
+    first_step = _first_step(folder, config, data, processes, resume)
+    if processes.is_main:
+        print(_first_line(config, data, processes, first_step), flush=True)
+    policy = load_policy(
+        config.model,
+        dtype=_dtype(config, processes),
+        device=processes.device,
+        position_rule=config.position_rule,
+    )
+    trainer = _build_trainer(config, policy, processes, rewards)
+    if first_step:
+        trainer.engine.load(folder.checkpoint(first_step))
+    _prepare_folder(folder, config, data, processes, first_step)
+    _run_steps(trainer, data, folder, first_step, evaluate_held_out, on_step)
+    write_final(trainer, folder)
+    return TrainSummary(
+        run_dir=folder.root,
+        final=folder.final,
+        num_steps=config.steps,
+        first_step=first_step,
+        seconds=time.perf_counter() - started,
+        scorer=data.scorer_name,
+        num_questions=len(data.records),
+        last_metrics=folder.last_metrics(),
+    )
+
+
+def _first_step(
+    folder: RunFolder, config: TrainConfig, data: TrainingData, processes: Processes, resume: bool
+) -> int:
+    """How many steps a checkpoint in the run folder has already done; 0 for a new run."""
+    if not resume:
+        if folder.exists:
+            raise CheckpointError(
+                f"{folder.root} already holds a run; add --resume to continue it, or give another "
+                "--run-dir"
+            )
+        return 0
+    steps = folder.checkpoint_steps()
+    if not steps:
+        return 0
+    state = folder.read_state(steps[-1])
+    require_same_config(
+        state["config"] | state["cache"],
+        _comparable(config) | _comparable_cache(data),
+        folder.checkpoint(steps[-1]),
+    )
+    if state["zero_stage"] > 0 and state["world_size"] != processes.world_size:
+        raise CheckpointError(
+            f"{folder.checkpoint(steps[-1])} was written by {state['world_size']} processes at "
+            f"ZeRO stage {state['zero_stage']} and cannot be read by {processes.world_size}; start "
+            "the same number, or use deepspeed=zero0"
+        )
+    return steps[-1]
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    # With a constant rate more steps leave the earlier ones as they were; a cosine depends on them.
+    free = (*_FREE_KEYS, "steps") if config.schedule == "constant" else _FREE_KEYS
+    return {key: value for key, value in values.items() if key not in free}
+
+
+def _comparable_cache(data: TrainingData) -> dict[str, Any]:
+    described = data.describe()
+    return {key: described[key] for key in ("frames_key", "scorer_key", "num_questions")}
+
+
+def _first_line(
+    config: TrainConfig, data: TrainingData, processes: Processes, first_step: int
+) -> str:
+    scorer = f"scores of {data.scorer_name}" if data.scorer_name else "no scores needed"
+    left_out = data.num_failed + data.num_unscored
+    return (
+        f"train: {config.variants} variants, {scorer}; "
+        f"{len(data.records)} questions of {data.layout.root}"
+        + (f" ({left_out} left out: no video or no scores)" if left_out else "")
+        + f"; policy {config.model}; {config.questions_per_step} questions x "
+        f"{config.num_variants} variants x {config.num_generations} completions a step; "
+        f"{processes.world_size} {processes.device.type} process"
+        + ("es" if processes.world_size > 1 else "")
+        + (f"; continues after step {first_step}" if first_step else "")
+    )
+
+
+def _dtype(config: TrainConfig, processes: Processes) -> str:
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if processes.device.type == "cuda" else "float32"
+
+
+def _build_trainer(
+    config: TrainConfig, policy: Policy, processes: Processes, rewards: dict[str, Any]
+) -> Trainer:
+    set_trainable(policy, config.trainable)
+    if config.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.model.train()
+    engine = Engine(
+        policy,
+        processes,
+        preset=config.deepspeed,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+    )
+    reference = engine.reference_copy() if config.beta > 0 else None
+    return Trainer(config, policy, reference, engine, processes, rewards)
+
+
+def _prepare_folder(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: TrainingData,
+    processes: Processes,
+    first_step: int,
+) -> None:
+    if processes.is_main:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        folder.cut_back(first_step)
+        folder.write_config(
+            {
+                "config": config.model_dump(mode="json"),
+                "data": data.describe(),
+                "versions": _versions(),
+                "num_processes": processes.world_size,
+                "device": processes.device.type,
+            }
+        )
+    processes.barrier()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "deepspeed", "numpy")
+    return {
+        "strive": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _run_steps(
+    trainer: Trainer,
+    data: TrainingData,
+    folder: RunFolder,
+    first_step: int,
+    evaluate_held_out: HeldOut | None,
+    on_step: Callable[[StepReport], None] | None,
+) -> None:
+    config, processes = trainer.config, trainer.processes
+    about = {"config": _comparable(config), "cache": _comparable_cache(data)}
+    with (
+        Prefetcher(lambda step: _load(trainer, data, step), config.steps) as prefetcher,
+        MetricWriters(folder, config, processes, first_step) as writers,
+        StopRequest() as stop,
+    ):
+        if first_step == 0:
+            _evaluate(trainer, evaluate_held_out, 0, writers)
+        for step in range(first_step, config.steps):
+            metrics = _one_step(trainer, prefetcher, folder, step)
+            done = step + 1
+            writers.metrics(done, metrics)
+            held_out = _evaluate(trainer, evaluate_held_out, done, writers)
+            if on_step is not None and processes.is_main:
+                on_step(StepReport(done, config.steps, metrics, held_out))
+            stopping = processes.any(stop.requested) and done < config.steps
+            if stopping or _is_due(done, config.checkpoint_every, config.steps):
+                write_checkpoint(trainer, folder, done, about)
+            elif processes.is_main and done % STEPS_BETWEEN_COMPLETION_PARTS == 0:
+                folder.flush_completions()
+            if stopping:
+                raise Interrupted(
+                    f"interrupted after step {done} of {config.steps}; its checkpoint is in "
+                    f"{folder.checkpoint(done)}; the same command with --resume continues"
+                )
+
+
+def _one_step(
+    trainer: Trainer, prefetcher: Prefetcher[list[PreparedQuestion]], folder: RunFolder, step: int
+) -> dict[str, float]:
+    """Run a step, keep its completions, and return its metrics with times and memory."""
+    device = trainer.processes.device
+    watch = Stopwatch(device)
+    with watch.measure("time/step"):
+        with watch.measure("time/data"):
+            prepared = prefetcher.get(step)
+        result = train_step(trainer, prepared, step, watch)
+    if trainer.processes.is_main:
+        for outcome in result.outcomes:
+            folder.add_completions(completion_rows(outcome, step + 1))
+    return {
+        **result.metrics,
+        **watch.seconds,
+        "memory/peak_bytes": peak_memory_bytes(device),
+    }
+
+
+def _load(trainer: Trainer, data: TrainingData, step: int) -> list[PreparedQuestion]:
+    """Draw, read and prepare this process's questions of a step; runs in the reading thread."""
+    processes, config = trainer.processes, trainer.config
+    records = shard(data.questions_of(step), processes.rank, processes.world_size)
+    return prepare_questions(
+        trainer.policy,
+        [data.read(record, step) for record in records],
+        prompt_template=config.prompt_template,
+        max_pixels=config.max_pixels,
+    )
+
+
+def _is_due(done: int, every: int, num_steps: int) -> bool:
+    return done == num_steps or (every > 0 and done % every == 0)
+
+
+def _evaluate(
+    trainer: Trainer, evaluate: HeldOut | None, done: int, writers: MetricWriters
+) -> Mapping[str, float] | None:
+    """Evaluate before the first step, every `evaluate_every` steps and at the end."""
+    every = trainer.config.evaluate_every
+    if evaluate is None or every == 0 or not _is_due(done, every, trainer.config.steps):
+        return None
+    with trainer.engine.gathered():
+        own = dict(evaluate(trainer.policy)) if trainer.processes.is_main else {}
+    values = trainer.processes.gather(own)[0]
+    writers.held_out(done, values)
+    return values

@@ -1,0 +1,87 @@
+"""The processes of a run and what they tell each other.
+
+One process needs no launcher. Several are started by `deepspeed --no_local_rank --module strive.cli
+train ...` or `torchrun -m strive.cli train ...`; only rank, world size and addresses are read from
+the environment, which is where both put them.
+"""
+
+import atexit
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all; every method is a collective that all processes must call."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.rank == 0
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Add up named numbers over all processes; all must pass the same names."""
+        if self.world_size == 1:
+            return dict(values)
+        names = sorted(values)
+        return dict(zip(names, self._reduce([values[n] for n in names]).tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether the flag is set on at least one process."""
+        return flag if self.world_size == 1 else bool(self._reduce([float(flag)]).item() > 0)
+
+    def gather(self, item: T) -> list[T]:
+        """Collect one picklable object of each process, in order of rank, on every process."""
+        if self.world_size == 1:
+            return [item]
+        items: list[T | None] = [None] * self.world_size
+        dist.all_gather_object(items, item)
+        return [item for item in items if item is not None]
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def _reduce(self, values: list[float]) -> Tensor:
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total
+
+
+def start_processes() -> Processes:
+    """Join this process's group, or found one of its own when no launcher started it.
+
+    The group is destroyed when the interpreter exits; a second run in one interpreter reuses it.
+    """
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if has_gpu else "gloo"
+        if "WORLD_SIZE" in os.environ:
+            dist.init_process_group(backend)
+        else:
+            # A store in memory: no port that another run on this machine could already hold.
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        atexit.register(_leave_group)
+    return Processes(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,120 @@
+"""Rollouts: the policy sees every variant of every question once and writes G completions of each.
+
+One vision encode and one prefill per variant; all of a process's completions decode together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from strive.answers import build_question
+from strive.models.family import VisionFeatures
+from strive.models.generate import generate
+from strive.models.inputs import PromptInputs, prepare_prompts
+from strive.models.loading import Policy
+from strive.models.vision import encode_videos
+from strive.seeding import derive_rng
+from strive.train.data import QuestionVariants
+
+
+@dataclass(frozen=True)
+class PreparedQuestion:
+    """A question with its M variants as the policy reads them."""
+
+    question: QuestionVariants
+    text: str
+    prompts: tuple[PromptInputs, ...]
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """The M x G completions of one question. L is shared by all groups of one call."""
+
+    prepared: PreparedQuestion
+    features: tuple[VisionFeatures, ...]
+    """Of each variant, from before the mergers, without a graph."""
+    tokens_MGL: Tensor
+    lengths_MG: Tensor
+    truncated_MG: Tensor
+    texts: tuple[tuple[str, ...], ...]
+
+
+def prepare_questions(
+    policy: Policy,
+    questions: Sequence[QuestionVariants],
+    *,
+    prompt_template: str,
+    max_pixels: int | None,
+) -> list[PreparedQuestion]:
+    """Turn questions and frames into model inputs: prompts, patches and positions, on the CPU."""
+    texts = [build_question(question.record, prompt_template) for question in questions]
+    repeated = [
+        text for text, q in zip(texts, questions, strict=True) for _ in range(len(q.videos))
+    ]
+    videos = [video for question in questions for video in question.videos]
+    prompts = iter(prepare_prompts(policy, repeated, videos, max_pixels=max_pixels))
+    return [
+        PreparedQuestion(question, text, tuple(next(prompts) for _ in question.videos))
+        for question, text in zip(questions, texts, strict=True)
+    ]
+
+
+def roll_out(
+    policy: Policy,
+    prepared: Sequence[PreparedQuestion],
+    *,
+    num_generations: int,
+    max_new_tokens: int,
+    sampling_temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int,
+    step: int,
+) -> list[RolloutGroup]:
+    """Sample G completions for every variant of every question.
+
+    Completion j of variant i depends on (seed, step, question, i, j) and the weights alone.
+    """
+    prompts = [prompt for question in prepared for prompt in question.prompts]
+    uniforms_RGL = np.stack(
+        [
+            [
+                derive_rng(
+                    seed, "text", step, question.question.record.question_id, variant, generation
+                ).random(max_new_tokens)
+                for generation in range(num_generations)
+            ]
+            for question in prepared
+            for variant in range(len(question.prompts))
+        ]
+    )
+    features = encode_videos(policy, prompts)
+    completions = generate(
+        policy,
+        prompts,
+        features,
+        num_generations=num_generations,
+        max_new_tokens=max_new_tokens,
+        sampling_temperature=sampling_temperature,
+        top_p=top_p,
+        top_k=top_k,
+        uniforms_RGL=uniforms_RGL,
+    )
+    groups = []
+    start = 0
+    for question in prepared:
+        rows = slice(start, start + len(question.prompts))
+        start = rows.stop
+        groups.append(
+            RolloutGroup(
+                prepared=question,
+                features=tuple(features[rows]),
+                tokens_MGL=completions.tokens_RGL[rows],
+                lengths_MG=completions.lengths_RG[rows],
+                truncated_MG=completions.truncated_RG[rows],
+                texts=tuple(tuple(texts) for texts in completions.texts[rows]),
+            )
+        )
+    return groups
