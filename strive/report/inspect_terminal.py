@@ -1,6 +1,5 @@
 """The terminal views of `inspect-scores`: dataset summary, a list of questions, one question."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -12,21 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from strive.answers import extract_answer_or_text
+from strive.report.format import number, percent
 from strive.report.inspect import DatasetSummary, QuestionStats, QuestionView, ScorerSummary
 
 BARS = "▁▂▃▄▅▆▇█"
 LABEL_WIDTH = 11
 VARIANT_STYLES = ("bold dark_orange3", "bold dodger_blue2", "bold magenta", "bold green4")
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Format a figure for people; a missing one is a dash."""
-    return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def percent(value: float) -> str:
-    """Format a share as percent."""
-    return "–" if not math.isfinite(value) else f"{100 * value:.1f} %"
 
 
 def sparkline(values: Sequence[float] | np.ndarray, low: float, high: float) -> str:

@@ -1,0 +1,1 @@
+"""Asking a policy the questions of a benchmark: generate and append, then grade; grade again."""

@@ -1,0 +1,109 @@
+"""What works on stored answers, without a model: grading again, and comparing two evaluations."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strive.answers import GradingRules
+from strive.errors import MissingInputError, RecordsError
+from strive.evaluate.results import EvaluationResults, Failure, summarise_samples
+from strive.evaluate.runner import write_results
+from strive.evaluate.samples import Sample, grade_sample, read_samples, rewrite_samples
+from strive.statistics import PairedDifference, paired_difference
+
+
+def read_results(out: Path) -> dict[str, Any]:
+    """Read `results.json` of an evaluation's folder."""
+    path = out / "results.json"
+    if not path.is_file():
+        raise MissingInputError(f"no results at {path}; make them with strive-cli evaluate --out")
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordsError(f"{path} is damaged: not valid JSON ({error})") from None
+    return found
+
+
+def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResults:
+    """Grade the stored answers again, with the same rules or others; run twice, it is the same."""
+    stored = read_results(out)
+    rules = grading or stored["grading"]
+    samples = [grade_sample(sample, rules) for sample in read_samples(out / "samples.jsonl")]
+    results = summarise_samples(
+        [row["benchmark"] for row in stored["benchmarks"]],
+        samples,
+        [Failure(**row) for row in stored["failures"]],
+        settings=stored["settings"],
+        versions=stored["versions"],
+        grading=rules,
+        num_resumed=stored["num_resumed"],
+        seconds=stored["seconds"],
+    )
+    if samples:
+        rewrite_samples(out / "samples.jsonl", samples)
+    write_results(out, results)
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Paired difference `a - b` in percentage points, clustered by video."""
+
+    a: str
+    b: str
+    overall: PairedDifference
+    by_problem_type: dict[str, PairedDifference]
+    by_kind: dict[str, PairedDifference]
+    num_gained: int
+    """Questions that `a` grades higher."""
+    num_lost: int
+    num_only_a: int
+    num_only_b: int
+    num_other_prompts: int
+    """Compared questions whose text, frames or pixel budget differ between the two."""
+
+
+def compare(out_a: Path, out_b: Path) -> Comparison:
+    """Compare two evaluations over the questions that both answered.
+
+    Raises:
+        RecordsError: they have no question in common.
+    """
+    a, b = _by_question(out_a), _by_question(out_b)
+    common = [key for key in a if key in b]
+    if not common:
+        raise RecordsError(f"{out_a} and {out_b} have no answered question in common")
+    pairs = [(a[key], b[key]) for key in common]
+    return Comparison(
+        a=str(out_a),
+        b=str(out_b),
+        overall=_difference(pairs),
+        by_problem_type=_differences(pairs, "problem_type"),
+        by_kind=_differences(pairs, "kind"),
+        num_gained=sum(x.score > y.score for x, y in pairs),
+        num_lost=sum(x.score < y.score for x, y in pairs),
+        num_only_a=len(a) - len(common),
+        num_only_b=len(b) - len(common),
+        num_other_prompts=sum(x.prompt_hash != y.prompt_hash for x, y in pairs),
+    )
+
+
+def _by_question(out: Path) -> dict[tuple[str, str], Sample]:
+    return {(s.benchmark, s.question_id): s for s in read_samples(out / "samples.jsonl")}
+
+
+def _difference(pairs: Sequence[tuple[Sample, Sample]]) -> PairedDifference:
+    return paired_difference(
+        [100 * x.score for x, _ in pairs],
+        [100 * y.score for _, y in pairs],
+        clusters=[(x.benchmark, x.video_id) for x, _ in pairs],
+    )
+
+
+def _differences(pairs: Sequence[tuple[Sample, Sample]], field: str) -> dict[str, PairedDifference]:
+    groups: dict[str, list[tuple[Sample, Sample]]] = {}
+    for pair in pairs:
+        groups.setdefault(getattr(pair[0], field) or "(none)", []).append(pair)
+    return {name: _difference(groups[name]) for name in sorted(groups)}

@@ -1,0 +1,399 @@
+"""`evaluate`: ask a policy every question of a benchmark, greedily, and report.
+
+Generation and grading are apart: answers are appended as they come and graded from the file. A run
+that stopped goes on where it was, if its settings are the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from strive.answers import TEMPLATES, GradingRules, build_question
+from strive.errors import ConfigError, DecodeError, OutsideRootError, unknown_name
+from strive.evaluate.benchmarks import read_benchmark
+from strive.evaluate.frames import CacheFrames, FileFrames, FrameChoice, FramesMode, FrameSource
+from strive.evaluate.results import (
+    EvaluationResults,
+    Failure,
+    results_to_json,
+    score_of,
+    summarise_samples,
+)
+from strive.evaluate.samples import (
+    Sample,
+    append_samples,
+    drop_torn_line,
+    grade_sample,
+    read_samples,
+    rewrite_samples,
+    write_atomically,
+)
+from strive.evaluate.versions import installed_versions, model_digest
+from strive.progress import show_progress
+from strive.records import Record
+from strive.variants import evidence_seen
+
+if TYPE_CHECKING:
+    from strive.models.inputs import VideoFrames
+    from strive.models.loading import Policy
+
+Protocol = Literal["video_r1", "direct"]
+PROTOCOL_TEMPLATE = {"video_r1": "video_r1_eval", "direct": "direct"}
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What `strive-cli evaluate` was asked for."""
+
+    model: str
+    """Folder or hub id of the policy."""
+    data_root: Path
+    """Folder of the benchmark's questions and videos."""
+    out: Path
+    """Folder that `samples.jsonl` and `results.json` go to."""
+    benchmarks: tuple[str, ...] = ("lab",)
+    split: str = "test"
+    protocol: Protocol = "video_r1"
+    prompt_template: str | None = None
+    """Overrides the protocol's template; the lab's policies were taught with `short`."""
+    num_frames: int = 32
+    frames_mode: FramesMode = "uniform"
+    cache: Path | None = None
+    """Read frames from this cache's pool; not given: decode the videos."""
+    scorer: str | None = None
+    """Names the frames of a cache that holds several sets."""
+    max_pixels: int | None = 256 * 28 * 28
+    """Pixels per frame given to the policy (Video-R1's evaluation: 256 tokens a frame)."""
+    max_new_tokens: int = 1024
+    batch_size: int = 16
+    grading: GradingRules = "video_r1"
+    position_rule: Literal["published", "transformers"] = "published"
+    dtype: str = "float32"
+    device: str = "cpu"
+    decoder: str = "auto"
+    decode_timeout_seconds: float = 120.0
+    limit: int | None = None
+    """First so many questions of each benchmark."""
+    overwrite: bool = False
+
+    @property
+    def template(self) -> str:
+        """Name of the prompt template in `strive.answers`."""
+        return self.prompt_template or PROTOCOL_TEMPLATE[self.protocol]
+
+    def check(self) -> None:
+        """Refuse values that cannot work, before a model is loaded."""
+        if self.protocol not in get_args(Protocol):
+            raise unknown_name("protocol", self.protocol, get_args(Protocol))
+        if self.template not in TEMPLATES:
+            raise unknown_name("prompt_template", self.template, TEMPLATES)
+        FrameChoice(self.num_frames, self.frames_mode)
+        for name in ("max_new_tokens", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class AskSettings:
+    """How questions are put to a policy; also what the trainer's held-out evaluation uses."""
+
+    template: str = "video_r1_eval"
+    max_new_tokens: int = 1024
+    max_pixels: int | None = None
+    batch_size: int = 16
+    grading: GradingRules = "video_r1"
+
+
+def prompt_hash(
+    record: Record, source: FrameSource, choice: FrameChoice, settings: AskSettings
+) -> str:
+    """Identify what a question showed and said: text, frames, pixel budget and video."""
+    parts = [
+        build_question(record, settings.template),
+        record.video_id,
+        source.identity(record),
+        choice.mode,
+        choice.num_frames,
+        settings.max_pixels,
+        record.evidence_spans_seconds if choice.mode == "evidence" else None,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def evaluate_policy(
+    policy: Policy,
+    records: Sequence[Record],
+    source: FrameSource,
+    *,
+    settings: AskSettings,
+    choice: FrameChoice,
+    benchmark: str = "held_out",
+) -> Iterator[list[Sample | Failure]]:
+    """Ask an opened policy, greedily; yields a batch's graded samples and failures at a time.
+
+    Frames of the next batch are read while the policy writes. A video that cannot be read costs
+    its own questions only.
+    """
+    size = settings.batch_size
+    batches = [records[start : start + size] for start in range(0, len(records), size)]
+    # One reading thread: its decode worker is kept from batch to batch.
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = [reader.submit(_read_batch, source, batch, benchmark) for batch in batches[:1]]
+        for number, batch in enumerate(batches):
+            loaded = ahead.pop().result()
+            if number + 1 < len(batches):
+                ahead.append(reader.submit(_read_batch, source, batches[number + 1], benchmark))
+            asked = [
+                (r, video)
+                for r, video in zip(batch, loaded, strict=True)
+                if not isinstance(video, Failure)
+            ]
+            failures = [item for item in loaded if isinstance(item, Failure)]
+            hashes = [prompt_hash(record, source, choice, settings) for record, _ in asked]
+            samples = _ask(policy, asked, hashes, settings, benchmark) if asked else []
+            yield [*samples, *failures]
+
+
+def _read_batch(
+    source: FrameSource, records: Sequence[Record], benchmark: str
+) -> list[VideoFrames | Failure]:
+    found: list[VideoFrames | Failure] = []
+    for record in records:
+        try:
+            found.append(source.frames(record))
+        except (DecodeError, OutsideRootError) as error:
+            kind = error.kind if isinstance(error, DecodeError) else "outside_root"
+            message = str(error.args[-1])
+            found.append(Failure(benchmark, record.question_id, record.video_id, kind, message))
+    return found
+
+
+def _ask(
+    policy: Policy,
+    asked: Sequence[tuple[Record, VideoFrames]],
+    hashes: Sequence[str],
+    settings: AskSettings,
+    benchmark: str,
+) -> list[Sample]:
+    from strive.models.generate import generate
+    from strive.models.inputs import prepare_prompts
+
+    texts = [build_question(record, settings.template) for record, _ in asked]
+    prompts = prepare_prompts(
+        policy, texts, [video for _, video in asked], max_pixels=settings.max_pixels
+    )
+    completions = generate(
+        policy,
+        prompts,
+        num_generations=1,
+        max_new_tokens=settings.max_new_tokens,
+        greedy=True,
+    )
+    samples = []
+    for row, (record, video) in enumerate(asked):
+        sample = Sample(
+            benchmark=benchmark,
+            question_id=record.question_id,
+            prompt_hash=hashes[row],
+            video_id=record.video_id,
+            problem_type=record.problem_type,
+            kind=record.data_source,
+            prompt=texts[row],
+            solution=record.solution,
+            source_index=tuple(video.source_index_K.tolist()),
+            evidence_seen=_evidence_seen(record, video),
+            output=completions.texts[row][0],
+            num_tokens=int(completions.lengths_RG[row, 0]),
+            truncated=bool(completions.truncated_RG[row, 0]),
+        )
+        samples.append(grade_sample(sample, settings.grading))
+    return samples
+
+
+def _evidence_seen(record: Record, video: VideoFrames) -> bool | None:
+    if record.evidence_spans_seconds is None:
+        return None
+    indices_1K = np.arange(len(video.pts_seconds_K))[None, :]
+    return bool(evidence_seen(indices_1K, video.pts_seconds_K, record.evidence_spans_seconds)[0])
+
+
+def held_out_metrics(
+    policy: Policy,
+    records: Sequence[Record],
+    source: FrameSource,
+    *,
+    settings: AskSettings,
+    choice: FrameChoice,
+) -> dict[str, float]:
+    """Evaluate during training: metric names and values in [0, 1], as in `metrics.jsonl`."""
+    samples: list[Sample] = []
+    num_failed = 0
+    for batch in evaluate_policy(policy, records, source, settings=settings, choice=choice):
+        samples.extend(item for item in batch if isinstance(item, Sample))
+        num_failed += sum(isinstance(item, Failure) for item in batch)
+    score = score_of(samples)
+    return {
+        "held_out/accuracy": score.accuracy_percent / 100,
+        "held_out/accuracy_standard_error": score.standard_error / 100,
+        "held_out/unparsed_fraction": sum(not s.parsed for s in samples) / max(1, len(samples)),
+        "held_out/truncated_fraction": sum(s.truncated for s in samples) / max(1, len(samples)),
+        "held_out/num_questions": float(len(samples)),
+        "held_out/num_failed": float(num_failed),
+    }
+
+
+def evaluate(options: EvaluateOptions, *, policy: Policy | None = None) -> EvaluationResults:
+    """Evaluate a model on benchmarks and write `samples.jsonl` and `results.json` under `out`.
+
+    `policy` is `options.model` opened already, for several evaluations of one model.
+
+    Raises:
+        ConfigError: `out` holds answers made with other settings.
+    """
+    options.check()
+    records = {
+        name: read_benchmark(name, options.data_root, options.split)[: options.limit]
+        for name in options.benchmarks
+    }
+    choice = FrameChoice(options.num_frames, options.frames_mode)
+    source = _open_source(options, choice)
+    asking = _ask_settings(options)
+    settings = _settings(options, source)
+    samples_file = _prepare_out(options, settings)
+    done = {s.key: s for s in read_samples(samples_file)} if samples_file.is_file() else {}
+    hashes = {
+        (name, r.question_id): prompt_hash(r, source, choice, asking)
+        for name, rows in records.items()
+        for r in rows
+    }
+    keys = [(name, question, found) for (name, question), found in hashes.items()]
+    kept = [key for key in keys if key in done]
+    missing = {
+        name: [r for r in rows if (name, r.question_id, hashes[name, r.question_id]) not in done]
+        for name, rows in records.items()
+    }
+    started = time.monotonic()
+    failures: list[Failure] = []
+    if any(missing.values()):
+        policy = policy or _load(options)
+        with show_progress("evaluate", sum(map(len, missing.values())), "questions") as bar:
+            for name, rows in missing.items():
+                for batch in evaluate_policy(
+                    policy, rows, source, settings=asking, choice=choice, benchmark=name
+                ):
+                    samples = [item for item in batch if isinstance(item, Sample)]
+                    append_samples(samples_file, samples)
+                    done.update((sample.key, sample) for sample in samples)
+                    failures.extend(item for item in batch if isinstance(item, Failure))
+                    bar.advance(len(batch))
+                    bar.note(_note(list(done.values()), failures))
+    seconds = time.monotonic() - started
+    graded = [grade_sample(done[key], options.grading) for key in keys if key in done]
+    rewrite_samples(samples_file, graded) if graded else samples_file.touch()
+    results = summarise_samples(
+        options.benchmarks, graded, failures,
+        settings=settings, versions=installed_versions(), grading=options.grading,
+        num_resumed=len(kept), seconds=seconds,
+    )  # fmt: skip
+    write_results(options.out, results)
+    return results
+
+
+def _note(samples: Sequence[Sample], failures: Sequence[Failure]) -> str:
+    accuracy = score_of(samples).accuracy_percent if samples else float("nan")
+    return f"{accuracy:.1f} %" + (f", {len(failures)} failed" if failures else "")
+
+
+def write_results(out: Path, results: EvaluationResults) -> None:
+    """Write `results.json` as a whole."""
+    text = json.dumps(results_to_json(results), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / "results.json", text)
+
+
+def _ask_settings(options: EvaluateOptions) -> AskSettings:
+    return AskSettings(
+        template=options.template,
+        max_new_tokens=options.max_new_tokens,
+        max_pixels=options.max_pixels,
+        batch_size=options.batch_size,
+        grading=options.grading,
+    )
+
+
+def _open_source(options: EvaluateOptions, choice: FrameChoice) -> FrameSource:
+    if options.cache is None:
+        return FileFrames(
+            options.data_root, choice,
+            max_pixels=options.max_pixels, decoder=options.decoder,
+            timeout_seconds=options.decode_timeout_seconds,
+        )  # fmt: skip
+    from strive.cache.frames import FrameReader
+    from strive.cache.layout import default_frames_key, open_cache
+    from strive.cache.scores import find_scorer
+
+    layout = open_cache(options.cache)
+    named = options.scorer
+    key = find_scorer(layout, named).frames_key if named else default_frames_key(layout)
+    return CacheFrames(FrameReader(layout, key), choice)
+
+
+def _load(options: EvaluateOptions) -> Policy:
+    from strive.models.loading import load_policy
+
+    return load_policy(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        position_rule=options.position_rule,
+    )
+
+
+def _settings(options: EvaluateOptions, source: FrameSource) -> dict[str, Any]:
+    """Everything that changes an answer (not the grading, which is done anew each time)."""
+    names = (
+        "model", "split", "protocol", "num_frames", "frames_mode", "max_pixels", "max_new_tokens",
+        "position_rule", "dtype", "decoder",
+    )  # fmt: skip
+    row = {name: value for name, value in asdict(options).items() if name in names}
+    frames = source.reader.frames_key if isinstance(source, CacheFrames) else "decoded from files"
+    return {
+        **row,
+        "model_digest": model_digest(options.model),
+        "prompt_template": options.template,
+        "frames": frames,
+        "data_root": str(options.data_root),
+        "decoding": "greedy",
+    }
+
+
+def _prepare_out(options: EvaluateOptions, settings: dict[str, Any]) -> Path:
+    """Open the folder for this call: fresh, or to go on with answers of the same settings."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    settings_file, samples_file = options.out / "settings.json", options.out / "samples.jsonl"
+    if options.overwrite:
+        for file in (settings_file, samples_file, options.out / "results.json"):
+            file.unlink(missing_ok=True)
+    if settings_file.is_file():
+        found = json.loads(settings_file.read_text(encoding="utf-8"))
+        differing = sorted(name for name in settings if found.get(name) != settings[name])
+        if differing:
+            shown = "; ".join(
+                f"{name}: there {found.get(name)!r}, here {settings[name]!r}" for name in differing
+            )
+            raise ConfigError(
+                f"{options.out} holds answers made with other settings ({shown}); give another "
+                "folder with --out, or --overwrite"
+            )
+    write_atomically(settings_file, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    drop_torn_line(samples_file)
+    return samples_file

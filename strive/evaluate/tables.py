@@ -1,0 +1,129 @@
+"""Terminal tables of an evaluation and of a comparison."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from strive.evaluate.again import Comparison
+from strive.evaluate.results import BenchmarkResults, EvaluationResults, Score
+from strive.statistics import PairedDifference
+
+MAX_FAILURES_SHOWN = 10
+
+
+def _figure(value: float, digits: int = 1) -> str:
+    return "–" if value != value else f"{value:.{digits}f}"
+
+
+def print_results(results: EvaluationResults, console: Console) -> None:
+    """Print scores (0 to 100, ± one clustered standard error), rates and failures."""
+    settings = results.settings
+    console.print(
+        escape(
+            f"{settings['model']}: {settings['num_frames']} frames ({settings['frames_mode']}), "
+            f"prompt {settings['prompt_template']}, greedy, grading {results.grading}"
+        ),
+        soft_wrap=True,
+    )
+    for benchmark in results.benchmarks:
+        console.print(_benchmark_table(benchmark))
+        console.print(_rates(benchmark), soft_wrap=True)
+    if results.failures:
+        console.print(f"[red]{len(results.failures)} questions could not be asked:[/]")
+        for failure in results.failures[:MAX_FAILURES_SHOWN]:
+            console.print(
+                escape(f"  {failure.question_id}  {failure.video_id}  {failure.error}: ")
+                + escape(failure.message),
+                soft_wrap=True,
+            )
+        hidden = len(results.failures) - MAX_FAILURES_SHOWN
+        if hidden > 0:
+            console.print(f"  and {hidden} more (results.json lists all)")
+
+
+def _benchmark_table(benchmark: BenchmarkResults) -> Table:
+    table = Table(title=benchmark.benchmark, title_justify="left", title_style="bold")
+    table.add_column("questions about", overflow="fold")
+    for name in ("accuracy", "± SE", "n", "videos"):
+        table.add_column(name, justify="right", no_wrap=True)
+    _add_score(table, "all", benchmark.overall, style="bold")
+    groups = (benchmark.by_problem_type, benchmark.by_kind, benchmark.by_evidence_seen)
+    for title, group in zip(("", "", "evidence "), groups, strict=True):
+        if len(group) < 2:
+            continue
+        table.add_section()
+        for name, score in group.items():
+            _add_score(table, title + name, score)
+    return table
+
+
+def _add_score(table: Table, name: str, score: Score, style: str = "") -> None:
+    table.add_row(
+        escape(name),
+        _figure(score.accuracy_percent),
+        _figure(score.standard_error),
+        str(score.num_questions),
+        str(score.num_videos),
+        style=style,
+    )
+
+
+def _rates(row: BenchmarkResults) -> str:
+    seen = row.evidence_seen_percent
+    text = (
+        f"unparsed {_figure(row.unparsed_percent)} %, "
+        f"truncated {_figure(row.truncated_percent)} %, empty {_figure(row.empty_percent)} %, "
+        f"think/answer form {_figure(row.well_formed_percent)} %, "
+        f"{_figure(row.mean_tokens)} tokens an answer"
+    )
+    return text + ("" if seen is None else f", evidence seen {_figure(seen)} %")
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the paired difference, first minus second, in points with its 95 % interval."""
+    table = Table(
+        title=escape(f"{comparison.a} minus {comparison.b}"),
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("questions about", overflow="fold")
+    for name in ("difference", "95 % interval", "p", "n", "videos"):
+        table.add_column(name, justify="right", no_wrap=True)
+    _add_difference(table, "all", comparison.overall, style="bold")
+    for group in (comparison.by_problem_type, comparison.by_kind):
+        if len(group) < 2:
+            continue
+        table.add_section()
+        for name, difference in group.items():
+            _add_difference(table, name, difference)
+    console.print(table)
+    console.print(
+        f"better on {comparison.num_gained} questions, worse on {comparison.num_lost}; only in the "
+        f"first {comparison.num_only_a}, only in the second {comparison.num_only_b}",
+        soft_wrap=True,
+    )
+    if comparison.num_other_prompts:
+        console.print(
+            f"[yellow]{comparison.num_other_prompts} of them were asked with another text, other "
+            "frames or another pixel budget[/]",
+            soft_wrap=True,
+        )
+
+
+def _add_difference(table: Table, name: str, row: PairedDifference, style: str = "") -> None:
+    p = (
+        "–"
+        if row.p_value != row.p_value
+        else f"{row.p_value:.3f}"
+        if row.p_value >= 0.001
+        else "<0.001"
+    )
+    table.add_row(
+        escape(name),
+        f"{row.difference:+.1f}",
+        f"{row.low:+.1f} to {row.high:+.1f}" if row.low == row.low else "–",
+        p,
+        str(row.num_pairs),
+        str(row.num_units),
+        style=style,
+    )
