@@ -5,14 +5,22 @@ The schema is Video-R1's (https://huggingface.co/datasets/Video-R1/Video-R1-data
 `evidence_spans_seconds`, the half-open time spans that show what the question asks about.
 """
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from strive.errors import MissingInputError, OutsideRootError, RecordsError, unknown_name
+from strive.errors import (
+    ConfigError,
+    MissingInputError,
+    OutsideRootError,
+    RecordsError,
+    unknown_name,
+)
+from strive.seeding import derive_rng
 
 ProblemType = Literal["multiple choice", "numerical", "OCR", "free-form", "regression"]
 PROBLEM_TYPES: tuple[str, ...] = get_args(ProblemType)
@@ -121,7 +129,7 @@ class RecordSet:
 
 
 def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, raw row) from a JSON list, JSONL or Parquet file; `where` names file and row."""
+    """Yield (where, raw row) of a JSON list, JSONL or Parquet file; `where` names file and row."""
     if not path.is_file():
         raise MissingInputError(f"no records file at {path}; give one with --data")
     readers: dict[str, Callable[[Path], Iterator[Any]]] = {
@@ -222,3 +230,56 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     with path.open("w", encoding="utf-8") as out:
         for record in records:
             out.write(json.dumps(record_to_row(record), ensure_ascii=False) + "\n")
+
+
+FILTER_FIELDS = ("data_source", "problem_type")
+
+
+def filter_records(
+    records: Iterable[Record], filters: Sequence[tuple[str, str]]
+) -> tuple[Record, ...]:
+    """Keep the records that match: any value given for a field, all of the fields.
+
+    >>> filter_records(records, [("problem_type", "OCR"), ("problem_type", "numerical")])
+
+    Raises:
+        ConfigError: a filter names a field that cannot be filtered by.
+    """
+    wanted: dict[str, set[str]] = {}
+    for field, value in filters:
+        if field not in FILTER_FIELDS:
+            raise ConfigError(str(unknown_name("--filter field", field, FILTER_FIELDS)))
+        wanted.setdefault(field, set()).add(value)
+    return tuple(
+        record
+        for record in records
+        if all(getattr(record, field) in values for field, values in wanted.items())
+    )
+
+
+def sample_records(records: Sequence[Record], size: int, seed: int) -> tuple[Record, ...]:
+    """Take `size` records at random, in the order of the file.
+
+    The sample depends on the question ids alone, not on their order, and a smaller one of the same
+    seed lies within a larger one.
+
+    Raises:
+        ConfigError: there are fewer records than asked for.
+    """
+    if not 1 <= size <= len(records):
+        raise ConfigError(f"--subset {size} of {len(records)} records; 1 to {len(records)} can be")
+    ids = sorted(record.question_id for record in records)
+    order = derive_rng(seed, "subset").permutation(len(ids))
+    chosen = {ids[position] for position in order[:size]}
+    return tuple(record for record in records if record.question_id in chosen)
+
+
+def shard_records(records: Iterable[Record], index: int, count: int) -> tuple[Record, ...]:
+    """Keep shard `index` of `count`: whole videos, assigned by a hash of their id."""
+    return tuple(record for record in records if shard_of(record.video_id, count) == index)
+
+
+def shard_of(video_id: str, count: int) -> int:
+    """Return the shard of a video, equal on every machine."""
+    digest = hashlib.sha256(video_id.encode()).digest()
+    return int.from_bytes(digest[:8], "little") % count

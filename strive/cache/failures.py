@@ -13,6 +13,7 @@ from strive.cache.commit import commit_parquet, new_part_path, read_parts
 from strive.cache.embeddings import read_embedding_states
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
+from strive.cache.scores import SCHEMA as SCORES_SCHEMA
 
 SCHEMA = pa.schema(
     [
@@ -69,4 +70,5 @@ def read_failures(layout: CacheLayout) -> list[FailureRow]:
 def _succeeded(layout: CacheLayout, stage: str, key: str) -> list[str]:
     if stage == "decode":
         return list(read_video_states(layout, key))
-    return list(read_embedding_states(layout, key))
+    scored = read_parts(layout.scores(key), "part", SCORES_SCHEMA, ["video_id"])
+    return [*read_embedding_states(layout, key), *scored.column(0).to_pylist()]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from strive.cache.commit import commit_parquet, last_rows, new_part_path, read_parts
+from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, read_settings
 from strive.errors import CacheError, nearest
 
@@ -116,8 +117,16 @@ class ScoreReader:
         self.allowed_transforms: tuple[str, ...] = tuple(self.settings["allowed_transforms"])
         self.frames_key: str = self.settings["fields"]["frames_key"]
         table = read_parts(layout.scores(scorer_key), "part", SCHEMA).combine_chunks()
-        self._rows = last_rows(table, "question_id")
         self._video_ids = table.column("video_id").to_pylist()
+        checksums = table.column("frames_checksum").to_pylist()
+        videos = read_video_states(layout, self.frames_key)
+        # Scores of frames that were since decoded anew would not line up with the pool.
+        self._rows = {
+            question_id: row
+            for question_id, row in last_rows(table, "question_id").items()
+            if (video := videos.get(self._video_ids[row])) is not None
+            and video.checksum == checksums[row]
+        }
         self._num_text_tokens = table.column("num_text_tokens").to_pylist()
         self._text_truncated = table.column("text_truncated").to_pylist()
         self._scores, self._bounds = _flat_scores(table)

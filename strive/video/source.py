@@ -57,7 +57,7 @@ class VideoSource:
 def open_container(path: Path, container: str) -> Iterator[av.container.InputContainer]:
     """Open a local file with the demuxer that its first bytes show, and no other."""
     try:
-        # "file:" keeps a name such as `concat:a|b.mp4` from being read as a protocol.
+        # "file:" keeps a name such as `concat:a|b` from being read as a protocol.
         with av.open(
             f"file:{path.absolute()}", format=container, options=LOCAL_FILES_ONLY
         ) as opened:

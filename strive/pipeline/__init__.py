@@ -1,0 +1,1 @@
+"""The offline stage: records -> decode -> frames -> embed -> scores, into the cache."""

@@ -1,0 +1,96 @@
+"""What a run would cost, from a few of its videos."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from strive.pipeline.options import Estimate, PrecomputeOptions
+from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
+from strive.pipeline.scorers import SplitScorer
+from strive.pipeline.session import ScorerSession
+from strive.pipeline.work import Work
+from strive.video.worker import Job, WorkerPool
+
+NUM_TRIED = 4
+# Index columns, embeddings and scores of one video, beside its pixels: 64 frames at width 1152.
+_OTHER_BYTES_PER_VIDEO = 150_000
+
+
+def default_workers() -> int:
+    """Return one decode worker per core that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> Estimate:
+    """Decode and embed a few evenly chosen videos and scale up; nothing is written.
+
+    seconds = max(videos x decode seconds / workers, videos x embed seconds): the two overlap.
+    """
+    num_workers = min(options.workers or default_workers(), max(len(work.to_decode), 1))
+    step = max(1, len(work.to_decode) // NUM_TRIED)
+    tried = work.to_decode[::step][:NUM_TRIED]
+    num_bytes, decode_seconds, embed_seconds, num_failed = [], [], [], 0
+    jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in tried)
+    with WorkerPool(
+        prepare_video,
+        jobs,
+        num_workers=1,
+        timeout_seconds=options.decode_timeout_seconds,
+        retry=next_decoder,
+    ) as pool:
+        for outcome in pool:
+            decode_seconds.append(outcome.seconds)
+            if outcome.error is not None:
+                num_failed += 1
+                continue
+            num_bytes.append(outcome.value.num_bytes)
+            height, width = outcome.value.info.height, outcome.value.info.width
+            frames_FHWC = np.stack(
+                [rule.codec.decode(frame, height, width) for frame in outcome.value.frames]
+            )
+            embed_seconds.append(_embed_seconds(work, frames_FHWC))
+    num_embed = len(set().union(*(scorer.to_embed for scorer in work.scorers)))
+    per_decode, per_embed = _mean(decode_seconds), _mean(embed_seconds)
+    per_video_bytes = _mean(num_bytes) + _OTHER_BYTES_PER_VIDEO
+    return Estimate(
+        num_videos_to_decode=len(work.to_decode),
+        num_videos_to_embed=num_embed,
+        num_questions_to_score=sum(scorer.num_questions for scorer in work.scorers),
+        num_videos_tried=len(tried),
+        num_tried_failed=num_failed,
+        bytes_on_disk=int(len(work.to_decode) * per_video_bytes),
+        bytes_free=shutil.disk_usage(_existing(options.cache)).free,
+        seconds=max(len(work.to_decode) * per_decode / num_workers, num_embed * per_embed),
+        decode_seconds_per_video=per_decode,
+        embed_seconds_per_video=per_embed,
+        num_workers=num_workers,
+    )
+
+
+def _embed_seconds(work: Work, frames_FHWC: np.ndarray) -> float:
+    started = time.monotonic()
+    for scorer in work.scorers:
+        _run_once(scorer.session, frames_FHWC)
+    return time.monotonic() - started
+
+
+def _run_once(session: ScorerSession, frames_FHWC: np.ndarray) -> None:
+    if isinstance(session.scorer, SplitScorer):
+        session.scorer.embed_frames(frames_FHWC)
+    else:
+        session.scorer.score(frames_FHWC, "What happens?")
+
+
+def _mean(values: list[float] | list[int]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,276 @@
+"""The offline stage: decode workers beside one embedding loop, committed part by part.
+
+Nothing is printed here except progress; the summary goes to the caller.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from strive.cache.embeddings import VideoEmbeddings, iter_embeddings
+from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
+from strive.cache.layout import CacheLayout, create_cache, ensure_settings
+from strive.cache.questions import write_questions
+from strive.cache.scores import read_score_states
+from strive.errors import Interrupted, StriveError, TooManyFailuresError
+from strive.pipeline.estimate import default_workers, estimate_work
+from strive.pipeline.options import PrecomputeOptions, PrecomputeSummary
+from strive.pipeline.part import Part
+from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
+from strive.pipeline.scorers import ScorerRequest
+from strive.pipeline.session import ScorerSession
+from strive.pipeline.work import Asked, Work, find_work, select_records, write_subset_ids
+from strive.progress import Progress, show_progress
+from strive.video.decode import decoder_order, decoder_versions
+from strive.video.worker import Job, WorkerPool
+
+SummaryHook = Callable[[PrecomputeSummary], None]
+
+
+def precompute(
+    options: PrecomputeOptions, on_summary: SummaryHook | None = None
+) -> PrecomputeSummary:
+    """Bring the cache to what the options ask for, doing only what is missing.
+
+    `on_summary` also sees the summary of a call that ends with an error after its work.
+
+    Raises:
+        TooManyFailuresError: more videos failed than allowed; everything else is committed.
+        Interrupted: the user interrupted; what was finished is committed.
+        DiskError: writing failed; what was committed before is intact.
+    """
+    started = time.monotonic()
+    asked = select_records(options)
+    layout = _open(options)
+    sessions = _sessions(options, layout)
+    work = find_work(options, layout, asked, sessions)
+    summary = _new_summary(options, asked, work)
+    if options.dry_run:
+        summary.estimate = estimate_work(options, work, prepare_rule(options))
+    else:
+        try:
+            _commit_frame(options, layout, asked, work, summary)
+            _run(options, layout, work, summary)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+    summary.total_seconds = time.monotonic() - started
+    _count_results(layout, asked, work, summary)
+    if on_summary is not None:
+        on_summary(summary)
+    if summary.interrupted:
+        raise Interrupted("interrupted; what was finished is kept, the same command goes on")
+    _check_failures(options, summary)
+    return summary
+
+
+def prepare_rule(options: PrecomputeOptions) -> PrepareRule:
+    """Return what each decode worker is told."""
+    return PrepareRule(
+        options.video_root.resolve(),
+        options.plan,
+        options.max_pixels,
+        options.codec,
+        decoder_order(options.decoder),
+    )
+
+
+def _open(options: PrecomputeOptions) -> CacheLayout:
+    """Open or make the cache; a dry run makes nothing."""
+    layout = CacheLayout(options.cache)
+    if options.dry_run and not layout.version_file.is_file():
+        return layout
+    return create_cache(options.cache)
+
+
+def _sessions(options: PrecomputeOptions, layout: CacheLayout) -> list[ScorerSession]:
+    frames_key = options.frames_key()
+    return [
+        ScorerSession(
+            name,
+            ScorerRequest(
+                options.scorer_models.get(name),
+                options.device,
+                options.dtype,
+                options.embed_batch_size,
+            ),
+            layout,
+            frames_key,
+        )
+        for name in dict.fromkeys(options.scorers)
+    ]
+
+
+def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> PrecomputeSummary:
+    summary = PrecomputeSummary(
+        cache=options.cache,
+        frames_key=options.frames_key(),
+        scorer_keys={scorer.session.name: scorer.session.key for scorer in work.scorers},
+        num_videos=len(asked.by_video),
+        num_questions=len(asked.records),
+        num_image_rows=asked.num_image_rows,
+        nothing_to_do=work.is_empty,
+    )
+    for failure in work.known_failures.values():
+        by_error = summary.failed_by_error
+        by_error[failure.error] = by_error.get(failure.error, 0) + 1
+    return summary
+
+
+def _commit_frame(
+    options: PrecomputeOptions,
+    layout: CacheLayout,
+    asked: Asked,
+    work: Work,
+    summary: PrecomputeSummary,
+) -> None:
+    """Commit what stands around the parts: settings, questions, the ids of a sample."""
+    settings = {
+        "fields": options.frames_fields(),
+        "decoder_versions": decoder_versions(),
+        "decoder_order": list(decoder_order(options.decoder)),
+    }
+    ensure_settings(layout.frames(options.frames_key()), settings)
+    for scorer in work.scorers:
+        if scorer.to_score:
+            scorer.session.scorer  # noqa: B018 - a model that cannot be loaded ends the call now
+        scorer.session.commit_settings()
+    write_questions(layout, asked.records, writer=options.writer)
+    summary.subset_file = write_subset_ids(options, asked)
+
+
+def _run(
+    options: PrecomputeOptions, layout: CacheLayout, work: Work, summary: PrecomputeSummary
+) -> None:
+    if work.is_empty:
+        return
+    part = Part(layout, options.frames_key(), work.scorers, summary, writer=options.writer)
+    with show_progress("precompute", work.num_videos, "videos") as progress:
+        try:
+            _decode_new(options, work, part, progress)
+            _embed_cached(layout, work, part, progress)
+            _score_embedded(layout, work, part, progress)
+            part.commit()
+        except KeyboardInterrupt:
+            # What is embedded is committed; its questions cost a matmul next time.
+            part.commit(score=False)
+            raise
+        except StriveError:
+            raise
+        except Exception:
+            part.commit(score=False)
+            raise
+
+
+def _decode_new(options: PrecomputeOptions, work: Work, part: Part, progress: Progress) -> None:
+    """Decode, embed and commit the videos that the cache lacks."""
+    if not work.to_decode:
+        return
+    rule = prepare_rule(options)
+    jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in work.to_decode)
+    num_workers = min(options.workers or default_workers(), len(work.to_decode))
+    with WorkerPool(
+        prepare_video,
+        jobs,
+        num_workers=num_workers,
+        timeout_seconds=options.decode_timeout_seconds,
+        retry=next_decoder,
+    ) as pool:
+        for outcome in pool:
+            part.summary.decode_seconds += outcome.seconds
+            if outcome.error is not None:
+                part.add_failure(
+                    outcome.key, "decode", outcome.error, outcome.seconds, part.frames_key
+                )
+            else:
+                video: EncodedVideo = outcome.value
+                part.add_frames(video)
+                frames_FHWC = _read_back(video, rule)
+                part.run_models(outcome.key, frames_FHWC, frames_checksum(video.frames))
+            progress.advance()
+            progress.note(f"{part.summary.num_failed} failed")
+            if part.is_due:
+                part.commit()
+
+
+def _read_back(video: EncodedVideo, rule: PrepareRule) -> np.ndarray:
+    """Return the frames as any later reader of the cache will see them."""
+    height, width = video.info.height, video.info.width
+    return np.stack([rule.codec.decode(frame, height, width) for frame in video.frames])
+
+
+def _embed_cached(layout: CacheLayout, work: Work, part: Part, progress: Progress) -> None:
+    """Run models on videos whose frames are cached."""
+    if not work.to_read:
+        return
+    part.commit()
+    reader = FrameReader(layout, part.frames_key)
+    for video_id in work.to_read:
+        state = work.cached[video_id]
+        frames_FHWC = reader.read(video_id, range(state.num_frames))
+        part.run_models(video_id, frames_FHWC, state.checksum)
+        progress.advance()
+        if part.is_due:
+            part.commit()
+    reader.close()
+
+
+def _score_embedded(layout: CacheLayout, work: Work, part: Part, progress: Progress) -> None:
+    """Score new questions of videos whose embeddings are cached."""
+    counted = set(work.to_decode) | set(work.to_read)
+    for scorer in work.scorers:
+        wanted = {
+            video_id: work.cached[video_id].checksum
+            for video_id in scorer.to_score
+            if video_id not in scorer.to_embed
+        }
+        if not wanted:
+            continue
+        for videos in _chunks(iter_embeddings(layout, scorer.session.key, wanted)):
+            part.add_embedded(scorer, videos)
+            new = {video.video_id for video in videos} - counted
+            counted |= new
+            progress.advance(len(new))
+            if part.is_due:
+                part.commit()
+
+
+def _chunks(items: Iterator[VideoEmbeddings], size: int = 64) -> Iterator[list[VideoEmbeddings]]:
+    chunk: list[VideoEmbeddings] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _count_results(
+    layout: CacheLayout, asked: Asked, work: Work, summary: PrecomputeSummary
+) -> None:
+    """Count what the cache now holds of what was asked for."""
+    summary.num_ok = summary.num_videos - summary.num_failed
+    asked_ids = {record.question_id for record in asked.records}
+    for scorer in work.scorers:
+        states = read_score_states(layout, scorer.session.key)
+        truncated = [
+            state.text_truncated
+            for question_id, state in states.items()
+            if question_id in asked_ids and state.text_truncated is not None
+        ]
+        share = sum(truncated) / len(truncated) if truncated else None
+        summary.truncated_share[scorer.session.name] = share
+
+
+def _check_failures(options: PrecomputeOptions, summary: PrecomputeSummary) -> None:
+    fraction = summary.num_failed / max(summary.num_videos, 1)
+    if fraction > options.max_failure_fraction:
+        errors = sorted(summary.failed_by_error.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{count} {error}" for error, count in errors)
+        raise TooManyFailuresError(
+            f"{summary.num_failed} of {summary.num_videos} videos failed ({shown}); "
+            f"at most {options.max_failure_fraction:.0%} may with --max-failure-fraction; "
+            f"everything else is committed, each failure is a row in "
+            f"{options.cache / 'failures.parquet'}"
+        )

@@ -1,0 +1,127 @@
+"""Scorers: what gives every pool frame a relevance score for a question.
+
+A scorer is made by a function that takes a `ScorerRequest`. It has `kind` and `identity()`, and
+either embeds frames and questions apart (`SplitScorer`: scores are their cosines, and a new
+question on a known video costs a matmul) or scores them together (`JointScorer`). It may also have
+
+* `text_lengths(questions)`: tokens of each question and whether some were cut off;
+* `files` and `packages`: files and installed distributions that its numbers depend on besides its
+  name, so that a later call knows the scorer again without loading it;
+* `details`: facts for readers that do not change the numbers (logit scale, ...).
+
+To add one, write the function and enter it in `SCORERS`; a user's own is named `module:function`.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from strive.errors import ConfigError, MissingInputError, ModelError, unknown_name
+
+ScorerKind = Literal["similarity", "weight"]
+
+# Imported only when a scorer is made: most of them load torch.
+SCORERS: dict[str, str] = {"siglip2": "strive.pipeline.scorers.siglip2:load_siglip2"}
+
+ALLOWED_TRANSFORMS: dict[str, tuple[str, ...]] = {
+    "similarity": ("none", "zscore", "minmax", "logit"),
+    # Weights are used as they are, normalised per segment (Sec. 4.2).
+    "weight": ("none",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerRequest:
+    """What a scorer is asked to be; `model` None means its default, `dtype` None the device's."""
+
+    model: str | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    batch_size: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TextLength:
+    """How many tokens a question has, and whether the scorer's context cut some off."""
+
+    num_tokens: int
+    truncated: bool
+
+
+class Scorer(Protocol):
+    """What every scorer has."""
+
+    kind: ScorerKind
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the numbers, as JSON values; hashed into the scorer key."""
+
+
+@runtime_checkable
+class SplitScorer(Scorer, Protocol):
+    """Embeds frames and questions into one space; rows need not be of unit length."""
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        """Embed uint8 RGB frames of one video: float32 [F, D]."""
+
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        """Embed questions: float32 [Q, D]."""
+
+
+@runtime_checkable
+class JointScorer(Scorer, Protocol):
+    """Scores the frames of one video for one question."""
+
+    def score(self, frames_FHWC: np.ndarray, question: str) -> np.ndarray:
+        """Score uint8 RGB frames for a question: float32 [F]."""
+
+
+def load_scorer(name: str, request: ScorerRequest) -> SplitScorer | JointScorer:
+    """Make a scorer by its name in `SCORERS` or as `module:function`.
+
+    Raises:
+        UnknownNameError: no such scorer.
+        ModelError: what the function returned is not a scorer.
+    """
+    scorer = _factory(name)(request)
+    if not isinstance(scorer, (SplitScorer, JointScorer)):
+        raise ModelError(
+            f"scorer '{name}' made a {type(scorer).__name__}, which lacks identity() and "
+            "embed_frames() with embed_questions(), or score()"
+        )
+    if getattr(scorer, "kind", None) not in ALLOWED_TRANSFORMS:
+        raise ModelError(
+            f"scorer '{name}' has kind {getattr(scorer, 'kind', None)!r}; "
+            f"use one of {', '.join(ALLOWED_TRANSFORMS)}"
+        )
+    return scorer
+
+
+def check_scorer_name(name: str) -> None:
+    """Refuse a name that cannot be a scorer, before any work is done."""
+    if name not in SCORERS and ":" not in name:
+        raise unknown_name("scorer (--scorer)", name, [*SCORERS, "module:function"])
+
+
+def _factory(name: str) -> Callable[[ScorerRequest], Any]:
+    check_scorer_name(name)
+    module_name, _, function_name = SCORERS.get(name, name).partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a user's own module lies where they call from
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise MissingInputError(
+            f"scorer '{name}': no module '{module_name}' in the working directory or on PYTHONPATH"
+        ) from None
+    if not callable(getattr(module, function_name, None)):
+        raise ConfigError(f"scorer '{name}': module '{module_name}' has no '{function_name}'")
+    factory: Callable[[ScorerRequest], Any] = getattr(module, function_name)
+    return factory
