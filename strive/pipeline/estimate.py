@@ -10,13 +10,12 @@ import numpy as np
 from strive.pipeline.options import Estimate, PrecomputeOptions
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.scorers import SplitScorer
-from strive.pipeline.session import ScorerSession
 from strive.pipeline.work import Work
 from strive.video.worker import Job, WorkerPool
 
 NUM_TRIED = 4
-# Index columns, embeddings and scores of one video, beside its pixels: 64 frames at width 1152.
-_OTHER_BYTES_PER_VIDEO = 150_000
+# One row of the videos part: four lists of 64 numbers, and the rest.
+_ROW_BYTES_PER_VIDEO = 3_000
 
 
 def default_workers() -> int:
@@ -34,7 +33,8 @@ def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> 
     num_workers = min(options.workers or default_workers(), max(len(work.to_decode), 1))
     step = max(1, len(work.to_decode) // NUM_TRIED)
     tried = work.to_decode[::step][:NUM_TRIED]
-    num_bytes, decode_seconds, embed_seconds, num_failed = [], [], [], 0
+    num_bytes: list[int] = []
+    decode_seconds, embed_seconds, num_failed = [], [], 0
     jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in tried)
     with WorkerPool(
         prepare_video,
@@ -53,10 +53,12 @@ def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> 
             frames_FHWC = np.stack(
                 [rule.codec.decode(frame, height, width) for frame in outcome.value.frames]
             )
-            embed_seconds.append(_embed_seconds(work, frames_FHWC))
+            started = time.monotonic()
+            num_bytes[-1] += _embedded_bytes(work, frames_FHWC)
+            embed_seconds.append(time.monotonic() - started)
     num_embed = len(set().union(*(scorer.to_embed for scorer in work.scorers)))
     per_decode, per_embed = _mean(decode_seconds), _mean(embed_seconds)
-    per_video_bytes = _mean(num_bytes) + _OTHER_BYTES_PER_VIDEO
+    per_video_bytes = _mean(num_bytes) + _ROW_BYTES_PER_VIDEO
     return Estimate(
         num_videos_to_decode=len(work.to_decode),
         num_videos_to_embed=num_embed,
@@ -72,18 +74,16 @@ def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> 
     )
 
 
-def _embed_seconds(work: Work, frames_FHWC: np.ndarray) -> float:
-    started = time.monotonic()
+def _embedded_bytes(work: Work, frames_FHWC: np.ndarray) -> int:
+    """Run every scorer once on a video and return what its float16 embeddings would take."""
+    num_bytes = 0
     for scorer in work.scorers:
-        _run_once(scorer.session, frames_FHWC)
-    return time.monotonic() - started
-
-
-def _run_once(session: ScorerSession, frames_FHWC: np.ndarray) -> None:
-    if isinstance(session.scorer, SplitScorer):
-        session.scorer.embed_frames(frames_FHWC)
-    else:
-        session.scorer.score(frames_FHWC, "What happens?")
+        model = scorer.session.scorer
+        if isinstance(model, SplitScorer):
+            num_bytes += model.embed_frames(frames_FHWC).size * 2
+        else:
+            model.score(frames_FHWC, "What happens?")
+    return num_bytes
 
 
 def _mean(values: list[float] | list[int]) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from strive.cache.embeddings import VideoEmbeddings, iter_embeddings
-from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
+from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum, read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
 from strive.cache.questions import write_questions
 from strive.cache.scores import read_score_states
@@ -251,6 +251,9 @@ def _count_results(
 ) -> None:
     """Count what the cache now holds of what was asked for."""
     summary.num_ok = summary.num_videos - summary.num_failed
+    if summary.interrupted or summary.estimate is not None:
+        cached = read_video_states(layout, summary.frames_key)
+        summary.num_ok = sum(video_id in cached for video_id in asked.by_video)
     asked_ids = {record.question_id for record in asked.records}
     for scorer in work.scorers:
         states = read_score_states(layout, scorer.session.key)
