@@ -31,6 +31,8 @@ class TrainConfig(BaseModel):
     """The cache that `strive-cli precompute` left."""
     data: tuple[Path, ...] = ()
     """Records files that select questions of the cache; empty: every question in the cache."""
+    held_out: tuple[Path, ...] = ()
+    """Records files, in the same cache, that are evaluated every `evaluate_every` steps."""
     scorer: str | None = None
     """Whose scores `importance` reads; not given: the cache's only scorer."""
     num_questions: PositiveInt | None = None
@@ -156,6 +158,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"grouping '{self.grouping}' normalises over each variant's completions; "
                 f"num_generations is {self.num_generations}, at least 2 are needed"
+            )
+        if self.evaluate_every and not self.held_out:
+            raise ValueError(
+                f"evaluate_every is {self.evaluate_every} but held_out names no records; "
+                "set held_out=[FILE] or evaluate_every=0"
             )
         if not self.rewards:
             raise ValueError("rewards is empty; name at least one, e.g. {accuracy: 1.0}")

@@ -1,0 +1,1 @@
+"""The commands' options: each parses, fills in the lab where nothing was given, calls one function."""

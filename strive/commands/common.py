@@ -1,0 +1,58 @@
+"""What all commands share: options, the places of a call, printing."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from strive.experiments.workspace import Workspace
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for what is not given a place.  \\[default: ./strive-workspace]"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Cache folder.  \\[default: the lab's, in the workspace]")
+]
+LAB_LINE = "embedded lab: synthetic clips and tiny models; give --data for your own"
+
+
+def make_console(*, stderr: bool = False) -> "Console":
+    """Return a rich console; numbers in text stay uncoloured."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a plain line on stderr, where progress goes too; stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for machines."""
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def find_workspace(option: Path | None) -> "Workspace":
+    """Return the workspace of this call."""
+    from strive.experiments.workspace import Workspace
+
+    return Workspace.find(option)
+
+
+def find_cache(cache: Path | None, workspace: "Workspace") -> Path:
+    """Return `--cache`, else the lab's cache in the workspace, named in a line."""
+    from strive.experiments.workspace import require_lab_cache
+
+    if cache is not None:
+        return cache
+    found = require_lab_cache(workspace)
+    say(f"{LAB_LINE} (cache {found})")
+    return found

@@ -1,0 +1,110 @@
+"""`demo`, `doctor` and `lab`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strive.commands.common import (
+    JsonOption,
+    WorkspaceOption,
+    find_workspace,
+    make_console,
+    print_json,
+    say,
+)
+
+
+def demo(
+    steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of each of the two runs.")
+    ] = 200,
+    clips: Annotated[int, typer.Option(min=10, help="Clips of the lab's world.")] = 240,
+    seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(help="Report page.  \\[default: WORKSPACE/demo/report.html]")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """The whole way on the lab: precompute, GRPO and STRIVE, evaluation, one HTML report."""
+    from strive.experiments.demo import run_demo
+
+    place = find_workspace(workspace)
+    run_demo(
+        place,
+        steps=steps,
+        num_clips=clips,
+        seed=seed,
+        html=html or place.root / "demo" / "report.html",
+        console=make_console(),
+    )
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine has and lacks, with the fix."""
+    from strive.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        _print_findings(findings)
+    if any(finding.status == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_findings(findings: list) -> None:
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok[/]", "optional": "[yellow]optional[/]", "missing": "[red]missing[/]"}
+    table = Table(box=None, pad_edge=False)
+    for heading in ("what", "", "found", "fix"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        table.add_row(finding.what, marks[finding.status], finding.found, finding.fix)
+    make_console().print(table)
+
+
+def lab_build(
+    clips: Annotated[int, typer.Option(min=5, help="Clips; each has about four questions.")] = 240,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Render and encode the lab's clips and write its records into the workspace."""
+    from strive.experiments.workspace import ensure_lab
+
+    world = ensure_lab(find_workspace(workspace), num_clips=clips, seed=seed)
+    if as_json:
+        print_json(json.loads(json.dumps(asdict(world), default=str)))
+        return
+    say("built" if world.was_built else "already there")
+    counts = ", ".join(f"{split} {count}" for split, count in world.num_questions.items())
+    print(f"{world.root}: {world.num_clips} clips, questions: {counts}")
+
+
+def lab_list(as_json: JsonOption = False) -> None:
+    """List the lab's models, their size and what was measured when they were made."""
+    from strive.lab.models import describe
+
+    models = describe()
+    if as_json:
+        print_json(json.loads(json.dumps([asdict(model) for model in models], default=str)))
+        return
+    from rich.table import Table
+
+    from strive.commands.views import size_text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "size", "what it is", "measured when it was made"):
+        table.add_column(heading, overflow="fold")
+    for model in models:
+        measured = ", ".join(
+            f"{key} {value:.3g}"
+            for key, value in model.recipe.get("metrics", {}).items()
+            if isinstance(value, float)
+        )
+        table.add_row(f"lab:{model.name}", size_text(model.size_bytes), model.about, measured)
+    make_console().print(table)

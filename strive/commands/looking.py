@@ -1,0 +1,116 @@
+"""`inspect-scores` and `report`: they read what is there and load neither torch nor a model."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from strive.commands.common import (
+    CacheOption,
+    JsonOption,
+    WorkspaceOption,
+    find_cache,
+    find_workspace,
+    make_console,
+    print_json,
+    say,
+)
+from strive.errors import ConfigError
+
+
+def inspect_scores(
+    cache: CacheOption = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="Whose scores.  \\[default: the cache's only scorer]")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="Show this question id.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Show a seeded sample of N questions.")
+    ] = None,
+    worst: Annotated[
+        Literal["flat", "peaky", "truncated"] | None,
+        typer.Option(help="List the questions that are worst in this way."),
+    ] = None,
+    frame_temperature: Annotated[float, typer.Option(help="Tau of Eq. 4.")] = 0.4,
+    score_transform: Annotated[
+        Literal["none", "zscore", "minmax", "logit"],
+        typer.Option(help="Done to the scores before Eq. 4."),
+    ] = "none",
+    num_segments: Annotated[int, typer.Option(min=1, help="K: frames per variant.")] = 16,
+    num_variants: Annotated[int, typer.Option(min=1, help="M: variants drawn.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the draws and of --sample.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page that works offline: frames, curve, picks.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write a picture of one question, for a paper.")
+    ] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Show what the scores say and which frames training would draw from them."""
+    from strive.report import inspect
+    from strive.report.inspect_terminal import print_question, print_questions, print_summary
+
+    settings = inspect.InspectSettings(
+        frame_temperature=frame_temperature,
+        score_transform=score_transform,
+        num_segments=num_segments,
+        num_variants=num_variants,
+        seed=seed,
+    )
+    root = find_cache(cache, find_workspace(workspace))
+    console = make_console()
+    if not (question or sample or worst or html or png):
+        summary = inspect.summarise(root, scorer, settings=settings)
+        if as_json:
+            print_json(inspect.to_jsonable(summary))
+        else:
+            print_summary(summary, console)
+        if summary.problems:
+            raise typer.Exit(1)
+        return
+    source = inspect.open_source(root, scorer)
+    if question:
+        ids = [question]
+    else:
+        rows = inspect.select_questions(
+            source, count=sample or (1 if png else 5), worst=worst, settings=settings
+        )
+        if not rows:
+            raise ConfigError(f"no question is '{worst}' under scorer {source.info.name}")
+        ids = [row.question_id for row in rows]
+        if worst and not as_json:
+            print_questions(rows, console, title=f"{worst} questions, worst first")
+    views = [inspect.view_question(source, name, settings=settings) for name in ids]
+    if as_json:
+        print_json(inspect.to_jsonable(views))
+    elif not worst:
+        for view in views:
+            print_question(view, console)
+    _write_pictures(source, views, html, png)
+
+
+def _write_pictures(source: object, views: list, html: Path | None, png: Path | None) -> None:
+    if html is not None:
+        from strive.report.inspect_html import render_inspect_page
+        from strive.report.pages import write_page
+
+        say(f"wrote {write_page(html, render_inspect_page(source, views))}")
+    if png is not None:
+        from strive.report.inspect_png import write_question_png
+
+        say(f"wrote {write_question_png(source, views[0], png)}")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")],
+    html: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Put the training dynamics of several runs side by side (the paper's Fig. 3)."""
+    from strive.report.dynamics import load_runs, print_runs, render_dynamics_page
+    from strive.report.pages import write_page
+
+    loaded = load_runs(runs)
+    print_runs(loaded, make_console())
+    say(f"wrote {write_page(html, render_dynamics_page(loaded))}")

@@ -1,0 +1,204 @@
+"""`train`, `evaluate`, `rescore` and `compare`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from strive.commands.common import (
+    LAB_LINE,
+    JsonOption,
+    WorkspaceOption,
+    find_workspace,
+    make_console,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from strive.evaluate.results import EvaluationResults
+
+
+def train(
+    config: Annotated[
+        list[str] | None,
+        typer.Option(help="Preset or YAML file. Repeatable, later ones win."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of any config key. Repeatable."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Records that select questions of the cache. Repeatable."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache that precompute left.")] = None,
+    model: Annotated[str | None, typer.Option(help="Policy: hub id, folder, or lab:NAME.")] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            help="none (GRPO), deterministic, stochastic, importance, random, or module:function."
+        ),
+    ] = None,
+    scorer: Annotated[str | None, typer.Option(help="Whose scores importance reads.")] = None,
+    spatial: Annotated[
+        bool | None, typer.Option("--spatial/--no-spatial", help="Augment each variant's frames.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Rollout steps.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Run folder.  \\[default: the next free in the workspace]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config and estimates, then stop.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """ONLINE: GRPO over M visual variants x G completions, with DeepSpeed."""
+    from strive.experiments.training import (
+        choose_run_dir,
+        resolve_config,
+        run_training,
+        with_model_folder,
+    )
+
+    place = find_workspace(workspace)
+    options = {
+        "data": tuple(data) if data else None,
+        "cache": cache,
+        "model": model,
+        "variants": variants,
+        "scorer": scorer,
+        "spatial": spatial,
+        "steps": steps,
+    }
+    resolved, on_lab = resolve_config(place, config or [], overrides or [], options)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if on_lab and is_main:
+        say(LAB_LINE)
+    if dry_run:
+        from strive.train.plan import plan_run
+
+        print_json(plan_run(with_model_folder(resolved)))
+        return
+    folder = choose_run_dir(place, resolved, run_dir, resume=resume)
+    summary = run_training(resolved, run_dir=folder, resume=resume)
+    if is_main:
+        from strive.commands.views import print_training
+
+        print_training(summary, make_console())
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="Hub id, folder (a run's final/), or lab:NAME.")
+    ] = "lab:qwen2_5_vl",
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="Benchmark by name. Repeatable.  \\[default: lab]")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Its questions and videos.  \\[default: the lab's]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which of the benchmark's splits.")] = "test",
+    protocol: Annotated[
+        Literal["video_r1", "direct"], typer.Option(help="Prompt of the benchmark's protocol.")
+    ] = "video_r1",
+    prompt_template: Annotated[
+        str | None,
+        typer.Option(help="Prompt by name, instead.  \\[default: short on the lab]"),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per video.")] = 32,
+    frames_mode: Annotated[
+        Literal["uniform", "evidence", "blank"],
+        typer.Option(help="evidence: all evidence frames are among them; blank: grey frames."),
+    ] = "uniform",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 1024,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Output folder.  \\[default: the next free in the workspace]"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Answer again what --out has answers to.")
+    ] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Answer a benchmark's questions greedily; every answer is kept and can be graded again."""
+    from strive.errors import unknown_name
+    from strive.evaluate.benchmarks import BENCHMARKS
+    from strive.evaluate.runner import EvaluateOptions
+    from strive.evaluate.runner import evaluate as run
+    from strive.experiments.workspace import ensure_lab, resolve_model
+
+    place = find_workspace(workspace)
+    benchmarks = tuple(benchmark or ["lab"])
+    for name in benchmarks:
+        if name not in BENCHMARKS:
+            raise unknown_name("benchmark", name, BENCHMARKS)
+    if data_root is None:
+        say(LAB_LINE)
+        data_root = ensure_lab(place).root
+        prompt_template = prompt_template or "short"
+    results = run(
+        EvaluateOptions(
+            model=resolve_model(model),
+            data_root=data_root,
+            out=out or place.new_evaluation(Path(model.removeprefix("lab:")).name),
+            benchmarks=benchmarks,
+            split=split,
+            protocol=protocol,
+            prompt_template=prompt_template,
+            num_frames=frames,
+            frames_mode=frames_mode,
+            max_new_tokens=max_new_tokens,
+            limit=limit,
+            overwrite=overwrite,
+        )
+    )
+    _show_results(results, as_json=as_json)
+
+
+def rescore(
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="An evaluation's folder.")],
+    grading: Annotated[
+        Literal["video_r1", "tolerant"] | None,
+        typer.Option(help="Rule set.  \\[default: the one it was graded with]"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Grade stored answers again; no model is loaded."""
+    from strive.evaluate.again import rescore as run
+
+    _show_results(run(out, grading=grading), as_json=as_json)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="An evaluation's folder.")],
+    second: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The one to subtract.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Paired difference of two evaluations, clustered by video."""
+    import dataclasses
+
+    from strive.evaluate.again import compare as run
+    from strive.evaluate.tables import print_comparison
+
+    comparison = run(first, second)
+    if as_json:
+        print_json(dataclasses.asdict(comparison))
+    else:
+        print_comparison(comparison, make_console())
+
+
+def _show_results(results: "EvaluationResults", *, as_json: bool) -> None:
+    from strive.evaluate.results import results_to_json
+    from strive.evaluate.tables import print_results
+
+    if as_json:
+        print_json(results_to_json(results))
+    else:
+        print_results(results, make_console())

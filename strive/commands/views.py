@@ -1,0 +1,151 @@
+"""What the offline stage's results look like on a terminal."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from strive.pipeline.options import PrecomputeSummary
+    from strive.train.loop import TrainSummary
+
+
+def size_text(num_bytes: float) -> str:
+    """Write a size in the largest fitting unit (1024-based)."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def time_text(seconds: float) -> str:
+    """Write a duration as seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def facts_table(title: str = "") -> Table:
+    """Return an empty two-column table of names and values."""
+    table = Table(title=title or None, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
+    """Print what a precompute call did and what the cache now holds of what was asked for."""
+    table = facts_table(f"Cache {escape(str(summary.cache))}")
+    failed = ", ".join(
+        f"{count} {escape(error)}" for error, count in sorted(summary.failed_by_error.items())
+    )
+    table.add_row(
+        "videos",
+        f"{summary.num_ok} of {summary.num_videos} ok"
+        + (f", failed: {failed} (failures.parquet)" if failed else ""),
+    )
+    table.add_row("questions", f"{summary.num_questions}")
+    if summary.num_image_rows:
+        table.add_row("image rows", f"{summary.num_image_rows} passed over")
+    if summary.subset_file is not None:
+        table.add_row("sample", f"ids in {escape(str(summary.subset_file))}")
+    for name, share in summary.truncated_share.items():
+        text = "" if share is None else f", text cut in {share:.1%} of the questions"
+        table.add_row(f"scorer {escape(name)}", f"{summary.scorer_keys.get(name, '')}{text}")
+    if summary.nothing_to_do:
+        table.add_row("this run", "nothing to do: the cache is complete for this call")
+    else:
+        table.add_row(
+            "this run",
+            f"{summary.num_decoded} decoded, {summary.num_embedded} embedded, "
+            f"{summary.num_scored} questions scored, {size_text(summary.bytes_written)} written",
+        )
+    table.add_row(
+        "time",
+        f"{time_text(summary.total_seconds)} (decode {time_text(summary.decode_seconds)} over all "
+        f"workers, embed {time_text(summary.embed_seconds)}, "
+        f"write {time_text(summary.write_seconds)})",
+    )
+    console.print(table)
+
+
+def print_estimate(summary: "PrecomputeSummary", console: Console) -> None:
+    """Print what a precompute call would cost."""
+    estimate = summary.estimate
+    assert estimate is not None
+    table = facts_table("Estimate; nothing was written")
+    table.add_row(
+        "to do",
+        f"{estimate.num_videos_to_decode} videos to decode, {estimate.num_videos_to_embed} to "
+        f"embed, {estimate.num_questions_to_score} questions to score",
+    )
+    table.add_row(
+        "time", f"about {time_text(estimate.seconds)} with {estimate.num_workers} workers"
+    )
+    table.add_row(
+        "disk",
+        f"about {size_text(estimate.bytes_on_disk)}; {size_text(estimate.bytes_free)} are free",
+    )
+    table.add_row(
+        "measured on",
+        f"{estimate.num_videos_tried} videos ({estimate.num_tried_failed} of them failed): decode "
+        f"{estimate.decode_seconds_per_video:.2f} s, embed {estimate.embed_seconds_per_video:.2f} s "
+        "each",
+    )
+    console.print(table)
+
+
+def print_training(summary: "TrainSummary", console: Console) -> None:
+    """Print where a finished run is and its last step's figures."""
+    last = summary.last_metrics
+    table = facts_table(f"Run {escape(str(summary.run_dir))}")
+    table.add_row("policy", f"{escape(str(summary.final))} (a Hugging Face folder)")
+    done = summary.num_steps - summary.first_step
+    table.add_row(
+        "steps",
+        f"{summary.num_steps} ({done} in this call, {time_text(summary.seconds)}, "
+        f"{summary.num_questions} questions)",
+    )
+    table.add_row(
+        "last step",
+        f"reward {last['reward/mean']:.3f} (accuracy {last['reward/accuracy']:.3f}), group std "
+        f"{last['group/reward_std']:.3f}, zero-std groups {last['group/zero_std_fraction']:.0%}, "
+        f"gradient norm {last['optim/grad_norm']:.3f}",
+    )
+    table.add_row("look", f"strive-cli report {escape(str(summary.run_dir))}")
+    console.print(table)
+
+
+def print_cache_info(info: Any, console: Console) -> None:
+    """Print a cache's keys, counts and sizes, as nested facts."""
+    import dataclasses
+
+    table = facts_table()
+    for field in dataclasses.fields(info):
+        value = getattr(info, field.name)
+        name = field.name.replace("_", " ")
+        if field.name.endswith("bytes"):
+            value = size_text(value)
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                table.add_row(name, escape(_line(item)))
+        else:
+            table.add_row(name, escape(str(value)))
+    console.print(table)
+
+
+def _line(item: Any) -> str:
+    import dataclasses
+
+    if not dataclasses.is_dataclass(item):
+        return str(item)
+    parts = []
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        text = size_text(value) if field.name.endswith("bytes") else str(value)
+        parts.append(f"{field.name.removeprefix('num_').replace('_', ' ')} {text}")
+    return ", ".join(parts)

@@ -1,0 +1,129 @@
+"""The house: what loads quickly loads nothing heavy, and the repository keeps its own rules."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "open_clip", "deepspeed", "decord", "matplotlib")
+COMMANDS = (
+    ["--help"],
+    ["precompute", "--help"],
+    ["train", "--help"],
+    ["evaluate", "--help"],
+    ["inspect-scores", "--help"],
+    ["report", "--help"],
+    ["lab", "--help"],
+    ["lab", "list"],
+    ["cache", "--help"],
+    ["--version"],
+)
+
+
+def modules_loaded_by(arguments: list[str]) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """Run the command line in a fresh interpreter and return what it had imported at its end."""
+    code = (
+        "import sys, atexit, json\n"
+        f"sys.argv = ['strive-cli', *{arguments!r}]\n"
+        "atexit.register(lambda: print('MODULES ' + json.dumps(sorted(sys.modules)), "
+        "file=sys.stderr))\n"
+        "from strive.cli import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    line = [line for line in result.stderr.splitlines() if line.startswith("MODULES ")][-1]
+    return result, set(json.loads(line.removeprefix("MODULES ")))
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_looking_loads_nothing_heavy(arguments: list[str]) -> None:
+    result, modules = modules_loaded_by(arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert not modules & set(HEAVY)
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_help_fits_the_terminal(columns: int) -> None:
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
+    for arguments in (["--help"], ["precompute", "--help"], ["train", "--help"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "strive.cli", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
+        )
+        assert max(len(line) for line in result.stdout.splitlines()) <= columns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["precompute", "--data", "nowhere.jsonl"], ["nowhere.jsonl", "--data"]),
+        (["precompute", "--scorer", "siglip"], ["unknown scorer 'siglip'", "siglip2"]),
+        (["train", "--set", "num_varients=3"], ["num_varients", "num_variants"]),
+        (["train", "--variants", "importence"], ["importence", "importance"]),
+        (["train", "--config", "lab_striv"], ["lab_striv", "lab_strive"]),
+        (["train"], ["no cache", "strive-cli precompute --scorer siglip2"]),
+        (["inspect-scores"], ["no cache", "strive-cli precompute"]),
+        (["inspect-scores", "--cache", "nowhere"], ["nowhere", "strive-cli precompute"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["evaluate", "--model", "nowhere/model"], ["nowhere/model"]),
+        (["evaluate", "--benchmark", "labb"], ["labb", "lab"]),
+        (["precompute", "--shard", "3/2"], ["3/2"]),
+        (["precomptue"], ["precomptue"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_calls_exit_2_with_one_clear_line(
+    arguments: list[str], words: list[str], tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "strive.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_no_bare_or_blanket_except() -> None:
+    found = []
+    for path in (ROOT / "strive").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler):
+                names = ast.unparse(node.type) if node.type else "(bare)"
+                if names in {"(bare)", "Exception", "BaseException"} and not any(
+                    isinstance(inner, ast.Raise) for inner in ast.walk(node)
+                ):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} except {names}")
+    assert not found
+
+
+def test_files_stay_readable() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in (ROOT / "strive").rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 400
+    }
+    assert not long
+
+
+def test_no_pickle_anywhere() -> None:
+    for path in (ROOT / "strive").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names.append(getattr(node, "module", "") or "")
+                assert not {"pickle", "dill", "shelve"} & set(names), path
