@@ -18,27 +18,54 @@ from strive.models.family import MergedFeatures, VisionFeatures
 from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy
 
+PATCHES_PER_CALL = 2**16
+"""Most patches in one call of the tower: sixteen 16-frame videos of 512 patches a slice."""
+
 
 def encode_videos(
     policy: Policy, prompts: Sequence[PromptInputs], *, with_graph: bool = False
 ) -> list[VisionFeatures]:
-    """Run the vision tower once over all prompts' videos and return each one's features.
+    """Run the vision tower once over each prompt's video and return each one's features.
 
-    `with_graph` keeps what a gradient into the tower needs; without it nothing is recorded.
+    Many videos share a call. `with_graph` keeps what a gradient into the tower needs; without it
+    nothing is recorded.
     """
-    tower = vision_tower(policy.model)
-    grids = [prompt.video_grid_thw for prompt in prompts]
-    pixels = torch.cat([prompt.pixel_values for prompt in prompts])
-    pixels = pixels.to(device=policy.device, dtype=policy.dtype)
-    grid_V3 = torch.tensor(grids, dtype=torch.long, device=policy.device)
+    features: list[VisionFeatures] = []
     with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
-        layers = policy.family.encode(tower, pixels, grid_V3)
+        for group in _groups_within(prompts, PATCHES_PER_CALL):
+            features += _encode_together(policy, group)
+    return features
+
+
+def _encode_together(policy: Policy, prompts: Sequence[PromptInputs]) -> list[VisionFeatures]:
+    grids = [prompt.video_grid_thw for prompt in prompts]
+    pixels_ND = _concatenate([prompt.pixel_values for prompt in prompts])
+    pixels_ND = pixels_ND.to(device=policy.device, dtype=policy.dtype)
+    grid_V3 = torch.tensor(grids, dtype=torch.long, device=policy.device)
+    layers = policy.family.encode(vision_tower(policy.model), pixels_ND, grid_V3)
     sizes = [math.prod(grid) for grid in grids]
     per_layer = [layer.split(sizes) for layer in layers]
     return [
         VisionFeatures(rows[0], tuple(rows[1:]), grid)
         for *rows, grid in zip(*per_layer, grids, strict=True)
     ]
+
+
+def _groups_within(
+    prompts: Sequence[PromptInputs], most_patches: int
+) -> Iterator[list[PromptInputs]]:
+    """Neighbouring prompts whose videos fit into one call of the tower; a long one goes alone."""
+    group: list[PromptInputs] = []
+    patches = 0
+    for prompt in prompts:
+        count = math.prod(prompt.video_grid_thw)
+        if group and patches + count > most_patches:
+            yield group
+            group, patches = [], 0
+        group.append(prompt)
+        patches += count
+    if group:
+        yield group
 
 
 def encode_video(

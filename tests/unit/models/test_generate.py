@@ -1,6 +1,7 @@
 """Rollouts equal the model's own `generate`, and a draw depends on its own uniforms alone."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -112,11 +113,19 @@ def test_the_two_rules_differ(policies: dict[str, Policy]) -> None:
     assert not torch.allclose(*logprobs, atol=1e-4)
 
 
+def ending_often(policy: Policy) -> Policy:
+    """Forty tokens end a completion, so that rows end at many different steps."""
+    return dataclasses.replace(policy, eos_ids=tuple(range(40)))
+
+
 def test_draws_do_not_depend_on_the_batch_or_on_g(policy: Policy) -> None:
+    policy = ending_often(policy)
     prompts = make_prompts(policy)
     draws = uniforms(3, 4, 14)
     options = {"max_new_tokens": 14, "sampling_temperature": 0.8, "top_p": 0.9}
     together = generate(policy, prompts, num_generations=4, uniforms_RGL=draws, **options)
+    # More than half end before the last step, so the others have moved to a smaller batch.
+    assert 6 < (together.lengths_RG < 13).sum() < 12
     for r, prompt in enumerate(prompts):
         for g in range(4):
             alone = generate(
@@ -135,6 +144,7 @@ def test_draws_do_not_depend_on_the_batch_or_on_g(policy: Policy) -> None:
 
 
 def test_shape_lengths_truncation_and_padding(policy: Policy) -> None:
+    policy = ending_often(policy)
     prompts = make_prompts(policy)
     out = generate(policy, prompts, num_generations=8, max_new_tokens=25,
                    sampling_temperature=1.5, uniforms_RGL=uniforms(3, 8, 25, seed=4))  # fmt: skip

@@ -2,8 +2,10 @@
 
 import copy
 
+import pytest
 import torch
 
+from strive.models import vision
 from strive.models.loading import Policy
 from strive.models.vision import count_encodes, encode_video, encode_videos, merge_features
 
@@ -36,6 +38,18 @@ def test_one_video_alone_equals_its_part_of_several(policy: Policy) -> None:
         alone = encode_video(policy, prompt)
         torch.testing.assert_close(alone.hidden_ND, together.hidden_ND, atol=1e-5, rtol=0)
         assert alone.grid_thw == together.grid_thw
+
+
+def test_many_videos_take_several_calls(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = make_prompts(policy)
+    together = encode_videos(policy, prompts)
+    # 48, 72 and 96 patches: the first two fit into 120, the third goes alone.
+    monkeypatch.setattr(vision, "PATCHES_PER_CALL", 120)
+    with count_encodes(policy.model) as count:
+        apart = encode_videos(policy, prompts)
+    assert (count.calls, count.videos) == (2, 3)
+    for left, right in zip(together, apart, strict=True):
+        torch.testing.assert_close(left.hidden_ND, right.hidden_ND, atol=1e-5, rtol=0)
 
 
 def test_frozen_features_carry_no_graph_and_trained_ones_do(policy: Policy) -> None:
