@@ -1,1 +1,1 @@
-"""The commands' options: each parses, fills in the lab where nothing was given, calls one function."""
+"""Options of the commands: parse, fill in the lab where nothing was given, call one function."""

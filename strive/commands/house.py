@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from strive.commands.common import (
+    LAB_LINE,
     JsonOption,
     WorkspaceOption,
     find_workspace,
@@ -29,14 +30,13 @@ def demo(
     workspace: WorkspaceOption = None,
 ) -> None:
     """The whole way on the lab: precompute, GRPO and STRIVE, evaluation, one HTML report."""
-    from strive.experiments.demo import run_demo
+    from strive.experiments.demo import DemoSettings, run_demo
 
+    say(LAB_LINE)
     place = find_workspace(workspace)
     run_demo(
         place,
-        steps=steps,
-        num_clips=clips,
-        seed=seed,
+        DemoSettings(steps=steps, num_clips=clips, seed=seed),
         html=html or place.root / "demo" / "report.html",
         console=make_console(),
     )

@@ -98,9 +98,9 @@ def _write_pictures(source: object, views: list, html: Path | None, png: Path | 
 
         say(f"wrote {write_page(html, render_inspect_page(source, views))}")
     if png is not None:
-        from strive.report.inspect_png import write_question_png
+        from strive.report.inspect_png import write_png
 
-        say(f"wrote {write_question_png(source, views[0], png)}")
+        say(f"wrote {write_png(source, views[0], png)}")
 
 
 def report(
@@ -108,9 +108,11 @@ def report(
     html: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Put the training dynamics of several runs side by side (the paper's Fig. 3)."""
-    from strive.report.dynamics import load_runs, print_runs, render_dynamics_page
+    from strive.report.dynamics import render_dynamics_page
     from strive.report.pages import write_page
+    from strive.report.runs import read_runs
+    from strive.report.tables import print_runs
 
-    loaded = load_runs(runs)
+    loaded = read_runs(runs)
     print_runs(loaded, make_console())
     say(f"wrote {write_page(html, render_dynamics_page(loaded))}")

@@ -92,7 +92,7 @@ def print_estimate(summary: "PrecomputeSummary", console: Console) -> None:
     )
     table.add_row(
         "measured on",
-        f"{estimate.num_videos_tried} videos ({estimate.num_tried_failed} of them failed): decode "
+        f"{estimate.num_videos_tried} videos ({estimate.num_tried_failed} failed): decode "
         f"{estimate.decode_seconds_per_video:.2f} s, embed {estimate.embed_seconds_per_video:.2f} s "
         "each",
     )

@@ -10,6 +10,7 @@ from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError
 from strive.experiments.workspace import Workspace, require_lab_cache, resolve_model
 from strive.progress import show_progress
+from strive.variants import find_variant_kind
 
 if TYPE_CHECKING:
     from strive.models.loading import Policy
@@ -43,13 +44,16 @@ def resolve_config(
     options = dict(options)
     on_lab = runs_on_lab(options, overrides, files)
     if on_lab:
-        preset = LAB_PRESETS.get(str(options.get("variants")), "lab_strive")
-        files = files or [preset]
-        options["cache"] = require_lab_cache(workspace)
+        files = files or [LAB_PRESETS.get(str(options.get("variants")), "lab_strive")]
+        options["cache"] = workspace.lab_cache
         options["data"] = (workspace.lab / "train.jsonl",)
         if not any(text.startswith("held_out=") for text in overrides):
             options["held_out"] = (workspace.lab / "held_out.jsonl",)
     config = load_train_config(files, overrides, options)
+    find_variant_kind(config.variants)
+    if on_lab:
+        require_lab_cache(workspace)
+        return config, True
     cache = config.cache or workspace.cache
     if not (cache / "cache.json").is_file():
         records = " ".join(f"--data {path}" for path in config.data) or "--data RECORDS"
@@ -57,7 +61,7 @@ def resolve_config(
             f"no cache at {cache}; make it with: strive-cli precompute {records} --cache {cache} "
             f"--scorer {config.scorer or 'siglip2'}"
         )
-    return config.model_copy(update={"cache": cache}), on_lab
+    return config.model_copy(update={"cache": cache}), False
 
 
 def run_name(config: TrainConfig) -> str:
