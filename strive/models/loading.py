@@ -1,10 +1,13 @@
 """Opening and saving a policy: a plain Hugging Face folder (or hub id) with its processor."""
 
 import contextlib
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +71,8 @@ def load_policy(
 
     check_rule(position_rule)
     name = str(model_id)
-    config = _read_config(name)
+    options = {"trust_remote_code": False, "local_files_only": not _may_download(name)}
+    config = _read_config(name, options)
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(
@@ -78,9 +82,9 @@ def load_policy(
     family.check(config)
     with _opening(name), _without_progress_bars():
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=_as_dtype(dtype), trust_remote_code=False
+            name, dtype=_as_dtype(dtype), **options
         )
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(name, **options)
     model = model.to(device).eval()
     return make_policy(model, processor, position_rule=position_rule, model_id=name)
 
@@ -155,7 +159,27 @@ def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _read_config(name: str) -> Any:
+def _may_download(name: str) -> bool:
+    """Whether the hub answers, found out in seconds: transformers retries for half a minute.
+
+    A proxy may reach what this machine cannot, so then it is left to transformers.
+    """
+    from huggingface_hub import constants
+
+    if Path(name).is_dir() or constants.HF_HUB_OFFLINE:
+        return False
+    address = urlsplit(constants.ENDPOINT)
+    if address.scheme in getproxies():
+        return True
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=5.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _read_config(name: str, options: dict[str, bool]) -> Any:
     """The model's configuration, or one clear line for each way in which there is none."""
     from transformers import AutoConfig
 
@@ -164,7 +188,7 @@ def _read_config(name: str) -> Any:
     if looks_local and not path.is_dir():
         raise MissingInputError(f"no model folder at '{name}'; --model takes a folder or a hub id")
     with _opening(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, **options)
 
 
 @contextlib.contextmanager
@@ -193,8 +217,9 @@ def _opening(name: str) -> Iterator[None]:
                 f"the folder '{name}' cannot be opened as a model with its processor: {reason}"
             ) from error
         raise ModelError(
-            f"cannot open model '{name}': it is no folder here and the hub did not give it "
-            f"({reason}); pass --model FOLDER, or --model lab:qwen2_5_vl for the embedded one"
+            f"cannot open model '{name}': it is no folder here, and neither the hub nor the local "
+            "copy of it has it; pass --model FOLDER, or --model lab:qwen2_5_vl for the embedded "
+            f"one ({reason})"
         ) from error
 
 

@@ -48,7 +48,9 @@ def test_other_families_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_unreachable_hub_names_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    # A port of this machine that nothing listens on stands for a hub that does not answer.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:9")
+    monkeypatch.setattr("strive.models.loading.getproxies", dict)
     with pytest.raises(ModelError, match="lab:qwen2_5_vl") as caught:
         load_policy("Qwen/Qwen2.5-VL-0B-nowhere")
     assert "\n" not in str(caught.value)
