@@ -235,7 +235,7 @@ def held_out_metrics(
     settings: AskSettings,
     choice: FrameChoice,
 ) -> dict[str, float]:
-    """Evaluate during training: metric names and values in [0, 1], as in `metrics.jsonl`."""
+    """Evaluate during training: one line of `held_out.jsonl`; shares are in [0, 1]."""
     samples: list[Sample] = []
     num_failed = 0
     for batch in evaluate_policy(policy, records, source, settings=settings, choice=choice):
@@ -243,12 +243,12 @@ def held_out_metrics(
         num_failed += sum(isinstance(item, Failure) for item in batch)
     score = score_of(samples)
     return {
-        "held_out/accuracy": score.accuracy_percent / 100,
-        "held_out/accuracy_standard_error": score.standard_error / 100,
-        "held_out/unparsed_fraction": sum(not s.parsed for s in samples) / max(1, len(samples)),
-        "held_out/truncated_fraction": sum(s.truncated for s in samples) / max(1, len(samples)),
-        "held_out/num_questions": float(len(samples)),
-        "held_out/num_failed": float(num_failed),
+        "accuracy": score.accuracy_percent / 100,
+        "accuracy_standard_error": score.standard_error / 100,
+        "unparsed_fraction": sum(not s.parsed for s in samples) / max(1, len(samples)),
+        "truncated_fraction": sum(s.truncated for s in samples) / max(1, len(samples)),
+        "num_questions": float(len(samples)),
+        "num_failed": float(num_failed),
     }
 
 

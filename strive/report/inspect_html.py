@@ -1,8 +1,8 @@
 """`inspect-scores --html`: one self-contained page, a section a question.
 
-The page redraws P(t) and the picks when its sliders move. It repeats Eq. 4 and the inverse-CDF draw
-of `importance` in JavaScript, on the very uniform numbers that training draws from, so what it shows
-at a step is what training would show the policy.
+The page redraws P(t) and the picks when its sliders move. It repeats Eq. 4 and the inverse-CDF
+draw of `importance` in JavaScript, on the very uniform numbers that training draws from, so what it
+shows at a step is what training would show the policy.
 """
 
 from collections.abc import Sequence

@@ -156,7 +156,7 @@ def print_questions(rows: Sequence[QuestionStats], console: Console, *, title: s
     if not rows:
         console.print(f"{escape(title)}: none")
         return
-    table = Table(title=escape(title), title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     table.add_column("question", no_wrap=True, max_width=16)
     # The figures keep their widths; the text of the question gets what is left of the line.
     problem_width = max(12, console.width - 72)
@@ -286,7 +286,7 @@ def _measures(view: QuestionView) -> Text:
 
 
 def _top_frames(view: QuestionView, top: int) -> Table:
-    table = Table(title="Top frames", title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title="Top frames", title_justify="left", title_style="bold")
     for name in ("frame", "time", "source", "segment", "score", "P(t)", "picked by", "evidence"):
         table.add_column(name, justify="left" if name == "picked by" else "right", no_wrap=True)
     segment_F = np.repeat(np.arange(len(view.bounds_K2)), np.diff(view.bounds_K2, axis=1)[:, 0])

@@ -1,4 +1,4 @@
-"""What all HTML pages share: the Jinja2 environment (everything escaped), thumbnails, page files."""
+"""What all HTML pages share: the Jinja2 environment (all escaped), thumbnails, page files."""
 
 import base64
 import io

@@ -7,7 +7,7 @@ import pytest
 
 from strive.cache.codec import FrameCodec
 from strive.cache.failures import FailureRow, commit_failures
-from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo
+from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
@@ -26,7 +26,9 @@ def picture(frame: int, num_frames: int, height: int, width: int) -> np.ndarray:
     return image.astype(np.uint8)
 
 
-def encoded_video(video_id: str, num_frames: int, height: int = 72, width: int = 96) -> EncodedVideo:
+def encoded_video(
+    video_id: str, num_frames: int, height: int = 72, width: int = 96
+) -> EncodedVideo:
     pts_seconds_F = np.arange(num_frames) * 0.25
     info = VideoInfo(
         video_id=video_id,
@@ -82,18 +84,30 @@ def scores_of(question_id: str) -> np.ndarray:
     return np.linspace(0.3, 0.1, 9)
 
 
+def score_row(record: Record, checksum: str) -> ScoreRow:
+    scores = QuestionScores(
+        record.question_id,
+        record.video_id,
+        scores_of(record.question_id),
+        12,
+        record.question_id == "2",
+    )
+    return ScoreRow(scores, "query", checksum)
+
+
 def write_cache(root: Path, *, scored: tuple[str, ...] = ("1", "2", "3")) -> Path:
     layout = create_cache(root)
     write_questions(layout, RECORDS)
     frames_settings = {"fields": {"codec": FrameCodec("jpeg").fields, "frames": 64}}
     ensure_settings(layout.frames(FRAMES_KEY), frames_settings)
+    videos = [encoded_video("clips/a.mp4", 64), encoded_video("clips/b.mp4", 9)]
+    checksums = {video.info.video_id: frames_checksum(video.frames) for video in videos}
     writer = FrameWriter(layout, FRAMES_KEY, writer="s0of1")
-    writer.add(encoded_video("clips/a.mp4", 64))
-    writer.add(encoded_video("clips/b.mp4", 9))
+    for video in videos:
+        writer.add(video)
     writer.commit()
-    row = FailureRow(
-        "clips/broken.mp4", "clips/broken.mp4", "decode", "not_a_video", "no header", 0.1, FRAMES_KEY
-    )
+    broken = "clips/broken.mp4"
+    row = FailureRow(broken, broken, "decode", "not_a_video", "no header", 0.1, FRAMES_KEY)
     commit_failures(layout, [row], writer="s0of1")
     if scored:
         settings = {
@@ -103,14 +117,7 @@ def write_cache(root: Path, *, scored: tuple[str, ...] = ("1", "2", "3")) -> Pat
             "fields": {"frames_key": FRAMES_KEY, "model": "test"},
         }
         ensure_settings(layout.scores("siglip2-test"), settings)
-        rows = [
-            ScoreRow(
-                QuestionScores(r.question_id, r.video_id, scores_of(r.question_id), 12, r.question_id == "2"),
-                "query", "frames",
-            )  # fmt: skip
-            for r in RECORDS
-            if r.question_id in scored
-        ]
+        rows = [score_row(r, checksums[r.video_id]) for r in RECORDS if r.question_id in scored]
         commit_scores(layout, "siglip2-test", rows, writer="s0of1")
     return root
 

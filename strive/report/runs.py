@@ -1,0 +1,195 @@
+"""Reading run folders: metrics, configuration and completions, finished or not."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strive.errors import CheckpointError
+from strive.statistics import log_deviation
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One metric of one run: finite values only, by step."""
+
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One completion of the last step of a run."""
+
+    step: int
+    question_id: str
+    variant: int
+    text: str
+    reward: float
+    advantage: float
+    evidence_seen: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run as it lies on disk."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    about: dict[str, Any]
+    """What else `config.json` says: data, versions, device."""
+    curves: dict[str, Curve]
+    num_steps: int
+    accuracy_by_evidence: dict[str, float]
+    """Mean accuracy reward of completions whose variant saw the evidence, and missed it."""
+    examples: tuple[Example, ...]
+
+    def mean(self, metric: str, *, first: float = 0.0, last: float = 1.0) -> float:
+        """Mean of a metric over a part of the run, given as fractions of its steps."""
+        curve = self.curves.get(metric)
+        if curve is None or not len(curve.values):
+            return math.nan
+        low, high = first * self.num_steps, last * self.num_steps
+        chosen = curve.values[(curve.steps > low) & (curve.steps <= high)]
+        return float(chosen.mean()) if len(chosen) else math.nan
+
+    @property
+    def grad_norm_log_deviation(self) -> float:
+        """Deviation of the logarithm of the gradient norm over steps that had a gradient."""
+        curve = self.curves.get("optim/grad_norm")
+        return math.nan if curve is None else log_deviation(curve.values)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all steps."""
+        curve = self.curves.get("time/step")
+        return math.nan if curve is None else float(curve.values.sum())
+
+
+def read_run(path: Path, name: str | None = None) -> Run:
+    """Read a run folder; one that is still training is read as far as it has come.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    config_file, metrics_file = path / "config.json", path / "metrics.jsonl"
+    if not config_file.is_file():
+        raise CheckpointError(
+            f"no run at {path}: config.json is missing; give folders that strive-cli train left"
+        )
+    try:
+        about = json.loads(config_file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{config_file} is damaged: not valid JSON ({error})") from None
+    curves = _curves(_lines(metrics_file))
+    held_out = _curves(_lines(path / "held_out.jsonl"))
+    curves.update({f"held_out/{metric}": curve for metric, curve in held_out.items()})
+    steps = [curve.steps.max() for curve in curves.values() if len(curve.steps)]
+    by_evidence, examples = _completions(path / "completions.parquet")
+    return Run(
+        name=name or path.name,
+        path=path,
+        config=dict(about.get("config", about)),
+        about={key: value for key, value in about.items() if key != "config"},
+        curves=curves,
+        num_steps=int(max(steps, default=0)),
+        accuracy_by_evidence=by_evidence,
+        examples=examples,
+    )
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several runs under names that tell them apart."""
+    names = [path.resolve().name for path in paths]
+    unique = len(set(names)) == len(names)
+    return [
+        read_run(path, name if unique else f"{path.resolve().parent.name}/{name}")
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines by step, the last of a step counting; a torn last line is left out."""
+    if not path.is_file():
+        return []
+    found: dict[int, dict[str, Any]] = {}
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.endswith("\n") or not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            found[int(row["step"])] = row
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}, line {number}: not a line of metrics ({error})"
+            ) from None
+    return [found[step] for step in sorted(found)]
+
+
+def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    points: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for metric, value in line.items():
+            if metric == "step" or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if math.isfinite(value):
+                points.setdefault(metric, []).append((int(line["step"]), float(value)))
+    return {
+        metric: Curve(
+            np.array([step for step, _ in rows], dtype=np.float64),
+            np.array([value for _, value in rows], dtype=np.float64),
+        )
+        for metric, rows in points.items()
+    }
+
+
+_NUM_EXAMPLES = 4
+
+
+def _completions(folder: Path) -> tuple[dict[str, float], tuple[Example, ...]]:
+    """Accuracy by what the variant saw, and some completions of the last step."""
+    parts = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    if not parts:
+        return {}, ()
+    import polars as pl
+
+    table = pl.scan_parquet(parts)
+    columns = table.collect_schema().names()
+    by_evidence: dict[str, float] = {}
+    if "reward_accuracy" in columns:
+        grouped = (
+            table.filter(pl.col("evidence_seen").is_not_null())
+            .group_by("evidence_seen")
+            .agg(pl.col("reward_accuracy").mean())
+            .collect()
+        )
+        by_evidence = {
+            "seen" if seen else "missed": float(value) for seen, value in grouped.iter_rows()
+        }
+    last = pl.read_parquet(parts[-1])
+    rows = last.filter(pl.col("step") == last["step"].max()).unique(
+        ["question_id", "variant"], keep="first", maintain_order=True
+    )
+    examples = tuple(
+        Example(**{field: row[field] for field in Example.__dataclass_fields__})
+        for row in rows.head(_NUM_EXAMPLES).to_dicts()
+    )
+    return by_evidence, examples
+
+
+def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Return the configuration keys that are not the same in all runs, with each run's value."""
+    keys = sorted({key for run in runs for key in run.config})
+    rows = []
+    for key in keys:
+        values = [json.dumps(run.config.get(key)) for run in runs]
+        if len(set(values)) > 1:
+            rows.append((key, values))
+    return rows

@@ -1,0 +1,202 @@
+"""Small tables for terminals and Markdown, and the demonstration's page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from strive.report.dynamics import dynamics_values
+from strive.report.format import number, percent
+from strive.report.pages import render_page
+from strive.report.runs import Run
+from strive.statistics import PairedDifference
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """One model's evaluation as a row: `results` is the content of its `results.json`."""
+
+    name: str
+    results: dict[str, Any]
+    change: PairedDifference | None = None
+    """Against the untrained start, in percentage points, paired by question."""
+    blind: dict[str, Any] | None = None
+    """`results.json` of the same model with grey frames."""
+    evidence: dict[str, Any] | None = None
+    """`results.json` of the same model given all evidence frames."""
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Render a Markdown table; the first column is text, the others are figures."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "| --- |" + " ---: |" * (len(headers) - 1)
+    return "\n".join([line(headers), rule, *(line(row) for row in rows)]) + "\n"
+
+
+def accuracy(results: dict[str, Any] | None, benchmark: str | None = None) -> dict[str, Any] | None:
+    """Return the overall score of a benchmark (the first one, if none is named)."""
+    if results is None:
+        return None
+    rows = results["benchmarks"]
+    chosen = [row for row in rows if benchmark in (None, row["benchmark"])]
+    return chosen[0]["overall"] if chosen else None
+
+
+def score_text(score: dict[str, Any] | None) -> str:
+    """`53.1 ± 1.4` (percent, one clustered standard error)."""
+    if score is None or score["accuracy_percent"] is None:
+        return "–"
+    error = score["standard_error"]
+    return f"{score['accuracy_percent']:.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
+def change_text(change: PairedDifference | None) -> str:
+    """`+3.2 (+1.0 to +5.4)` in points, with the 95 % interval."""
+    if change is None or change.difference != change.difference:
+        return "–"
+    interval = f" ({change.low:+.1f} to {change.high:+.1f})" if change.low == change.low else ""
+    return f"{change.difference:+.1f}{interval}"
+
+
+EVALUATION_HEADERS = ("model", "accuracy", "change", "grey frames", "with evidence")
+
+
+def evaluation_rows(models: Sequence[EvaluatedModel]) -> list[list[str]]:
+    """Cells under `EVALUATION_HEADERS`, one row a model."""
+    return [
+        [
+            model.name,
+            score_text(accuracy(model.results)),
+            change_text(model.change),
+            score_text(accuracy(model.blind)),
+            score_text(accuracy(model.evidence)),
+        ]
+        for model in models
+    ]
+
+
+RUN_HEADERS = ("run", "steps", "reward std", "zero-std", "log grad std", "accuracy", "seconds")
+
+
+def run_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Cells under `RUN_HEADERS`, one row a run; accuracy is that of the last tenth of its steps."""
+    return [
+        [
+            run.name,
+            str(run.num_steps),
+            number(run.mean("group/reward_std")),
+            percent(run.mean("group/zero_std_fraction")),
+            number(run.grad_norm_log_deviation),
+            percent(run.mean("reward/accuracy", first=0.9)),
+            number(run.seconds, 0),
+        ]
+        for run in runs
+    ]
+
+
+def print_table(
+    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], console: Console
+) -> None:
+    """Print a table: first column text, the others right-aligned figures."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    for index, header in enumerate(headers):
+        if index:
+            table.add_column(header, justify="right", no_wrap=len(header) < 14)
+        else:
+            table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+
+
+def print_evaluations(models: Sequence[EvaluatedModel], console: Console) -> None:
+    """Print accuracy in percent ± one standard error clustered by video."""
+    print_table("Accuracy (%)", EVALUATION_HEADERS, evaluation_rows(models), console)
+
+
+def print_runs(runs: Sequence[Run], console: Console) -> None:
+    """Print the training dynamics of some runs."""
+    print_table("Training dynamics", RUN_HEADERS, run_rows(runs), console)
+
+
+# --- the demonstration --------------------------------------------------------------------------
+
+_PLOT_WIDTH, _PLOT_LEFT, _PLOT_ROW = 620, 26, 30
+
+
+def render_demo_page(
+    runs: Sequence[Run],
+    evaluations: Sequence[EvaluatedModel],
+    inspect_snippets: Sequence[dict[str, Any]] = (),
+    *,
+    facts: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Render the lab demonstration as one self-contained HTML page.
+
+    `inspect_snippets` are `inspect_html.question_section` values; `facts` are extra rows (scorer
+    quality, seconds of each stage, seeds).
+    """
+    values = dynamics_values(runs) if runs else {
+        "runs": [], "figure_3": [], "outcomes": [], "further": [], "differences": [],
+    }  # fmt: skip
+    return render_page(
+        "demo.html.j2",
+        **values,
+        headers=EVALUATION_HEADERS,
+        evaluations=evaluation_rows(evaluations),
+        plot=_accuracy_plot(evaluations),
+        groups=_group_tables(evaluations),
+        names=[model.name for model in evaluations],
+        sections=inspect_snippets,
+        facts=facts,
+    )
+
+
+def _accuracy_plot(models: Sequence[EvaluatedModel]) -> dict[str, Any]:
+    """Points with 95 % intervals on a common axis of 0 to 100 %."""
+
+    def x(value: float) -> float:
+        return _PLOT_LEFT + min(max(value, 0.0), 100.0) / 100 * (_PLOT_WIDTH - 2 * _PLOT_LEFT)
+
+    rows = []
+    for index, model in enumerate(models):
+        score = accuracy(model.results)
+        if score is None or score["accuracy_percent"] is None:
+            continue
+        value = score["accuracy_percent"]
+        low = value if score["low"] is None else score["low"]
+        high = value if score["high"] is None else score["high"]
+        y = 14 + _PLOT_ROW * index
+        rows.append(
+            {"name": model.name, "y": y, "x": x(value), "low": x(low), "high": x(high),
+             "text": score_text(score)}
+        )  # fmt: skip
+    bottom = 14 + _PLOT_ROW * len(models)
+    ticks = [(x(tick), f"{tick} %") for tick in range(0, 101, 20)]
+    return {"width": _PLOT_WIDTH, "height": bottom + 22, "bottom": bottom, "rows": rows,
+            "ticks": ticks}  # fmt: skip
+
+
+def _group_tables(models: Sequence[EvaluatedModel]) -> list[dict[str, Any]]:
+    """Accuracy by problem type and by kind of question, a column a model."""
+    tables = []
+    for field, title in (("by_problem_type", "By problem type"), ("by_kind", "By question kind")):
+        found = [model.results["benchmarks"][0][field] for model in models]
+        names = sorted({name for group in found for name in group})
+        rows = [
+            {
+                "name": name,
+                "count": max((g[name]["num_questions"] for g in found if name in g), default=0),
+                "cells": [score_text(group.get(name)) for group in found],
+            }
+            for name in names
+        ]
+        if rows:
+            tables.append({"title": title, "rows": rows})
+    return tables
