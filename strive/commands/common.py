@@ -18,7 +18,7 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 CacheOption = Annotated[
-    Path | None, typer.Option(help="Cache folder.  \\[default: the lab's, in the workspace]")
+    Path | None, typer.Option(help="Cache folder.  \\[default: in the workspace]")
 ]
 LAB_LINE = "embedded lab: synthetic clips and tiny models; give --data for your own"
 
@@ -48,11 +48,16 @@ def find_workspace(option: Path | None) -> "Workspace":
 
 
 def find_cache(cache: Path | None, workspace: "Workspace") -> Path:
-    """Return `--cache`, else the lab's cache in the workspace, named in a line."""
+    """Return `--cache`, else the workspace's: the lab's if it is there, else the user's own."""
     from strive.experiments.workspace import require_lab_cache
 
     if cache is not None:
         return cache
+    if not (workspace.lab_cache / "cache.json").is_file():
+        own = workspace.cache
+        if (own / "cache.json").is_file():
+            say(f"your own cache {own}")
+            return own
     found = require_lab_cache(workspace)
     say(f"{LAB_LINE} (cache {found})")
     return found

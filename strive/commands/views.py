@@ -92,9 +92,9 @@ def print_estimate(summary: "PrecomputeSummary", console: Console) -> None:
     )
     table.add_row(
         "measured on",
-        f"{estimate.num_videos_tried} videos ({estimate.num_tried_failed} failed): decode "
-        f"{estimate.decode_seconds_per_video:.2f} s, embed {estimate.embed_seconds_per_video:.2f} s "
-        "each",
+        f"{estimate.num_videos_tried} videos ({estimate.num_tried_failed} failed): each "
+        f"{estimate.decode_seconds_per_video:.2f} s to decode, "
+        f"{estimate.embed_seconds_per_video:.2f} s to embed",
     )
     console.print(table)
 
