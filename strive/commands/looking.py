@@ -1,7 +1,7 @@
 """`inspect-scores` and `report`: they read what is there and load neither torch nor a model."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,9 @@ from strive.commands.common import (
     say,
 )
 from strive.errors import ConfigError
+
+if TYPE_CHECKING:
+    from strive.report.inspect import InspectSource, QuestionView
 
 
 def inspect_scores(
@@ -91,7 +94,9 @@ def inspect_scores(
     _write_pictures(source, views, html, png)
 
 
-def _write_pictures(source: object, views: list, html: Path | None, png: Path | None) -> None:
+def _write_pictures(
+    source: "InspectSource", views: "list[QuestionView]", html: Path | None, png: Path | None
+) -> None:
     if html is not None:
         from strive.report.inspect_html import render_inspect_page
         from strive.report.pages import write_page

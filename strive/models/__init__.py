@@ -1,0 +1,1 @@
+"""What offline, online and evaluation share: policies, inputs, generation, log-probs."""
