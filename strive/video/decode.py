@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import av
+import av.container
+import av.error
 import numpy as np
 
 from strive.errors import DecodeError, unknown_name
@@ -42,30 +45,39 @@ class UprightFrame:
 
 
 def _decode_pyav(source: VideoSource, indices_F: np.ndarray) -> Iterator[UprightFrame]:
-    """Decode from the start and keep the frames whose stamps (or counts) are wanted."""
+    """Decode from the start and keep the frames whose stamps (or counts) are wanted.
+
+    Damaged picture data is an error: FFmpeg would otherwise conceal it with what is around it.
+    """
     wanted = _wanted_stamps(source, indices_F)
     num_found = 0
     with open_container(source.path, source.container) as opened:
-        stream = video_stream(opened)
-        assert stream is not None  # `probe` found it
-        stream.codec_context.thread_count = 1  # many processes, one thread each
-        for count, frame in enumerate(opened.decode(stream)):
+        for count, frame in enumerate(_all_frames(opened)):
             stamp = count if source.pts_N is None else frame.pts
-            if num_found == len(wanted) or stamp != wanted[num_found]:
+            if stamp != wanted[num_found]:
                 continue
             if frame.is_corrupt:
-                raise DecodeError("corrupt", f"frame {indices_F[num_found]} is damaged")
+                raise DecodeError("damaged", f"frame {indices_F[num_found]} is damaged")
             num_found += 1
             rgb = frame.reformat(format="rgb24", threads=1).to_ndarray()
             rotation = int(frame.rotation) % 360
             yield UprightFrame(np.rot90(rgb, rotation // 90), rotation)
             if num_found == len(wanted):
-                break
-    if num_found < len(wanted):
-        raise DecodeError(
-            "frames_missing",
-            f"frame {indices_F[num_found]} of {source.num_frames} cannot be decoded",
-        )
+                return
+    raise DecodeError(
+        "frames_missing", f"frame {indices_F[num_found]} of {source.num_frames} is not in the file"
+    )
+
+
+def _all_frames(opened: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+    stream = video_stream(opened)
+    assert stream is not None  # `probe` found it
+    stream.codec_context.thread_count = 1  # many processes, one thread each
+    stream.codec_context.options = {"err_detect": "explode"}
+    try:
+        yield from opened.decode(stream)
+    except av.error.InvalidDataError as error:
+        raise DecodeError("damaged", f"its picture data is damaged ({error_text(error)})") from None
 
 
 def _wanted_stamps(source: VideoSource, indices_F: np.ndarray) -> list[int]:
@@ -74,11 +86,15 @@ def _wanted_stamps(source: VideoSource, indices_F: np.ndarray) -> list[int]:
 
 
 def _decode_decord(source: VideoSource, indices_F: np.ndarray) -> Iterator[UprightFrame]:
-    """Read single frames by index; decord rotates them itself and tells no angle."""
+    """Read single frames by index; decord rotates them itself and tells no angle.
+
+    Its first frame must be the one that PyAV gives: decord computes a line's length from the
+    picture's width, and for some sizes (rotated ones, mostly) reads skewed pictures from that.
+    """
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    rotation = _rotation_of(source)
+    first = next(_decode_pyav(source, np.zeros(1, np.int64)))
     try:
         # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
         reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
@@ -86,21 +102,28 @@ def _decode_decord(source: VideoSource, indices_F: np.ndarray) -> Iterator[Uprig
             raise DecodeError(
                 "frame_count", f"decord counts {len(reader)} frames of {source.num_frames}"
             )
+        if not _same_picture(reader[0].asnumpy(), first.frame_HWC):
+            raise DecodeError("wrong_picture", "decord shows another first frame than PyAV")
         for index in indices_F:
             # Not get_batch: it can hang where single reads of the same indices return (dmlc #373).
-            yield UprightFrame(reader[int(index)].asnumpy(), rotation)
+            yield UprightFrame(reader[int(index)].asnumpy(), first.rotation)
     except (decord.DECORDError, AssertionError, IndexError) as error:
         raise DecodeError("undecodable", error_text(error)) from None
 
 
-def _rotation_of(source: VideoSource) -> int:
-    first = next(_decode_pyav(source, np.zeros(1, np.int64)))
-    return first.rotation
+def _same_picture(a_HWC: np.ndarray, b_HWC: np.ndarray) -> bool:
+    """Whether two pictures differ by no more than rounding in the colour conversion."""
+    if a_HWC.shape != b_HWC.shape:
+        return False
+    return float(np.abs(a_HWC.astype(np.int16) - b_HWC).mean()) < 2.0
 
 
 Decoder = Callable[[VideoSource, np.ndarray], Iterator[UprightFrame]]
 DECODERS: dict[str, Decoder] = {"decord": _decode_decord, "pyav": _decode_pyav}
-AUTO_ORDER: tuple[str, ...] = ("decord", "pyav")
+# PyAV first: it tells damaged pictures apart, which decord conceals.
+AUTO_ORDER: tuple[str, ...] = ("pyav", "decord")
+# What no other decoder should be asked about: it would return a picture made up for a damaged one.
+_FINAL_KINDS = ("damaged", "frames_missing")
 _DISTRIBUTIONS = {"decord": "decord2", "pyav": "av"}
 
 
@@ -146,6 +169,8 @@ def decode_frames(
             frames_FHWC, rotation = _collect(DECODERS[name](source, indices_F), max_pixels)
         except DecodeError as error:
             errors.append((name, error))
+            if error.kind in _FINAL_KINDS:
+                break
             continue
         if len(frames_FHWC) != len(indices_F):
             raise DecodeError("frames_missing", f"{name} gave {len(frames_FHWC)} frames")

@@ -13,10 +13,13 @@ def fit_size(height: int, width: int, max_pixels: int | None) -> tuple[int, int]
     if max_pixels is None or height * width <= max_pixels:
         return height, width
     scale = math.sqrt(max_pixels / (height * width))
+    new_height, new_width = math.floor(height * scale), math.floor(width * scale)
     # A strip so thin that one side rounds to zero keeps one pixel there; the other side gives way.
-    new_height = max(1, math.floor(height * scale))
-    new_width = max(1, math.floor(width * scale))
-    return min(new_height, max_pixels // new_width), min(new_width, max_pixels // new_height)
+    if new_height == 0:
+        return 1, min(width, max_pixels)
+    if new_width == 0:
+        return min(height, max_pixels), 1
+    return new_height, new_width
 
 
 def resize_frame(frame_HWC: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -177,10 +177,11 @@ class WorkerPool:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for worker in self._workers:
-            worker.kill()
-        for thread in self._threads:
-            thread.join()
+        for worker, thread in zip(self._workers, self._threads, strict=True):
+            # Again and again: the thread may be about to start a process when it is told to stop.
+            while thread.is_alive():
+                worker.kill()
+                thread.join(0.05)
 
     def __iter__(self) -> Iterator[Outcome]:
         """Yield outcomes as they come, until every job has one."""

@@ -1,0 +1,43 @@
+"""What the worker tests run inside workers."""
+
+import os
+import signal
+import time
+
+from strive.errors import DecodeError
+
+
+def answer(value: int) -> int:
+    return value * 2
+
+
+def hang(value: int = 0) -> None:
+    # As a decoder that ignores everything but SIGKILL.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
+def crash(value: int = 0) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def fail(value: int = 0) -> None:
+    raise DecodeError("some_kind", "some message")
+
+
+def bug(value: int = 0) -> None:
+    raise KeyError("surprise")
+
+
+def own_pid(value: int = 0) -> int:
+    return os.getpid()
+
+
+def mixed(value: int) -> int:
+    if value == 3:
+        hang()
+    if value == 5:
+        crash()
+    if value == 7:
+        fail()
+    return answer(value)

@@ -1,0 +1,106 @@
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from strive.errors import DecodeError
+from strive.video.frame_plan import FramePlan
+from strive.video.worker import Job, Worker, WorkerPool, decode_in_worker
+from video import jobs
+
+
+@pytest.fixture(autouse=True)
+def importable_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+
+
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_hang_is_killed_and_the_worker_replaced() -> None:
+    worker = Worker()
+    first = worker.call(jobs.own_pid, {}, 10)
+    started = time.monotonic()
+    with pytest.raises(DecodeError) as caught:
+        worker.call(jobs.hang, {}, 0.3)
+    assert caught.value.kind == "timeout"
+    assert time.monotonic() - started < 3
+    assert not is_alive(first)
+    assert worker.call(jobs.answer, {"value": 4}, 10) == 8
+    worker.close()
+
+
+def test_a_crash_and_a_bug_are_decode_errors() -> None:
+    worker = Worker()
+    for function, kind, text in (
+        (jobs.crash, "crashed", "SIGSEGV"),
+        (jobs.fail, "some_kind", "some message"),
+        (jobs.bug, "unexpected", "KeyError"),
+    ):
+        with pytest.raises(DecodeError, match=text) as caught:
+            worker.call(function, {}, 10)
+        assert caught.value.kind == kind
+    last = worker.call(jobs.own_pid, {}, 10)
+    worker.close()
+    assert not is_alive(last)
+
+
+def test_pool_gives_every_job_its_outcome() -> None:
+    all_jobs = [Job(str(i), {"value": i}) for i in range(10)]
+    with WorkerPool(jobs.mixed, all_jobs, num_workers=2, timeout_seconds=0.5) as pool:
+        outcomes = {outcome.key: outcome for outcome in pool}
+    kinds = {key: outcome.error.kind for key, outcome in outcomes.items() if outcome.error}
+    assert kinds == {"3": "timeout", "5": "crashed", "7": "some_kind"}
+    values = {int(key): outcome.value for key, outcome in outcomes.items() if not outcome.error}
+    assert values == {i: 2 * i for i in (0, 1, 2, 4, 6, 8, 9)}
+
+
+def test_pool_retries_what_the_caller_changes() -> None:
+    def other_value(job: Job, error: DecodeError) -> Job | None:
+        return Job(job.key, {"value": 4}) if error.kind == "crashed" else None
+
+    with WorkerPool(jobs.mixed, [Job("a", {"value": 5})], num_workers=1, retry=other_value) as pool:
+        assert [outcome.value for outcome in pool] == [8]
+
+
+def test_leaving_the_pool_early_leaves_no_process() -> None:
+    all_jobs = [Job("pid", {}), *(Job(str(i), {}) for i in range(50))]
+    with WorkerPool(jobs.own_pid, all_jobs, num_workers=2) as pool:
+        pids = {next(iter(pool)).value for _ in range(4)}
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_workers_die_with_a_parent_that_is_killed() -> None:
+    script = textwrap.dedent("""
+        from video import jobs
+        from strive.video.worker import Worker
+        worker = Worker()
+        print(worker.call(jobs.own_pid, {}, 20), flush=True)
+        worker.call(jobs.hang, {}, 600)
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert is_alive(pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(pid)
+
+
+def test_decode_in_worker(media: Path) -> None:
+    for _ in range(2):
+        video = decode_in_worker(media / "plain.mp4", FramePlan("uniform", 8), max_pixels=2000)
+        assert len(video.frames_FHWC) == 8
+    with pytest.raises(DecodeError, match="no_video_stream"):
+        decode_in_worker(media / "audio.mp4", FramePlan())
