@@ -1,0 +1,166 @@
+"""`evaluate` with a real tiny policy on real clips: resume, faults, frames, grading again."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from strive.cache.codec import FrameCodec
+from strive.cache.frames import EncodedVideo, FrameReader, FrameWriter, VideoInfo
+from strive.cache.layout import create_cache, ensure_settings
+from strive.errors import ConfigError
+from strive.evaluate.again import compare, rescore
+from strive.evaluate.benchmarks import read_benchmark
+from strive.evaluate.frames import GREY, CacheFrames, FileFrames, FrameChoice
+from strive.evaluate.results import EvaluationResults, results_to_json
+from strive.evaluate.runner import AskSettings, EvaluateOptions, evaluate, held_out_metrics
+from strive.evaluate.samples import read_samples
+from strive.lab.models import lab_model_path
+from strive.lab.world import build_world
+from strive.models.loading import Policy, load_policy
+
+NUM_FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    build_world(root, num_clips=10, seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy(lab_model_path("qwen2_5_vl"))
+
+
+def options(world: Path, out: Path) -> EvaluateOptions:
+    return EvaluateOptions(
+        model=str(lab_model_path("qwen2_5_vl")),
+        data_root=world,
+        out=out,
+        prompt_template="short",
+        num_frames=NUM_FRAMES,
+        max_new_tokens=6,
+        batch_size=3,
+    )
+
+
+def scores_of(results: EvaluationResults) -> object:
+    """Scores with null for NaN, which is unequal to itself."""
+    return results_to_json(results)["benchmarks"]
+
+
+def test_evaluate_resume_and_rescore(world: Path, tmp_path: Path, policy: Policy) -> None:
+    whole = options(world, tmp_path / "whole")
+    # Opens the model by itself, as the command does.
+    first = evaluate(whole)
+    records = read_benchmark("lab", world, "test")
+    assert first.benchmark("lab").overall.num_questions == len(records) == 8
+    assert first.failures == () and first.num_resumed == 0
+    samples = read_samples(whole.out / "samples.jsonl")
+    assert [s.question_id for s in samples] == [r.question_id for r in records]
+    assert all(len(s.source_index) == NUM_FRAMES and s.num_tokens <= 6 for s in samples)
+    stored = json.loads((whole.out / "results.json").read_text())
+    assert stored["settings"]["model_digest"] and stored["versions"]["torch"]
+
+    again = evaluate(whole, policy=policy)
+    assert again.num_resumed == 8 and scores_of(again) == scores_of(first)
+
+    # A run killed in its second batch: three whole lines and a torn one.
+    killed = options(world, tmp_path / "killed")
+    shutil.copytree(whole.out, killed.out)
+    lines = (whole.out / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (killed.out / "samples.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    (killed.out / "results.json").unlink()
+    resumed = evaluate(killed, policy=policy)
+    assert resumed.num_resumed == 3 and scores_of(resumed) == scores_of(first)
+    assert (killed.out / "samples.jsonl").read_bytes() == b"".join(lines)
+
+    assert scores_of(rescore(whole.out)) == scores_of(first)
+    assert compare(whole.out, killed.out).overall.difference == 0
+
+
+def test_other_settings_are_refused(world: Path, tmp_path: Path, policy: Policy) -> None:
+    asked = replace(options(world, tmp_path / "out"), limit=1)
+    evaluate(asked, policy=policy)
+    with pytest.raises(ConfigError, match="num_frames: there 4, here 8"):
+        evaluate(replace(asked, num_frames=8), policy=policy)
+    assert evaluate(replace(asked, num_frames=8, overwrite=True), policy=policy).num_resumed == 0
+    # More questions and another grading are no other settings.
+    more = evaluate(replace(asked, num_frames=8, limit=3, grading="tolerant"), policy=policy)
+    assert more.num_resumed == 1 and more.grading == "tolerant"
+
+
+def test_a_corrupt_video_costs_its_questions_only(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    records = read_benchmark("lab", root, "test")
+    broken = records[0].video_id
+    good = (root / broken).read_bytes()
+    (root / broken).write_bytes(b"not a video at all")
+    asked = options(root, tmp_path / "out")
+    results = evaluate(asked, policy=policy)
+    num_broken = sum(r.video_id == broken for r in records)
+    assert results.benchmark("lab").num_failed == num_broken == len(results.failures)
+    assert results.benchmark("lab").overall.num_questions == len(records) - num_broken
+    assert {f.video_id for f in results.failures} == {broken}
+    # Mended, the same call asks what is missing.
+    (root / broken).write_bytes(good)
+    mended = evaluate(asked, policy=policy)
+    assert mended.failures == () and mended.num_resumed == len(records) - num_broken
+    assert mended.benchmark("lab").overall.num_questions == len(records)
+
+
+def test_frames_of_each_mode(world: Path) -> None:
+    record = next(r for r in read_benchmark("lab", world, "test") if r.data_source == "lab/colour")
+    assert record.evidence_spans_seconds
+    seen = FileFrames(world, FrameChoice(16, "evidence")).frames(record)
+    (start, end) = record.evidence_spans_seconds[0]
+    inside = (seen.pts_seconds_K >= start) & (seen.pts_seconds_K < end)
+    assert inside.any() and len(seen.frames_KHWC) == 16
+    assert (np.diff(seen.source_index_K) > 0).all()
+    uniform = FileFrames(world, FrameChoice(16)).frames(record)
+    blank = FileFrames(world, FrameChoice(16, "blank")).frames(record)
+    assert (blank.frames_KHWC == GREY).all()
+    assert blank.frames_KHWC.shape == uniform.frames_KHWC.shape
+    assert np.array_equal(blank.source_index_K, uniform.source_index_K)
+
+
+def test_frames_from_a_cache_and_held_out_metrics(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    records = read_benchmark("lab", world, "test")
+    pool = FileFrames(world, FrameChoice(32))
+    layout = create_cache(tmp_path / "cache")
+    codec = FrameCodec("raw")
+    ensure_settings(layout.frames("pool"), {"fields": {"codec": codec.fields}})
+    writer = FrameWriter(layout, "pool", writer="s0of1")
+    for record in {r.video_id: r for r in records[:4]}.values():
+        video = pool.frames(record)
+        count, height, width, _ = video.frames_KHWC.shape
+        info = VideoInfo(
+            record.video_id, count, video.source_index_K, video.pts_seconds_K, video.source_fps,
+            video.source_num_frames, video.duration_seconds, height, width, 0, "h264", "pyav",
+        )  # fmt: skip
+        frames = tuple(codec.encode(frame) for frame in video.frames_KHWC)
+        writer.add(EncodedVideo(info, record.video_id, 1, "digest", frames))
+    writer.commit()
+
+    choice = FrameChoice(NUM_FRAMES)
+    source = CacheFrames(FrameReader(layout, "pool"), choice)
+    found = source.frames(records[0])
+    whole = pool.frames(records[0])
+    # Uniform frames of the pool: its first, its last and two between.
+    assert found.source_index_K[[0, -1]].tolist() == whole.source_index_K[[0, -1]].tolist()
+    assert np.array_equal(found.frames_KHWC[0], whole.frames_KHWC[0])
+    settings = AskSettings(template="short", max_new_tokens=4, batch_size=8)
+    metrics = held_out_metrics(policy, records, source, settings=settings, choice=choice)
+    cached = sum(r.video_id in source.reader for r in records)
+    assert metrics["num_questions"] == cached and metrics["num_failed"] == len(records) - cached
+    assert 0 <= metrics["accuracy"] <= 1

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strive.errors import ConfigError, UnknownNameError
+from strive.evaluate.frames import FrameChoice, choose_frames
+from strive.records import Record
+
+
+def record(spans: tuple[tuple[float, float], ...] | None) -> Record:
+    return Record("1", "a.mp4", "?", "OCR", (), "<answer>x</answer>", "", spans)
+
+
+def test_uniform_and_blank_see_the_whole_video() -> None:
+    pts = np.arange(64) * 0.5
+    for mode in ("uniform", "blank"):
+        chosen = choose_frames(FrameChoice(16, mode), record(((3.0, 3.6),)), pts)  # type: ignore[arg-type]
+        assert len(chosen) == 16 and chosen[0] == 0 and chosen[-1] == 63
+
+
+def test_evidence_by_hand() -> None:
+    # 8 frames a second apart, evidence at 2 and 3; the other two of four are the ends of the rest.
+    chosen = choose_frames(FrameChoice(4, "evidence"), record(((2.0, 4.0),)), np.arange(8.0))
+    assert chosen.tolist() == [0, 2, 3, 7]
+
+
+@given(
+    num_pool=st.integers(1, 80),
+    num_frames=st.integers(1, 40),
+    start=st.floats(0, 30),
+    length=st.floats(0.1, 20),
+)
+def test_evidence_frames_are_all_there(
+    num_pool: int, num_frames: int, start: float, length: float
+) -> None:
+    pts = np.arange(num_pool) * 0.5
+    chosen = choose_frames(
+        FrameChoice(num_frames, "evidence"), record(((start, start + length),)), pts
+    )
+    inside = set(np.flatnonzero((pts >= start) & (pts < start + length)).tolist())
+    assert len(chosen) == min(num_frames, num_pool)
+    assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < num_pool
+    if len(inside) <= num_frames:
+        assert inside <= set(chosen.tolist())
+    else:
+        assert set(chosen.tolist()) <= inside
+
+
+def test_questions_without_spans_get_uniform_frames() -> None:
+    pts = np.arange(10.0)
+    for spans in (None, ()):
+        evidence = choose_frames(FrameChoice(4, "evidence"), record(spans), pts)
+        assert evidence.tolist() == choose_frames(FrameChoice(4), record(spans), pts).tolist()
+
+
+def test_choices_are_checked() -> None:
+    with pytest.raises(UnknownNameError, match="frames mode 'grey'"):
+        FrameChoice(4, "grey")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="--frames is 0"):
+        FrameChoice(0)

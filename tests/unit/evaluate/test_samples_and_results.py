@@ -1,0 +1,211 @@
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownNameError
+from strive.evaluate.again import compare, read_results, rescore
+from strive.evaluate.benchmarks import read_benchmark
+from strive.evaluate.results import Failure, score_of, summarise_samples
+from strive.evaluate.runner import EvaluateOptions, write_results
+from strive.evaluate.samples import (
+    Sample,
+    append_samples,
+    drop_torn_line,
+    grade_sample,
+    read_samples,
+    rewrite_samples,
+)
+from strive.evaluate.tables import print_comparison, print_results
+from strive.evaluate.versions import model_digest
+
+
+def sample(question_id: str, output: str, *, video: str = "a.mp4", **other: object) -> Sample:
+    made = Sample(
+        benchmark="lab",
+        question_id=question_id,
+        prompt_hash="p" + question_id,
+        video_id=video,
+        problem_type="multiple choice",
+        kind="lab/colour",
+        prompt="Which?",
+        solution="<answer>B</answer>",
+        source_index=(0, 4),
+        evidence_seen=None,
+        output=output,
+        num_tokens=3,
+        truncated=False,
+    )
+    return replace(made, **other)  # type: ignore[arg-type]
+
+
+OUTPUTS = (
+    ("1", "<think>x</think><answer>B</answer>"),  # right, well formed
+    ("2", "<answer>A</answer>"),  # wrong
+    ("3", "B."),  # strict: wrong; tolerant: right
+    ("4", ""),  # empty
+)
+SETTINGS = {"model": "m", "num_frames": 32, "frames_mode": "uniform", "prompt_template": "short"}
+
+
+def write_evaluation(out: Path, samples: list[Sample]) -> None:
+    out.mkdir(parents=True)
+    graded = [grade_sample(s, "video_r1") for s in samples]
+    append_samples(out / "samples.jsonl", graded)
+    failure = Failure("lab", "9", "broken.mp4", "not_a_video", "no [header]")
+    results = summarise_samples(
+        ["lab"], graded, [failure],
+        settings=SETTINGS, versions={"strive": "0"}, grading="video_r1", num_resumed=0, seconds=1.5,
+    )  # fmt: skip
+    write_results(out, results)
+
+
+def standard(tmp_path: Path, name: str = "out") -> Path:
+    videos = ("a.mp4", "a.mp4", "b.mp4", "c.mp4")
+    samples = [
+        sample(q, text, video=v, evidence_seen=q in "12", truncated=q == "4")
+        for (q, text), v in zip(OUTPUTS, videos, strict=True)
+    ]
+    write_evaluation(tmp_path / name, samples)
+    return tmp_path / name
+
+
+def test_samples_round_trip_and_survive_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    first, second = sample("1", 'a "quoted"\nline é'), sample("2", "b")
+    append_samples(path, [first])
+    append_samples(path, [second])
+    assert read_samples(path) == [first, second]
+    with path.open("a") as out:
+        out.write('{"benchmark": "la')
+    assert read_samples(path) == [first, second]
+    drop_torn_line(path)
+    append_samples(path, [replace(first, output="again")])
+    assert [s.output for s in read_samples(path)] == ["again", "b"]
+    path.write_text("nonsense\n")
+    with pytest.raises(RecordsError, match="line 1"):
+        read_samples(path)
+    with pytest.raises(MissingInputError, match="evaluate --out"):
+        read_samples(tmp_path / "absent.jsonl")
+
+
+def test_results_by_hand(tmp_path: Path) -> None:
+    stored = read_results(standard(tmp_path))
+    (row,) = stored["benchmarks"]
+    # One of four is right.
+    assert row["overall"]["accuracy_percent"] == 25.0
+    assert (row["overall"]["num_questions"], row["overall"]["num_videos"]) == (4, 3)
+    # Deviations by video: a: 75 - 25 = 50, b: -25, c: -25; 3/2 * (2500 + 625 + 625) / 16.
+    assert row["overall"]["standard_error"] == pytest.approx(math.sqrt(1.5 * 3750 / 16))
+    assert row["unparsed_percent"] == 25.0  # only the empty one: "B." can be read
+    assert row["empty_percent"] == 25.0 and row["truncated_percent"] == 25.0
+    assert row["well_formed_percent"] == 25.0
+    assert row["evidence_seen_percent"] == 50.0
+    assert row["by_evidence_seen"]["seen"]["accuracy_percent"] == 50.0
+    assert row["num_failed"] == 1 and stored["failures"][0]["video_id"] == "broken.mp4"
+    # One video alone has no clustered error.
+    assert row["by_evidence_seen"]["seen"]["standard_error"] is None
+
+
+def test_rescore_is_idempotent_and_changes_rules(tmp_path: Path) -> None:
+    out = standard(tmp_path)
+    before = {name: (out / name).read_bytes() for name in ("samples.jsonl", "results.json")}
+    rescore(out)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    tolerant = rescore(out, grading="tolerant")
+    assert tolerant.benchmark("lab").overall.accuracy_percent == 50.0
+    assert rescore(out).grading == "tolerant"
+    rescore(out, grading="video_r1")
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_rescore_reads_a_hand_edited_answer(tmp_path: Path) -> None:
+    out = standard(tmp_path)
+    rows = [replace(s, output="<answer>B</answer>") for s in read_samples(out / "samples.jsonl")]
+    rewrite_samples(out / "samples.jsonl", rows)
+    assert rescore(out).benchmark("lab").overall.accuracy_percent == 100.0
+
+
+def test_compare(tmp_path: Path) -> None:
+    a = standard(tmp_path, "a")
+    right = "<answer>B</answer>"
+    others = [
+        sample("1", "no"),
+        sample("2", right),
+        sample("3", right, video="b.mp4", prompt_hash="x"),
+    ]
+    write_evaluation(tmp_path / "b", others)
+    got = compare(a, tmp_path / "b")
+    # Over questions 1 to 3: +100, -100, -100.
+    assert got.overall.difference == pytest.approx(-100 / 3)
+    assert (got.num_gained, got.num_lost) == (1, 2)
+    assert (got.num_only_a, got.num_only_b, got.num_other_prompts) == (1, 0, 1)
+    assert got.overall.num_units == 2
+    same = compare(a, a)
+    assert same.overall.difference == 0 and same.overall.p_value == 1
+    write_evaluation(tmp_path / "c", [sample("77", right)])
+    with pytest.raises(RecordsError, match="no answered question in common"):
+        compare(a, tmp_path / "c")
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_tables_fit(tmp_path: Path, width: int) -> None:
+    out = standard(tmp_path)
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_results(rescore(out), console)
+    print_comparison(compare(out, out), console)
+    text = console.export_text()
+    assert "25.0" in text and "no [header]" in text and "unparsed 25.0 %" in text
+    tables = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
+    assert max(map(len, tables)) <= width
+
+
+def test_empty_groups_are_not_numbers() -> None:
+    score = score_of([])
+    assert math.isnan(score.accuracy_percent) and score.num_questions == 0
+
+
+def test_benchmarks_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'lab'"):
+        read_benchmark("labs", tmp_path, "test")
+    with pytest.raises(MissingInputError, match="--data-root"):
+        read_benchmark("lab", tmp_path, "test")
+
+
+def test_options_are_checked() -> None:
+    def options(**values: object) -> EvaluateOptions:
+        base = {"model": "m", "data_root": Path("d"), "out": Path("o")}
+        return EvaluateOptions(**{**base, **values})  # type: ignore[arg-type]
+
+    assert options().template == "video_r1_eval"
+    assert options(prompt_template="short").template == "short"
+    options().check()
+    for wrong in (
+        {"protocol": "video_r2"}, {"prompt_template": "long"}, {"num_frames": 0}, {"limit": 0},
+        {"frames_mode": "best"}, {"batch_size": 0},
+    ):  # fmt: skip
+        with pytest.raises((UnknownNameError, ConfigError)):
+            options(**wrong).check()
+
+
+def test_model_digest_sees_new_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "recipe.json").write_text("{}")
+    first = model_digest(str(tmp_path))
+    (tmp_path / "recipe.json").write_text('{"metric": 1}')
+    assert model_digest(str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert model_digest(str(tmp_path)) != first
+    assert model_digest("some/hub-id") is None
+
+
+def test_samples_are_json_lines(tmp_path: Path) -> None:
+    out = standard(tmp_path)
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [row["score"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
+    assert rows[0]["answer"] == "B"
