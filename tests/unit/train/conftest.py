@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from strive.cache.codec import FrameCodec
-from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo
+from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
@@ -59,7 +59,7 @@ def make_cache(
         if question_id not in unscored:
             scores_F = rng.random(num_frames).astype(np.float32)
             scores = QuestionScores(question_id, video_id, scores_F, 3, False)
-            rows.append(ScoreRow(scores, "digest", "digest"))
+            rows.append(ScoreRow(scores, "digest", frames_checksum(encoded)))
     writer.commit()
     write_questions(layout, records)
     transforms = ["none"] if kind == "weight" else ["none", "zscore", "minmax", "logit"]
