@@ -58,6 +58,11 @@ def generate(
     `uniforms_RGL` ([prompts, generations, at least max_new_tokens], each in [0, 1)) decides every
     draw; leave it out only with `greedy`. Without `features` the videos are encoded here.
     """
+    if sampling_temperature <= 0:
+        raise ConfigError(
+            f"sampling_temperature is {sampling_temperature}; it must be above 0 (use greedy=True "
+            "for the most probable token)"
+        )
     _check_uniforms(uniforms_RGL, greedy, (len(prompts), num_generations, max_new_tokens))
     with evaluation_mode(policy.model):
         if features is None:

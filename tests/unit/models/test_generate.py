@@ -208,3 +208,6 @@ def test_sampling_needs_enough_uniforms(policy: Policy) -> None:
     with pytest.raises(ConfigError, match=r"\(1, 2, 3\)"):
         generate(policy, prompts, num_generations=2, max_new_tokens=3,
                  uniforms_RGL=uniforms(1, 2, 2))  # fmt: skip
+    with pytest.raises(ConfigError, match="sampling_temperature is 0"):
+        generate(policy, prompts, num_generations=1, max_new_tokens=3, greedy=True,
+                 sampling_temperature=0.0)  # fmt: skip
