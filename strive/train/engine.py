@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,8 @@ def _import_deepspeed(processes: Processes) -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    # DeepSpeed calls collectives by names that torch has since renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if on_cpu:
         # Asked for its shared-memory operation, DeepSpeed would look for a compiler and run it.
         deepspeed.ops.__compatible_ops__ = dict.fromkeys(ALL_OPS, False)

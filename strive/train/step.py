@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strive.answers import extract_answer
+from strive.answers import extract_answer_or_text
 from strive.configs.schema import TrainConfig
 from strive.models.family import VisionFeatures
 from strive.models.loading import Policy
@@ -120,7 +120,7 @@ def _judge(trainer: Trainer, group: RolloutGroup) -> GroupOutcome:
         effective_frames=question.effective_frames,
         evidence_seen_M=question.evidence_seen_M,
         texts=group.texts,
-        answers=tuple(tuple(extract_answer(text) for text in row) for row in group.texts),
+        answers=tuple(tuple(extract_answer_or_text(text) for text in row) for row in group.texts),
         lengths_MG=group.lengths_MG.numpy(),
         truncated_MG=group.truncated_MG.numpy(),
         rewards_MG=rewards_MG,

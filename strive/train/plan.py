@@ -1,0 +1,172 @@
+"""What a run would do and need, without loading weights or computing a step (`train --dry-run`).
+
+Memory is a formula whose inputs are returned beside it. What it leaves out is said in its text:
+activations inside a layer depend on the attention kernel and are estimated by one factor.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from strive.configs.schema import TrainConfig
+from strive.errors import ModelError
+from strive.models.inputs import PromptInputs
+from strive.models.loading import Policy, make_policy
+from strive.models.logprobs import LOGITS_PER_CHUNK
+from strive.train.data import TrainingData, shard
+from strive.train.engine import read_deepspeed_preset, set_trainable
+from strive.train.rollout import prepare_questions
+
+# Hidden-sized values kept per token and layer for the backward pass of a gated transformer layer
+# (inputs, norms, q, k, v, attention output, and three of the MLP's width, which is about 4 wide).
+_KEPT_PER_LAYER = 20
+MEMORY_FORMULA = (
+    "weights P*b + gradients T*b/g + optimiser T*(8 + 4 if b < 4)/o + reference P*b + key-value "
+    "cache 2*layers*kv_width*b*rows*(prompt + new) + activations tokens*hidden*b*(layers*"
+    f"{_KEPT_PER_LAYER}, or layers with gradient checkpointing) + logits 3*4*{LOGITS_PER_CHUNK}; P "
+    "and reference are divided by the processes at ZeRO 3, g and o are the processes from ZeRO 2 "
+    "and 1 on; fragmentation and kernels' work space are not in it"
+)
+
+
+def dry_run(config: TrainConfig, *, num_processes: int = 1) -> dict[str, Any]:
+    """Resolve a configuration against its cache and model, and estimate what a step needs.
+
+    Raises:
+        ConfigError, CacheError, ModelError: what `train` would stop at.
+    """
+    data = TrainingData(config)
+    shard(range(config.questions_per_step), 0, num_processes)
+    policy = _skeleton(config)
+    set_trainable(policy, config.trainable)
+    first = data.read(data.questions_of(0)[0], 0)
+    [prepared] = prepare_questions(
+        policy, [first], prompt_template=config.prompt_template, max_pixels=config.max_pixels
+    )
+    tokens = _tokens(config, prepared.prompts[0])
+    return {
+        "config": config.model_dump(mode="json"),
+        "data": data.describe(),
+        "num_processes": num_processes,
+        "epochs": config.steps * config.questions_per_step / len(data.records),
+        "completions_per_step": _completions(config),
+        "tokens": tokens,
+        "vision_encodes": _vision_encodes(config),
+        "memory": _memory(config, policy, tokens, num_processes),
+    }
+
+
+def _skeleton(config: TrainConfig) -> Policy:
+    """The policy without weights: its architecture on the meta device, and its processor."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        architecture = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(architecture, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(config.model, trust_remote_code=False)
+        return make_policy(model, processor, position_rule=config.position_rule)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"cannot open model '{config.model}' ({reason}); pass --model FOLDER, or --model "
+            "lab:qwen2_5_vl for the embedded one"
+        ) from error
+
+
+def _completions(config: TrainConfig) -> int:
+    return config.questions_per_step * config.num_variants * config.num_generations
+
+
+def _tokens(config: TrainConfig, prompt: PromptInputs) -> dict[str, int]:
+    """Counts for the first question of the first step; others differ by their text and size."""
+    rows = config.questions_per_step * config.num_variants
+    new = config.num_generations * config.max_new_tokens
+    prompt_tokens = len(prompt.input_ids_P)
+    packed = prompt_tokens + new
+    plain = config.num_generations * (prompt_tokens + config.max_new_tokens)
+    return {
+        "prompt": prompt_tokens,
+        "video": int(prompt.video_mask_P.sum()),
+        "logprob_row_at_most": packed if config.logprobs == "packed" else plain,
+        "prefill_per_step": rows * prompt_tokens,
+        "completion_per_step_at_most": rows * new,
+        "logprob_per_step_at_most": rows * (packed if config.logprobs == "packed" else plain),
+    }
+
+
+def _vision_encodes(config: TrainConfig) -> dict[str, int]:
+    """Videos through the tower: one per variant, and again for every graph when it trains."""
+    variants = config.questions_per_step * config.num_variants
+    passes = 1
+    if config.trainable == "all":
+        passes += config.updates_per_rollout + (1 if config.beta > 0 else 0)
+    return {"per_step": variants * passes, "in_all": variants * passes * config.steps}
+
+
+def _memory(
+    config: TrainConfig, policy: Policy, tokens: Mapping[str, int], num_processes: int
+) -> dict[str, Any]:
+    text = policy.config.text_config
+    stage = int(
+        read_deepspeed_preset(config.deepspeed).get("zero_optimization", {}).get("stage", 0)
+    )
+    size = 4 if _compute_dtype(config) == "float32" else 2
+    parameters = list(policy.model.parameters())
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    layers, hidden = text.num_hidden_layers, text.hidden_size
+    head_width = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
+    rows = _completions(config) // num_processes
+    length = tokens["prompt"] + config.max_new_tokens
+    together = min(config.questions_per_micro_batch, config.questions_per_step // num_processes)
+    row_tokens = tokens["logprob_row_at_most"] * together * config.num_variants
+
+    def divided(at_stage: int) -> int:
+        return num_processes if stage >= at_stage else 1
+
+    kept = layers * (1 if config.gradient_checkpointing else _KEPT_PER_LAYER)
+    parts = {
+        "weights": total * size // divided(3),
+        "gradients": trained * size // divided(2),
+        "optimiser": trained * (8 + (4 if size < 4 else 0)) // divided(1),
+        "reference": total * size // divided(3) if config.beta > 0 else 0,
+        "key_value_cache": 2
+        * layers
+        * text.num_key_value_heads
+        * head_width
+        * size
+        * rows
+        * length,
+        "activations": row_tokens * hidden * size * kept,
+        "logits": 3 * 4 * min(LOGITS_PER_CHUNK, row_tokens * text.vocab_size),
+    }
+    # The cache is gone before the log-probs begin.
+    rest = sum(parts.values()) - parts["key_value_cache"] - parts["activations"] - parts["logits"]
+    peak = rest + max(parts["key_value_cache"], parts["activations"] + parts["logits"])
+    return {
+        "formula": MEMORY_FORMULA,
+        "inputs": {
+            "P": total,
+            "T": trained,
+            "b": size,
+            "zero_stage": stage,
+            "num_processes": num_processes,
+            "layers": layers,
+            "hidden": hidden,
+            "kv_width": text.num_key_value_heads * head_width,
+            "rows": rows,
+            "prompt": tokens["prompt"],
+            "new": config.max_new_tokens,
+            "tokens": row_tokens,
+        },
+        "bytes_per_process": parts,
+        "peak_bytes_per_process": peak,
+    }
+
+
+def _compute_dtype(config: TrainConfig) -> str:
+    if config.dtype == "auto":
+        return "bfloat16" if torch.cuda.is_available() else "float32"
+    return config.dtype
