@@ -194,13 +194,15 @@ def _resolve(model: str) -> tuple[str, Path, str]:
             raise ModelError(f"no weights (.safetensors) in {folder}; see --scorer-model")
         source = f"local-dir:{folder.absolute()}"
         return source, Path(found), source
+    name, _, tag = model.partition("/")
+    if not model.startswith("hf-hub:"):
+        tag = _known_tag(name, tag)
     go_offline_if_unreachable()
     try:
         if model.startswith("hf-hub:"):
             weights = download_pretrained_from_hf(model.removeprefix("hf-hub:"))
             return model, Path(weights), model
-        name, _, tag = model.partition("/")
-        config = factory.get_pretrained_cfg(name, _known_tag(name, tag))
+        config = factory.get_pretrained_cfg(name, tag)
         return name, Path(download_pretrained(config)), name
     except (OSError, RuntimeError) as error:
         raise _not_reachable(model, error) from error

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
 from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings, make_key
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+
+# Helper modules of these tests are imported as `video.coded_clips` and so on.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def pictures(video_id: str, num_frames: int = 5) -> np.ndarray:

@@ -35,9 +35,7 @@ def test_scores_of_frames_that_were_replaced_are_not_shown(layout: CacheLayout) 
 
 def test_find_scorer(layout: CacheLayout) -> None:
     frames_key = add_frames(layout, "raw", "a")
-    with pytest.raises(
-        CacheError, match=r"holds no scores.*precompute.*--scorer siglip2"
-    ):
+    with pytest.raises(CacheError, match=r"holds no scores.*precompute.*--scorer siglip2"):
         find_scorer(layout, None)
     key = add_scorer(layout, "siglip2", frames_key, "1@a")
     assert find_scorer(layout, None).key == key

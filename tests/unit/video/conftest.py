@@ -1,6 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
+
+# Helper modules of these tests are imported as `video.coded_clips` and so on.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from video import coded_clips as clips
 

@@ -1,0 +1,150 @@
+"""The siglip2 scorer against a slow, plain reference, with the lab's small model."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from strive.errors import ModelError
+from strive.lab.models import lab_model_path
+from strive.pipeline.scorers import ScorerRequest, SplitScorer, load_scorer
+from strive.pipeline.scorers.siglip2 import OpenClipScorer
+
+FOLDER = str(lab_model_path("siglip2"))
+QUESTIONS = ["What colour is the star?", "", "At 0:15, what does Mr. Lee do?", "which shape " * 40]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> OpenClipScorer:
+    made = load_scorer("siglip2", ScorerRequest(model=FOLDER, batch_size=8))
+    assert isinstance(made, OpenClipScorer)
+    return made
+
+
+def frames(num_frames: int, height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (num_frames, 9, 12, 3), dtype=np.uint8)
+    return coarse.repeat(height // 9, axis=1).repeat(width // 12, axis=2)
+
+
+def reference_image(model: torch.nn.Module, frame_HWC: np.ndarray) -> np.ndarray:
+    """One frame alone, straight through open_clip's model."""
+    x = torch.tensor(frame_HWC).permute(2, 0, 1)[None].float() / 255
+    x = torch.nn.functional.interpolate(x, (56, 56), mode="bicubic", antialias=True)
+    x = (x.clamp(0, 1) - 0.5) / 0.5
+    with torch.no_grad():
+        z = model.encode_image(x)[0].double()
+    return (z / z.norm()).numpy()
+
+
+def reference_text(model: torch.nn.Module, text: str) -> np.ndarray:
+    """One question alone, tokenised by open_clip itself."""
+    import open_clip
+
+    tokens = open_clip.get_tokenizer(f"local-dir:{FOLDER}")([text])
+    with torch.no_grad():
+        z = model.encode_text(tokens)[0].double()
+    return (z / z.norm()).numpy()
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    import open_clip
+
+    return open_clip.create_model(f"local-dir:{FOLDER}").eval()
+
+
+def test_embeddings_equal_one_by_one(scorer: OpenClipScorer, model: torch.nn.Module) -> None:
+    pool = frames(11)  # more than one batch
+    embedded = scorer.embed_frames(pool)
+    assert embedded.shape == (11, 64) and embedded.dtype == np.float32
+    expected = np.stack([reference_image(model, frame) for frame in pool])
+    np.testing.assert_allclose(embedded, expected, atol=1e-5)
+    texts = scorer.embed_questions(QUESTIONS)
+    expected = np.stack([reference_text(model, text) for text in QUESTIONS])
+    np.testing.assert_allclose(texts, expected, atol=1e-5)
+
+
+def test_numbers_do_not_depend_on_company(scorer: OpenClipScorer) -> None:
+    # What makes resumed, sharded and plain runs equal to the last bit.
+    pool = frames(16)
+    whole = scorer.embed_frames(pool)
+    np.testing.assert_array_equal(scorer.embed_frames(pool[:5]), whole[:5])
+    np.testing.assert_array_equal(scorer.embed_frames(pool[5:]), whole[5:])
+    texts = [f"question number {i} about a star" for i in range(40)]
+    together = scorer.embed_questions(texts)
+    np.testing.assert_array_equal(scorer.embed_questions(texts[33:34])[0], together[33])
+    np.testing.assert_array_equal(scorer.embed_questions(texts[::-1])[::-1], together)
+
+
+def test_text_lengths_and_truncation(scorer: OpenClipScorer) -> None:
+    lengths = scorer.text_lengths([*QUESTIONS, "word " * 500])
+    assert [length.truncated for length in lengths][:3] == [False, False, False]
+    assert lengths[3].truncated and lengths[3].num_tokens > 64
+    # What is cut off does not change the embedding: the first 64 tokens are all there is.
+    same = scorer.embed_questions([QUESTIONS[3], QUESTIONS[3] + "of another colour"])
+    np.testing.assert_array_equal(same[0], same[1])
+
+
+def test_odd_sizes_are_squashed(scorer: OpenClipScorer) -> None:
+    for height, width in ((9, 12), (180, 12), (90, 240)):
+        assert np.isfinite(scorer.embed_frames(frames(2, height, width))).all()
+
+
+def test_left_padding_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "left"
+    shutil.copytree(FOLDER, broken)
+    made = load_scorer("siglip2", ScorerRequest(model=str(broken)))
+    assert isinstance(made, OpenClipScorer)
+    made.tokenizer.tokenizer.padding_side = "left"
+    with pytest.raises(ModelError, match="does not pad on the right"):
+        made.embed_questions(["a short question"])
+
+
+def test_identity_follows_the_weights_not_the_place(scorer: OpenClipScorer, tmp_path: Path) -> None:
+    copied = tmp_path / "siglip2"
+    shutil.copytree(FOLDER, copied)
+    other = load_scorer("siglip2", ScorerRequest(model=f"local-dir:{copied}", batch_size=8))
+    assert other.identity() == scorer.identity()
+    from safetensors.torch import load_file, save_file
+
+    (weights,) = copied.glob("*.safetensors")
+    state = load_file(weights)
+    state[next(iter(state))] += 1e-3
+    save_file(state, weights)
+    changed = load_scorer("siglip2", ScorerRequest(model=str(copied)))
+    assert changed.identity() != scorer.identity()
+    assert isinstance(changed, SplitScorer)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ("/nowhere/at/all", "no open_clip_config.json"),
+        ("ViT-No-Such-Model", "no model of open_clip"),
+        ("ViT-SO400M-16-SigLIP2-384/no_such_tag", "has the weights webli"),
+    ],
+)
+def test_wrong_models_are_named(model: str, text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        load_scorer("siglip2", ScorerRequest(model=model))
+
+
+def test_missing_weights_are_an_error_not_random_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    shutil.copytree(FOLDER, folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(ModelError, match="no weights"):
+        load_scorer("siglip2", ScorerRequest(model=str(folder)))
+
+
+def test_unreachable_hub_names_the_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="--scorer-model siglip2=lab:siglip2"):
+        load_scorer("siglip2", ScorerRequest())

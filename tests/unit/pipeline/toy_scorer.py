@@ -1,0 +1,71 @@
+"""A user's own scorers, as `pipeline.toy_scorer:NAME`: plain numpy, no model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from strive.pipeline.scorers import ScorerRequest
+
+
+class Toy:
+    kind = "similarity"
+    files = ()
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "toy", "revision": 1}
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        cells = frames_FHWC[:, ::24, ::32].reshape(len(frames_FHWC), -1)[:, :12]
+        return cells.astype(np.float32) + 1
+
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        codes = [[(len(text) * (i + 3)) % 11 + 1 for i in range(12)] for text in questions]
+        return np.array(codes, np.float32)
+
+
+class ToyWeights:
+    kind = "weight"
+    files = ()
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "toy-weights"}
+
+    def score(self, frames_FHWC: np.ndarray, question: str) -> np.ndarray:
+        return frames_FHWC.mean(axis=(1, 2, 3)).astype(np.float32) + len(question)
+
+
+class NanOnShort(Toy):
+    """Fails on videos with fewer than ten frames."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "nan-on-short"}
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        value = super().embed_frames(frames_FHWC)
+        return value * np.nan if len(frames_FHWC) < 10 else value
+
+
+class WrongShape(Toy):
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        return np.ones((3, 4), np.float32)
+
+
+def make(request: ScorerRequest) -> Toy:
+    return Toy()
+
+
+def make_weights(request: ScorerRequest) -> ToyWeights:
+    return ToyWeights()
+
+
+def make_nan(request: ScorerRequest) -> NanOnShort:
+    return NanOnShort()
+
+
+def make_wrong(request: ScorerRequest) -> WrongShape:
+    return WrongShape()
+
+
+def make_nothing(request: ScorerRequest) -> object:
+    return object()
