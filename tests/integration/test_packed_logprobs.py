@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from strive.lab.models import lab_model_path
 from strive.models.generate import generate
@@ -10,6 +11,7 @@ from strive.models.loading import load_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.vision import count_encodes, encode_videos
 
+torch.set_num_threads(1)
 NUM_PROMPTS, NUM_GENERATIONS, MAX_NEW_TOKENS = 6, 4, 24
 
 
