@@ -1,29 +1,17 @@
 """What works on stored answers, without a model: grading again, and comparing two evaluations."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from strive.answers import GradingRules
-from strive.errors import MissingInputError, RecordsError
+from strive.errors import RecordsError
+from strive.evaluate.out_folder import read_results, write_results
 from strive.evaluate.results import EvaluationResults, Failure, summarise_samples
-from strive.evaluate.runner import write_results
 from strive.evaluate.samples import Sample, grade_sample, read_samples, rewrite_samples
 from strive.statistics import PairedDifference, paired_difference
 
-
-def read_results(out: Path) -> dict[str, Any]:
-    """Read `results.json` of an evaluation's folder."""
-    path = out / "results.json"
-    if not path.is_file():
-        raise MissingInputError(f"no results at {path}; make them with strive-cli evaluate --out")
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordsError(f"{path} is damaged: not valid JSON ({error})") from None
-    return found
+__all__ = ["Comparison", "compare", "read_results", "rescore"]
 
 
 def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResults:

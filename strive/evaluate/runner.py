@@ -21,23 +21,10 @@ from strive.answers import TEMPLATES, GradingRules, build_question
 from strive.errors import ConfigError, DecodeError, OutsideRootError, unknown_name
 from strive.evaluate.benchmarks import read_benchmark
 from strive.evaluate.frames import CacheFrames, FileFrames, FrameChoice, FramesMode, FrameSource
-from strive.evaluate.results import (
-    EvaluationResults,
-    Failure,
-    results_to_json,
-    score_of,
-    summarise_samples,
-)
-from strive.evaluate.samples import (
-    Sample,
-    append_samples,
-    drop_torn_line,
-    grade_sample,
-    read_samples,
-    rewrite_samples,
-    write_atomically,
-)
-from strive.evaluate.versions import installed_versions, model_digest
+from strive.evaluate.out_folder import open_out
+from strive.evaluate.results import EvaluationResults, Failure, score_of
+from strive.evaluate.samples import Sample, append_samples, grade_sample
+from strive.evaluate.versions import model_digest
 from strive.progress import show_progress
 from strive.records import Record
 from strive.variants import evidence_seen
@@ -255,6 +242,8 @@ def held_out_metrics(
 def evaluate(options: EvaluateOptions, *, policy: Policy | None = None) -> EvaluationResults:
     """Evaluate a model on benchmarks and write `samples.jsonl` and `results.json` under `out`.
 
+    The results cover every answer that `out` holds under these settings, so a smaller `limit`
+    than before loses none.
     `policy` is `options.model` opened already, for several evaluations of one model.
 
     Raises:
@@ -262,62 +251,54 @@ def evaluate(options: EvaluateOptions, *, policy: Policy | None = None) -> Evalu
     """
     options.check()
     records = {
-        name: read_benchmark(name, options.data_root, options.split)[: options.limit]
-        for name in options.benchmarks
+        name: read_benchmark(name, options.data_root, options.split) for name in options.benchmarks
     }
     choice = FrameChoice(options.num_frames, options.frames_mode)
     source = _open_source(options, choice)
     asking = _ask_settings(options)
-    settings = _settings(options, source)
-    samples_file = _prepare_out(options, settings)
-    done = {s.key: s for s in read_samples(samples_file)} if samples_file.is_file() else {}
     hashes = {
         (name, r.question_id): prompt_hash(r, source, choice, asking)
         for name, rows in records.items()
         for r in rows
     }
-    keys = [(name, question, found) for (name, question), found in hashes.items()]
-    kept = [key for key in keys if key in done]
+    folder = open_out(options.out, _settings(options, source), overwrite=options.overwrite)
+    done = folder.current_samples(hashes)
+    asked = {name: rows[: options.limit] for name, rows in records.items()}
     missing = {
-        name: [r for r in rows if (name, r.question_id, hashes[name, r.question_id]) not in done]
-        for name, rows in records.items()
+        name: [r for r in rows if (name, r.question_id) not in done] for name, rows in asked.items()
     }
+    num_missing = sum(map(len, missing.values()))
     started = time.monotonic()
     failures: list[Failure] = []
-    if any(missing.values()):
+    if num_missing:
         policy = policy or _load(options)
-        with show_progress("evaluate", sum(map(len, missing.values())), "questions") as bar:
+        with show_progress("evaluate", num_missing, "questions") as bar:
             for name, rows in missing.items():
                 for batch in evaluate_policy(
                     policy, rows, source, settings=asking, choice=choice, benchmark=name
                 ):
                     samples = [item for item in batch if isinstance(item, Sample)]
-                    append_samples(samples_file, samples)
-                    done.update((sample.key, sample) for sample in samples)
+                    append_samples(folder.samples_file, samples)
+                    done.update(((s.benchmark, s.question_id), s) for s in samples)
                     failures.extend(item for item in batch if isinstance(item, Failure))
                     bar.advance(len(batch))
                     bar.note(_note(list(done.values()), failures))
-    seconds = time.monotonic() - started
-    graded = [grade_sample(done[key], options.grading) for key in keys if key in done]
-    rewrite_samples(samples_file, graded) if graded else samples_file.touch()
-    results = summarise_samples(
-        options.benchmarks, graded, failures,
-        settings=settings, versions=installed_versions(), grading=options.grading,
-        num_resumed=len(kept), seconds=seconds,
-    )  # fmt: skip
-    write_results(options.out, results)
-    return results
+    order = {key: number for number, key in enumerate(hashes)}
+    # Answers of benchmarks that this call does not name stay, behind the others.
+    kept = sorted(done.values(), key=lambda s: order.get((s.benchmark, s.question_id), len(order)))
+    return folder.finish(
+        [grade_sample(sample, options.grading) for sample in kept],
+        failures,
+        benchmarks=options.benchmarks,
+        grading=options.grading,
+        num_resumed=sum(map(len, asked.values())) - num_missing,
+        seconds=time.monotonic() - started if num_missing else None,
+    )
 
 
 def _note(samples: Sequence[Sample], failures: Sequence[Failure]) -> str:
     accuracy = score_of(samples).accuracy_percent if samples else float("nan")
     return f"{accuracy:.1f} %" + (f", {len(failures)} failed" if failures else "")
-
-
-def write_results(out: Path, results: EvaluationResults) -> None:
-    """Write `results.json` as a whole."""
-    text = json.dumps(results_to_json(results), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(out / "results.json", text)
 
 
 def _ask_settings(options: EvaluateOptions) -> AskSettings:
@@ -374,26 +355,3 @@ def _settings(options: EvaluateOptions, source: FrameSource) -> dict[str, Any]:
         "data_root": str(options.data_root),
         "decoding": "greedy",
     }
-
-
-def _prepare_out(options: EvaluateOptions, settings: dict[str, Any]) -> Path:
-    """Open the folder for this call: fresh, or to go on with answers of the same settings."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    settings_file, samples_file = options.out / "settings.json", options.out / "samples.jsonl"
-    if options.overwrite:
-        for file in (settings_file, samples_file, options.out / "results.json"):
-            file.unlink(missing_ok=True)
-    if settings_file.is_file():
-        found = json.loads(settings_file.read_text(encoding="utf-8"))
-        differing = sorted(name for name in settings if found.get(name) != settings[name])
-        if differing:
-            shown = "; ".join(
-                f"{name}: there {found.get(name)!r}, here {settings[name]!r}" for name in differing
-            )
-            raise ConfigError(
-                f"{options.out} holds answers made with other settings ({shown}); give another "
-                "folder with --out, or --overwrite"
-            )
-    write_atomically(settings_file, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    drop_torn_line(samples_file)
-    return samples_file

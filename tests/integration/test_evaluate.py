@@ -93,6 +93,27 @@ def test_other_settings_are_refused(world: Path, tmp_path: Path, policy: Policy)
     # More questions and another grading are no other settings.
     more = evaluate(replace(asked, num_frames=8, limit=3, grading="tolerant"), policy=policy)
     assert more.num_resumed == 1 and more.grading == "tolerant"
+    # A smaller limit than before loses no answer.
+    fewer = evaluate(replace(asked, num_frames=8, limit=2), policy=policy)
+    assert fewer.benchmark("lab").overall.num_questions == 3 and fewer.num_resumed == 2
+    assert fewer.seconds == more.seconds
+
+
+def test_a_question_that_changed_is_asked_again(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    asked = replace(options(root, tmp_path / "out"), limit=2)
+    evaluate(asked, policy=policy)
+    lines = (root / "test.jsonl").read_text().splitlines()
+    row = json.loads(lines[0])
+    lines[0] = json.dumps({**row, "problem": "Is it so?"})
+    (root / "test.jsonl").write_text("\n".join(lines) + "\n")
+    again = evaluate(asked, policy=policy)
+    assert again.num_resumed == 1 and again.benchmark("lab").overall.num_questions == 2
+    stored = read_samples(asked.out / "samples.jsonl")
+    assert [s.prompt.startswith("Is it so?") for s in stored] == [True, False]
 
 
 def test_a_corrupt_video_costs_its_questions_only(

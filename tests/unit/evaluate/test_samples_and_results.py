@@ -10,8 +10,9 @@ from rich.console import Console
 from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownNameError
 from strive.evaluate.again import compare, read_results, rescore
 from strive.evaluate.benchmarks import read_benchmark
+from strive.evaluate.out_folder import write_results
 from strive.evaluate.results import Failure, score_of, summarise_samples
-from strive.evaluate.runner import EvaluateOptions, write_results
+from strive.evaluate.runner import EvaluateOptions
 from strive.evaluate.samples import (
     Sample,
     append_samples,
