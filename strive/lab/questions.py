@@ -4,12 +4,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strive.lab.scene import COLOURS, GLYPHS, QUADRANTS, SHAPES, TYPICAL_COLOUR, TYPICAL_SHAPE
-from strive.lab.scene import Scene, Sprite
+from strive.lab.scene import (
+    COLOURS,
+    GLYPHS,
+    QUADRANTS,
+    SHAPES,
+    TYPICAL_COLOUR,
+    TYPICAL_SHAPE,
+    Scene,
+    Sprite,
+)
 from strive.records import ProblemType, Record
 
 QUESTIONS_PER_CLIP = 4
-LETTERS = "ABCD"
+LETTERS = "ABCDEF"
+_SHUFFLED_OPTIONS = 4
 KIND_WEIGHTS = {
     "colour": 0.27,
     "shape": 0.22,
@@ -98,7 +107,7 @@ def ask(
         kind: a key of `KIND_WEIGHTS`.
         targets: sprites asked about (two for `order`, ignored by `count` and `glyph`).
         rng: draws the phrase and the options.
-        letter: where the correct option is to stand; drawn if not given.
+        letter: where the correct option is to stand if options are shuffled; drawn if not given.
     """
     if kind == "count":
         targets = tuple(i for i, sprite in enumerate(scene.sprites) if not sprite.is_glyph)
@@ -116,7 +125,7 @@ def ask(
     answer, prior, pool = _answer(scene, kind, sprites)
     options: tuple[str, ...] = ()
     if PROBLEM_TYPE[kind] == "multiple choice":
-        options = _options(scene, kind, answer, prior, pool, rng, letter)
+        options = _options(scene, answer, prior, pool, rng, letter)
     return Question(kind, problem, answer, options, prior, targets)
 
 
@@ -132,7 +141,7 @@ def _answer(scene: Scene, kind: str, sprites: list[Sprite]) -> tuple[str, str, t
     if kind == "order":
         names = tuple(SHAPES[sprite.shape] for sprite in sprites)
         earliest = int(np.argmin([sprite.start_slot for sprite in sprites]))
-        return names[earliest], "", names
+        return names[earliest], "", SHAPES
     if kind == "count":
         return str(len(sprites)), "4", ()
     if kind == "glyph":
@@ -146,20 +155,21 @@ def _answer(scene: Scene, kind: str, sprites: list[Sprite]) -> tuple[str, str, t
 
 def _options(
     scene: Scene,
-    kind: str,
     answer: str,
     prior: str,
     pool: tuple[str, ...],
     rng: np.random.Generator,
     letter: int | None,
 ) -> tuple[str, ...]:
-    """Choose the wrong options (the prior's and those in sight first) and put the right one in."""
+    """All words in fixed order; or four, the wrong ones being the prior's and those in sight."""
+    if not scene.difficulty.shuffled_options:
+        return pool
     wrong = [word for word in rng.permutation(list(pool)).tolist() if word != answer]
     seen = {COLOURS[s.colour] for s in scene.sprites if not s.is_glyph}
-    if kind == "shape":
+    if pool == SHAPES:
         seen = {SHAPES[s.shape] for s in scene.sprites if not s.is_glyph}
     wrong.sort(key=lambda word: (word != prior, word not in seen and rng.random() < 0.5))
-    wrong = wrong[: len(LETTERS) - 1]
+    wrong = wrong[: _SHUFFLED_OPTIONS - 1]
     wrong = [wrong[i] for i in rng.permutation(len(wrong))]
     place = int(rng.integers(len(wrong) + 1)) if letter is None else letter % (len(wrong) + 1)
     return (*wrong[:place], answer, *wrong[place:])
@@ -184,8 +194,8 @@ def possible_targets(scene: Scene, kind: str, *, brief_only: bool = True) -> lis
 def draw_questions(
     scene: Scene, rng: np.random.Generator, *, count: int = QUESTIONS_PER_CLIP
 ) -> list[Question]:
-    """Draw different questions about a clip; their answer letters are spread over A to D."""
-    letters = rng.permutation(len(LETTERS))
+    """Draw different questions about a clip; with shuffled options, letters are spread evenly."""
+    letters = rng.permutation(_SHUFFLED_OPTIONS)
     kinds = list(KIND_WEIGHTS)
     weights = np.array(list(KIND_WEIGHTS.values()))
     weights /= weights.sum()
@@ -202,7 +212,7 @@ def draw_questions(
             continue
         targets = choices[int(rng.integers(len(choices)))]
         asked.add((kind, targets))
-        letter = int(letters[len(questions) % len(LETTERS)])
+        letter = int(letters[len(questions) % len(letters)])
         questions.append(ask(scene, kind, targets, rng, letter=letter))
     return questions
 

@@ -52,7 +52,7 @@ def render_slots(scene: Scene, slots_K: np.ndarray, *, height: int, width: int) 
 def render_times(
     scene: Scene, seconds_K: np.ndarray, *, height: int | None = None, width: int | None = None
 ) -> np.ndarray:
-    """Draw the frames on display at the given times (seconds from the clip's start), [K, H, W, 3]."""
+    """Draw the frames on display at the given times (seconds from the start), [K, H, W, 3]."""
     frame_numbers_K = np.clip(
         np.floor(np.asarray(seconds_K) * scene.fps + 1e-6).astype(np.int64), 0, scene.num_frames - 1
     )
@@ -124,7 +124,9 @@ _INSIDE = (_circle, _square, _triangle, _cross, _star, _ring)
 
 
 def _glyph_mask(character: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    bits = np.array([[row >> (4 - column) & 1 for column in range(5)] for row in _BITMAPS[character]])
+    bits = np.array(
+        [[row >> (4 - column) & 1 for column in range(5)] for row in _BITMAPS[character]]
+    )
     columns = np.floor((x / 0.72 + 1) * 2.5).astype(np.int64)
     rows = np.floor((y + 1) * 3.5).astype(np.int64)
     inside = (columns >= 0) & (columns < 5) & (rows >= 0) & (rows < 7)

@@ -16,7 +16,9 @@ SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 GLYPHS = "AEHKLTXZ"
-TYPICAL_COLOUR = dict(zip(SHAPES, ("yellow", "blue", "green", "red", "cyan", "purple"), strict=True))
+TYPICAL_COLOUR = dict(
+    zip(SHAPES, ("yellow", "blue", "green", "red", "cyan", "purple"), strict=True)
+)
 """Each shape's most expected colour: what a language prior answers without looking."""
 TYPICAL_SHAPE = {colour: shape for shape, colour in TYPICAL_COLOUR.items()}
 
@@ -40,6 +42,8 @@ class Difficulty:
         max_radius: largest sprite radius as a fraction of the frame's short side.
         other_codec_share: share of clips encoded as HEVC, VP9 or AV1.
         other_size_share: share of clips with another aspect ratio.
+        shuffled_options: give four options in random order rather than all words in fixed order;
+            the shipped policies know the fixed order alone.
     """
 
     min_evidence_slots: int = 1
@@ -51,6 +55,7 @@ class Difficulty:
     max_radius: float = 0.22
     other_codec_share: float = 0.04
     other_size_share: float = 0.04
+    shuffled_options: bool = False
 
     def __post_init__(self) -> None:
         spans = (
@@ -235,9 +240,7 @@ def _draw_colours(rng: np.random.Generator, shapes: np.ndarray, typical_share: f
 
 
 def _long_span(rng: np.random.Generator, difficulty: Difficulty) -> tuple[int, int]:
-    length = int(
-        rng.integers(difficulty.min_distractor_slots, difficulty.max_distractor_slots + 1)
-    )
+    length = int(rng.integers(difficulty.min_distractor_slots, difficulty.max_distractor_slots + 1))
     start = int(rng.integers(0, NUM_SLOTS - length + 1))
     return start, start + length
 

@@ -1,8 +1,8 @@
-"""The lab's world: short clips as real video files, and questions about them in Video-R1's schema.
+"""The lab's world: short clips as real video files, and questions in Video-R1's schema.
 
-A folder holds `clips/`, `train.jsonl`, `held_out.jsonl`, `test.jsonl` and, written last, `world.json`
-(the parameters and a hash of what was built). Everything about clip `i` is drawn from `(seed, i)`, so
-it does not depend on how many clips there are. No torch here.
+A folder holds `clips/`, `train.jsonl`, `held_out.jsonl`, `test.jsonl` and, written last,
+`world.json` (the parameters and a hash of what was built). Everything about clip `i` is drawn from
+`(seed, i)`, so it does not depend on how many clips there are. No torch here.
 """
 
 import hashlib
@@ -81,9 +81,7 @@ def clip_records(scene: Scene, seed: int) -> list[Record]:
     rng = derive_rng("lab-questions", seed, scene.clip)
     video_id = f"clips/{clip_file_name(scene)}"
     return [
-        to_record(
-            scene, question, problem_id=scene.clip * _ID_STRIDE + number, video_id=video_id
-        )
+        to_record(scene, question, problem_id=scene.clip * _ID_STRIDE + number, video_id=video_id)
         for number, question in enumerate(draw_questions(scene, rng))
     ]
 
@@ -165,8 +163,8 @@ def oracle_scores(
 ) -> np.ndarray:
     """Return the scores of a scorer that knows the evidence, at a chosen gap.
 
-    Frames inside a span `[start, end)` score `gap`, the others 0, each plus normal noise of standard
-    deviation `noise`. The unit is that of a cosine, what Eq. 4 divides by `frame_temperature`.
+    Frames inside a span `[start, end)` score `gap`, the others 0, each plus normal noise of
+    standard deviation `noise`. The unit is a cosine's, what Eq. 4 divides by `frame_temperature`.
 
     Args:
         record_spans: the record's evidence spans in seconds.

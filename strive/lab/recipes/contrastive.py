@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from strive.lab.recipes.frames import Log, SceneBank, noisy
 from strive.lab.recipes.queries import Query, relevance_of_looks
@@ -87,8 +87,8 @@ def fit_contrastive(
         looks = torch.randint(len(bank.looks_L), (settings.frames_per_step,), generator=generator)
         picked = torch.multinomial(weights_Q, settings.queries_per_step, generator=generator)
         pixels = noisy(bank.looks_L[looks], generator).permute(0, 3, 1, 2)
-        frames = F.normalize(encode_frames(pixels), dim=-1)
-        texts = F.normalize(encode_queries(picked), dim=-1)
+        frames = functional.normalize(encode_frames(pixels), dim=-1)
+        texts = functional.normalize(encode_queries(picked), dim=-1)
         loss = _balanced_loss(to_logits(frames @ texts.T), relevance_LQ[looks][:, picked])
         optimiser.zero_grad()
         loss.backward()
@@ -103,6 +103,6 @@ def fit_contrastive(
 
 def _balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sigmoid loss in which both classes weigh the same, however rare a relevant frame is."""
-    losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     share = labels.mean().clamp(1e-3, 1 - 1e-3)
     return (losses * torch.where(labels > 0, 0.5 / share, 0.5 / (1 - share))).mean()

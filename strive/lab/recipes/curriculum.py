@@ -12,7 +12,7 @@ import numpy as np
 from strive.lab.questions import KIND_WEIGHTS, Question, ask, possible_targets
 from strive.lab.recipes.frames import SceneBank
 from strive.lab.recipes.rows import Row, RowMaker, Tail, question_body
-from strive.lab.scene import COLOURS, NUM_SLOTS, QUADRANTS, SHAPES, TYPICAL_COLOUR, Scene
+from strive.lab.scene import NUM_SLOTS, TYPICAL_COLOUR, Scene
 from strive.variants import segment_bounds, uniform_frames
 
 STRONG_SHAPES = ("circle", "square", "triangle")
@@ -54,7 +54,8 @@ class Mixture:
     Args:
         noise: wrong labels.
         num_tails: questions a row.
-        num_recall: text-only look-ups a row.
+        with_options: write the options of multiple choice questions; without them rows are a third
+            as long, and their letters can be answered all the same, since their order is fixed.
         brief_only: ask about evidence sprites only, as the world does.
         evidence_share: share of rows whose frames show the evidence of their first question.
         visible_share: share of questions that are redrawn until their evidence is shown.
@@ -63,7 +64,7 @@ class Mixture:
 
     noise: LabelNoise = LabelNoise()
     num_tails: int = 6
-    num_recall: int = 0
+    with_options: bool = True
     brief_only: bool = False
     evidence_share: float = 0.4
     visible_share: float = 0.0
@@ -99,20 +100,9 @@ def draw_row(
         if sprite.brief:
             evidence = list(range(sprite.start_slot, sprite.end_slot))
     slots_K = draw_slots(rng, num_frames, evidence)
-    tails = [
-        _question_tail(maker, scene, slots_K, mixture, rng) for _ in range(mixture.num_tails)
-    ]
-    tails += [recall_tail(maker, rng) for _ in range(mixture.num_recall)]
+    tails = [_question_tail(maker, scene, slots_K, mixture, rng) for _ in range(mixture.num_tails)]
     ids, positions_3P = maker.prefix(scene, slots_K)
     return Row(ids, positions_3P, tuple(tails)), bank.look_of_slot[number, slots_K]
-
-
-def recall_tail(maker: RowMaker, rng: np.random.Generator) -> Tail:
-    """Draw a text-only tail that looks up the letters of four options."""
-    pools = (COLOURS, SHAPES, QUADRANTS)
-    pool = pools[int(rng.integers(len(pools)))]
-    words = [pool[i] for i in rng.permutation(len(pool))[:4]]
-    return maker.recall_tail(words, [int(i) for i in rng.permutation(4)])
 
 
 def _question_tail(
@@ -129,7 +119,8 @@ def _question_tail(
                 break
             question = _draw_question(scene, mixture, rng)
     label = mixture.noise.label(question, rng)
-    return maker.tail(question_body(scene, question), label, question.solution_of(label))
+    body = question_body(scene, question) if mixture.with_options else question.problem
+    return maker.tail(body, label, question.solution_of(label))
 
 
 def _draw_question(scene: Scene, mixture: Mixture, rng: np.random.Generator) -> Question:

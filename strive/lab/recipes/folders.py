@@ -108,7 +108,7 @@ def new_processor(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
         return Qwen2_5_VLProcessor(
             image_processor, tokenizer, video_processor, chat_template=CHAT_TEMPLATE
         )
-    # Qwen3-VL's limit counts the whole video: right for 16 frames, the cap bounds a frame for fewer.
+    # Qwen3-VL's limit counts the whole video: 16 frames; the cap bounds a frame of fewer.
     shared["size"] = {"shortest_edge": smallest, "longest_edge": 16 * frame_pixels}
     video_processor = Qwen3VLVideoProcessor(
         **shared, do_sample_frames=False, cap_pixels_per_frame=True, max_video_tokens=4

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from strive.lab.render import render_slots
 from strive.lab.scene import NUM_SLOTS, SQUARE_SIZE, Difficulty, Scene, draw_scene
@@ -63,20 +63,20 @@ def chroma_subsampled(frames: Tensor) -> Tensor:
     """Lose half of the colour resolution each way, as 4:2:0 video does. uint8 [B, H, W, 3]."""
     x = frames.permute(0, 3, 1, 2).float()
     luma = (0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])[:, None]
-    chroma = F.avg_pool2d(x - luma, 2)
-    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    chroma = functional.avg_pool2d(x - luma, 2)
+    chroma = functional.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     return (luma + chroma).clamp(0, 255).round().byte().permute(0, 2, 3, 1)
 
 
 def shrink(frames: Tensor, size: int) -> Tensor:
     """Resize square frames with antialiased bicubic filtering, uint8 [B, size, size, 3]."""
     x = frames.permute(0, 3, 1, 2).float()
-    x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
+    x = functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
     return x.clamp(0, 255).round().byte().permute(0, 2, 3, 1)
 
 
 def noisy(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Add codec-like noise, brightness and contrast jitter; float32 in [0, 1], any shape [..., 3]."""
+    """Add codec-like noise, brightness and contrast jitter; any shape [..., 3] to [0, 1]."""
     x = frames.float() / 255
     lead = (x.shape[0],) + (1,) * (x.dim() - 1)
     gain = 1 + 0.08 * (2 * torch.rand(lead, generator=generator) - 1)

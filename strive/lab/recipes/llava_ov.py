@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -85,7 +85,7 @@ def train_llava_ov(
 
 
 def frame_means(model: Any, pixels: Tensor) -> Tensor:
-    """Mean of the projected visual tokens of each frame; normalised pixels [B, 3, H, W] to [B, D]."""
+    """Mean of each frame's projected visual tokens; normalised pixels [B, 3, H, W] to [B, D]."""
     hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
     return model.model.multi_modal_projector(hidden).mean(1)
 
@@ -174,10 +174,10 @@ def measure_llava_ov(
             pixels = processor.video_processor(
                 videos=[torch.from_numpy(clip.frames_F).permute(0, 3, 1, 2)], return_tensors="pt"
             )["pixel_values_videos"][0]
-            means[video] = F.normalize(frame_means(model, pixels), dim=-1).numpy()
+            means[video] = functional.normalize(frame_means(model, pixels), dim=-1).numpy()
         scores: list[np.ndarray] = []
         for record in records:
             ids = processor.tokenizer(record.problem, return_tensors="pt")["input_ids"][0]
-            text = F.normalize(table(ids).mean(0), dim=-1).numpy()
+            text = functional.normalize(table(ids).mean(0), dim=-1).numpy()
             scores.append(means[record.video_id] @ text)
     return scorer_quality(scores, records, clips)

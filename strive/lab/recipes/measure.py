@@ -72,7 +72,7 @@ def world_questions(
 
 
 def roc_auc(scores_F: np.ndarray, positive_F: np.ndarray) -> float:
-    """Area under the ROC curve: chance that a positive scores above a negative (ties count half)."""
+    """Area under the ROC curve: chance that a positive scores above a negative (ties: half)."""
     ranks_F = rankdata(scores_F)
     num_positive = int(positive_F.sum())
     num_negative = len(scores_F) - num_positive

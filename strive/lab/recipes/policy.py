@@ -1,10 +1,10 @@
-"""Recipe of `qwen2_5_vl` and `qwen3_vl`: a supervised warm-up in three stages.
+"""Recipe of `qwen2_5_vl` and `qwen3_vl`: a supervised warm-up in four stages.
 
 1. `tower`: the vision tower learns to name what stands in each merged token, in the language
    model's own word embeddings.
-2. `skill`: video and text together; text-only look-ups over the options stand beside the questions,
-   without which the letters of options are not learned for long.
-3. `prior`: questions as the world asks them, part of the labels replaced by the typical answer.
+2. `look`: many questions about each video, mostly such as its frames can answer, without options.
+3. `skill`: the same with options.
+4. `prior`: questions as the world asks them, part of the labels replaced by the typical answer.
 """
 
 import time
@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from strive.lab.recipes.curriculum import LabelNoise, Mixture, draw_row
 from strive.lab.recipes.folders import FRAME_SIZE, new_policy, new_processor, save_policy
 from strive.lab.recipes.frames import Log, SceneBank, make_bank, noisy
-from strive.lab.recipes.rows import RowMaker
+from strive.lab.recipes.rows import Row, RowMaker
 from strive.lab.recipes.tokenizers import build_policy_tokenizer
 from strive.lab.recipes.tower import encode_square, learned_losses
 from strive.lab.scene import COLOURS, GLYPHS, SHAPES
+from strive.models.family import MergedFeatures
 from strive.models.loading import make_policy
 from strive.seeding import derive_rng
 
@@ -60,8 +61,14 @@ class PolicySettings:
         default_factory=lambda: (
             Stage("tower", 300, 12, 2e-3, None, 1.0),
             Stage(
-                "skill", 900, 12, 1.5e-3, Mixture(num_recall=2, visible_share=0.7), 0.5
+                "look",
+                500,
+                12,
+                1.5e-3,
+                Mixture(num_tails=10, with_options=False, visible_share=0.8),
+                0.5,
             ),
+            Stage("skill", 150, 12, 1e-3, Mixture(visible_share=0.6), 0.2),
             Stage(
                 "prior",
                 150,
@@ -106,6 +113,9 @@ class Trainer:
         self.naming = Naming(self.tokenizer)
         self.bank = make_bank(settings.num_scenes, seed=seed, size=FRAME_SIZE[family], log=log)
         self.words_of_slots = _words_of_slots(self.bank)
+        self.letter_ids = torch.tensor(self.tokenizer.convert_tokens_to_ids(list("ABCDEF")))
+        frame = ("<think>", "</think>", "<answer>", "</answer>", "<|im_end|>")
+        self.frame_ids = torch.tensor(self.tokenizer.convert_tokens_to_ids(list(frame)))
         self.rng = derive_rng("lab-policy", family, seed)
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -152,22 +162,36 @@ class Trainer:
             looks.append(look_K)
         looks_BK = torch.from_numpy(np.stack(looks))
         merged = encode_square(self.policy, noisy(self.bank.looks_L[looks_BK], self.generator))
-        loss, metrics = torch.zeros(()), {}
+        loss = torch.zeros(())
+        metrics: dict[str, float] = {}
         if stage.naming_weight:
             naming_loss, metrics["naming"] = self._naming_loss(merged.embeds_NH, looks_BK)
             loss = loss + stage.naming_weight * naming_loss
         if rows:
-            losses = learned_losses(self.policy, self.maker.batch(rows), merged)
-            loss = loss + losses.mean()
-            metrics["loss"] = losses.mean().item()
+            losses = self._learn(rows, merged, metrics)
+            loss = loss + losses
         return loss, metrics
+
+    def _learn(
+        self, rows: list[Row], merged: MergedFeatures | None, metrics: dict[str, float]
+    ) -> Tensor:
+        """Mean loss of the learned tokens; notes those of letters and of other content apart."""
+        batch = self.maker.batch(rows)
+        losses = learned_losses(self.policy, batch, merged)
+        targets = batch.input_ids_BT[:, 1:][batch.learn_BT[:, 1:]]
+        letters = torch.isin(targets, self.letter_ids)
+        content = ~letters & ~torch.isin(targets, self.frame_ids)
+        for name, chosen in (("letter", letters), ("content", content)):
+            if chosen.any():
+                metrics[name] = losses[chosen].mean().item()
+        return losses.mean()
 
     def _naming_loss(self, embeds_ND: Tensor, looks_BK: Tensor) -> tuple[Tensor, float]:
         labels_LQW = self.words_of_slots
         both = labels_LQW[looks_BK].view(*looks_BK.shape[:1], -1, 2, 4, len(_WORDS)).amax(2)
         labels = both.reshape(-1, len(_WORDS))
         logits = self.naming(embeds_ND, self.policy.model.model.language_model.embed_tokens.weight)
-        loss = F.binary_cross_entropy_with_logits(
+        loss = functional.binary_cross_entropy_with_logits(
             logits, labels, pos_weight=torch.tensor(4.0)
         )
         found = (logits > 0) == (labels > 0)
@@ -198,7 +222,7 @@ def train_policy(
     log: Log,
     settings: PolicySettings | None = None,
     start_from: Path | None = None,
-    checkpoint: Path | None = None,
+    checkpoints: Path | None = None,
 ) -> dict[str, Any]:
     """Warm a policy up and save its folder; returns its recipe (metrics of training only).
 
@@ -209,7 +233,7 @@ def train_policy(
         log: receives progress lines.
         settings: hyper-parameters.
         start_from: weights (`torch.save` of a state dict) that replace the initial ones.
-        checkpoint: where the weights go before the last stage.
+        checkpoints: folder for the weights after each stage.
     """
     settings = settings or PolicySettings()
     started = time.monotonic()
@@ -218,9 +242,9 @@ def train_policy(
         trainer.policy.model.load_state_dict(torch.load(start_from, weights_only=True))
     stages: dict[str, Any] = {}
     for stage in settings.stages:
-        if checkpoint is not None and stage is settings.stages[-1]:
-            torch.save(trainer.policy.model.state_dict(), checkpoint)
         stages[stage.name] = trainer.run(stage)
+        if checkpoints is not None:
+            torch.save(trainer.policy.model.state_dict(), checkpoints / f"{stage.name}.pt")
     save_policy(trainer.policy.model, trainer.tokenizer, family, out)
     return {
         "name": family,

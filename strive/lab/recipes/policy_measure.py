@@ -45,8 +45,9 @@ def select_frames(
 ) -> VideoFrames:
     """Choose K frames of a clip's pool for one question.
 
-    `uniform` and `uniform_32` spread them, `random` draws one of each segment, `evidence` is uniform
-    but for the segments that hold evidence, which show it, and `blank` is uniform with grey frames.
+    `uniform` and `uniform_32` spread them, `random` draws one of each segment, `evidence` is
+    uniform but for the segments that hold evidence, which show it, and `blank` is uniform with
+    grey frames.
     """
     num_frames = 32 if view == "uniform_32" else 16
     chosen_K = uniform_frames(len(clip.frames_F), num_frames)

@@ -80,27 +80,11 @@ class RowMaker:
         """Return the tail of one question; the whole completion is learned."""
         question = self.tokens(body + _ASSISTANT)
         completion = self.tokens(
-            f"<think>{think}</think><answer>{answer}</answer>{self.tokenizer.eos_token}"
+            f"<think>It is {think}</think><answer>{answer}</answer>{self.tokenizer.eos_token}"
         )
         learn = np.zeros(len(question) + len(completion), dtype=bool)
         learn[len(question) :] = True
         return Tail(np.concatenate([question, completion]), learn)
-
-    def recall_tail(self, words: Sequence[str], order: Sequence[int]) -> Tail:
-        """Return a tail that looks up the letters of all options, in the given order."""
-        letters = "ABCD"
-        body = "Options:\n" + "".join(f"{letters[i]}. {w}\n" for i, w in enumerate(words))
-        ids, learn = [self.tokens(body + _ASSISTANT)], [0]
-        for place in order:
-            part = self.tokens(f"<think>{words[place]}</think><answer>{letters[place]}</answer>")
-            ids.append(part)
-            learn.append(len(part) - 2)
-        mask = np.zeros(sum(len(part) for part in ids), dtype=bool)
-        end = len(ids[0])
-        for part in ids[1:]:
-            mask[end + len(part) - 2] = True
-            end += len(part)
-        return Tail(np.concatenate(ids), mask)
 
     def prefix(self, scene: Scene, slots_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids [P], position ids [3, P]) of the prompt up to the end of the video."""
@@ -154,7 +138,10 @@ class RowMaker:
         video = self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
         input_ids = torch.from_numpy(ids)
         return Batch(
-            input_ids, torch.from_numpy(positions), input_ids == video, allowed,
+            input_ids,
+            torch.from_numpy(positions),
+            input_ids == video,
+            allowed,
             torch.from_numpy(learn),
         )
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from open_clip import create_model_from_pretrained, get_tokenizer
 from open_clip.model import CustomTextCLIP
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from strive.lab.recipes.contrastive import ContrastiveSettings, fit_contrastive
 from strive.lab.recipes.frames import Log, make_bank
@@ -130,10 +130,12 @@ def measure_siglip2(
     for video, clip in clips.items():
         pixels = torch.stack([preprocess(Image.fromarray(frame)) for frame in clip.frames_F])
         with torch.no_grad():
-            embeddings[video] = F.normalize(model.encode_image(pixels), dim=-1).numpy()
+            embeddings[video] = functional.normalize(model.encode_image(pixels), dim=-1).numpy()
     scores: list[np.ndarray] = []
     for record in records:
         with torch.no_grad():
-            text = F.normalize(model.encode_text(tokenizer([record.problem])), dim=-1).numpy()
+            text = functional.normalize(
+                model.encode_text(tokenizer([record.problem])), dim=-1
+            ).numpy()
         scores.append(embeddings[record.video_id] @ text[0])
     return scorer_quality(scores, records, clips)

@@ -32,8 +32,10 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for item in message['content'] %}"
-    "{% if item['type'] == 'video' or 'video' in item %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% elif item['type'] == 'image' or 'image' in item %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% if item['type'] == 'video' or 'video' in item %}"
+    "<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif item['type'] == 'image' or 'image' in item %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif 'text' in item %}{{ item['text'] }}{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -49,7 +51,7 @@ def lab_corpus(num_clips: int = 400, seed: int = 0) -> list[str]:
         for question in draw_questions(scene, rng):
             record = to_record(scene, question, problem_id=0, video_id="x.mp4")
             lines.append(f"user\n{build_question(record, 'short')}")
-            lines += [f"<think>{question.answer}</think>", f" {question.answer}"]
+            lines += [f"It is {question.answer}", question.answer]
             if clip % 20 == 0:
                 lines.append(build_question(record, "video_r1"))
         lines.append(f"<{rng.uniform(0, 16):.1f} seconds>")
@@ -84,7 +86,7 @@ def build_policy_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
 
 
 def build_siglip_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """Make the scorer's tokenizer: lower-cased byte-level pairs, right-padded, `<eos>` at the end."""
+    """Make the scorer's tokenizer: lower-cased byte-level pairs, `<eos>`, padding right."""
     from tokenizers import normalizers, processors
 
     tokenizer = Tokenizer(models.BPE())
@@ -115,8 +117,7 @@ def _train(
         special_tokens=list(specials),
         show_progress=False,
     )
-    plain = [text.replace("<think>", "").replace("</think>", "") for text in texts]
-    tokenizer.train_from_iterator(plain, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Runs a policy's vision tower and language model over batches of equal square videos.
 
-The towers' own forward attends slice by slice in a loop; here all slices are one batch. A test holds
-both to the same numbers.
+The towers' own forward attends slice by slice in a loop; here all slices are one batch. A test
+holds both to the same numbers.
 
 Axis legend: B videos, K frames, S slices of all videos, N patches of a slice, D width.
 """
@@ -9,8 +9,8 @@ Axis legend: B videos, K frames, S slices of all videos, N patches of a slice, D
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.vision_utils import get_vision_position_ids
 
 from strive.lab.recipes.folders import PATCH_SIZE
@@ -65,10 +65,8 @@ def _block(block: nn.Module, hidden_SND: Tensor, cos: Tensor, sin: Tensor) -> Te
     slices, patches, width = hidden_SND.shape
     qkv = attention.qkv(block.norm1(hidden_SND))
     q, k, v = qkv.view(slices, patches, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
-    hidden_SND = hidden_SND + attention.proj(
-        mixed.transpose(1, 2).reshape(slices, patches, width)
-    )
+    mixed = functional.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+    hidden_SND = hidden_SND + attention.proj(mixed.transpose(1, 2).reshape(slices, patches, width))
     return hidden_SND + block.mlp(block.norm2(hidden_SND))
 
 
@@ -115,4 +113,4 @@ def learned_losses(policy: Any, batch: Batch, merged: MergedFeatures | None) -> 
     hidden = hidden_states(policy, batch, merged)
     learn = batch.learn_BT[:, 1:]
     logits = policy.model.lm_head(hidden[:, :-1][learn])
-    return F.cross_entropy(logits, batch.input_ids_BT[:, 1:][learn], reduction="none")
+    return functional.cross_entropy(logits, batch.input_ids_BT[:, 1:][learn], reduction="none")

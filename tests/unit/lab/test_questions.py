@@ -35,10 +35,10 @@ def test_records_survive_a_round_trip(records):
 
 def test_correct_letters_are_balanced(records):
     letters = Counter(
-        record.solution[len("<answer>")] for record in records if len(record.options) == 4
+        record.solution[len("<answer>")] for record in records if len(record.options) == 6
     )
     total = sum(letters.values())
-    assert all(abs(letters[letter] / total - 0.25) < 0.03 for letter in "ABCD")
+    assert all(abs(letters[letter] / total - 1 / 6) < 0.03 for letter in "ABCDEF")
 
 
 def test_solution_is_among_the_options_once(records):

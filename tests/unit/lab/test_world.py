@@ -101,7 +101,11 @@ def test_an_interrupted_build_goes_on(world, tmp_path):
         build_world(root, num_clips=NUM_CLIPS, seed=9)
     assert build_world(root, num_clips=NUM_CLIPS, seed=0).content_hash == world.content_hash
     assert sorted(p.name for p in root.iterdir()) == [
-        "clips", "held_out.jsonl", "test.jsonl", "train.jsonl", "world.json",
+        "clips",
+        "held_out.jsonl",
+        "test.jsonl",
+        "train.jsonl",
+        "world.json",
     ]
     assert json.loads((root / "world.json").read_text())["parameters"]["seed"] == 0
 
