@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from strive.answers import GradingRules
 from strive.errors import RecordsError
 from strive.evaluate.out_folder import read_results, write_results
@@ -11,7 +13,7 @@ from strive.evaluate.results import EvaluationResults, Failure, summarise_sample
 from strive.evaluate.samples import Sample, grade_sample, read_samples, rewrite_samples
 from strive.statistics import PairedDifference, paired_difference
 
-__all__ = ["Comparison", "compare", "read_results", "rescore"]
+__all__ = ["Comparison", "SeedComparison", "compare", "compare_seeds", "read_results", "rescore"]
 
 
 def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResults:
@@ -95,3 +97,49 @@ def _differences(pairs: Sequence[tuple[Sample, Sample]], field: str) -> dict[str
     for pair in pairs:
         groups.setdefault(getattr(pair[0], field) or "(none)", []).append(pair)
     return {name: _difference(groups[name]) for name in sorted(groups)}
+
+
+@dataclass(frozen=True, slots=True)
+class SeedComparison:
+    """`a - b` over several seeds, in percentage points.
+
+    `over_questions` averages each question's difference over the seeds and clusters by video: what
+    other questions would change. `over_seeds` takes a seed's mean difference as one unit: what
+    other seeds would change.
+    """
+
+    per_seed: tuple[PairedDifference, ...]
+    over_questions: PairedDifference
+    over_seeds: PairedDifference
+
+
+def compare_seeds(pairs: Sequence[tuple[Path, Path]]) -> SeedComparison:
+    """Compare evaluations pair by pair (one pair a seed), over the questions that all answered.
+
+    Raises:
+        RecordsError: no pair is given, or they have no question in common.
+    """
+    sides = [(_by_question(a), _by_question(b)) for a, b in pairs]
+    if not sides:
+        raise RecordsError("no evaluations to compare; one pair of folders a seed is needed")
+    everyone = [side for pair in sides for side in pair]
+    common = [key for key in everyone[0] if all(key in side for side in everyone)]
+    if not common:
+        raise RecordsError("the evaluations have no answered question in common")
+    videos = [(key[0], everyone[0][key].video_id) for key in common]
+    scores_a = [[100 * a[key].score for key in common] for a, _ in sides]
+    scores_b = [[100 * b[key].score for key in common] for _, b in sides]
+
+    def over_axis(rows: list[list[float]], axis: int) -> list[float]:
+        return [float(value) for value in np.mean(rows, axis=axis)]
+
+    return SeedComparison(
+        per_seed=tuple(
+            paired_difference(a, b, clusters=videos)
+            for a, b in zip(scores_a, scores_b, strict=True)
+        ),
+        over_questions=paired_difference(
+            over_axis(scores_a, 0), over_axis(scores_b, 0), clusters=videos
+        ),
+        over_seeds=paired_difference(over_axis(scores_a, 1), over_axis(scores_b, 1)),
+    )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,9 @@ from strive.cache.layout import CacheLayout, default_frames_key, open_cache
 from strive.cache.questions import read_questions
 from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
 from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
+from strive.progress import show_progress
 from strive.records import Record
+from strive.report.format import to_jsonable
 from strive.report.scores import (
     InspectSettings,
     InspectSource,
@@ -192,13 +194,28 @@ def _integrity_problems(scorers: tuple[ScorerSummary, ...]) -> Iterator[str]:
             yield f"{row.name}: {row.num_wrong_length} questions have not one score per frame"
 
 
+SECONDS_MATTER = 20_000
+"""From so many questions on, the overview shows its progress (about 2,000 a second)."""
+
+
+def _all_stats(source: InspectSource, settings: InspectSettings) -> list[QuestionStats]:
+    if len(source.records) < SECONDS_MATTER:
+        return list(iter_stats(source, settings))
+    rows = []
+    with show_progress(f"scores of {source.info.name}", len(source.records), "questions") as bar:
+        for row in iter_stats(source, settings):
+            rows.append(row)
+            bar.advance()
+    return rows
+
+
 def _summarise_scorer(
     layout: CacheLayout, key: str, settings: InspectSettings, *, strict: bool
 ) -> ScorerSummary:
     source = InspectSource(layout, key)
     if not strict and settings.score_transform not in source.scores.allowed_transforms:
         settings = dataclasses.replace(settings, score_transform="none")
-    rows = list(iter_stats(source, settings))
+    rows = _all_stats(source, settings)
     good = [row for row in rows if row.is_finite]
     weights_N = np.array([row.num_frames for row in good], dtype=np.float64)
     with_frames = [r for r in source.records.values() if r.video_id in source.frames]
@@ -374,23 +391,3 @@ def select_questions(
         chosen = sorted(rng.permutation(len(rows))[:count].tolist())
         rows = [rows[index] for index in chosen]
     return rows[:count]
-
-
-# --- machine form -------------------------------------------------------------------------------
-
-
-def to_jsonable(value: Any) -> Any:
-    """Turn summaries and views into what `json.dumps` takes; NaN becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): to_jsonable(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return to_jsonable(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [to_jsonable(item) for item in value]
-    if isinstance(value, np.generic):
-        return to_jsonable(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

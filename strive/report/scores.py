@@ -115,6 +115,17 @@ def evidence_frames(record: Record, pts_seconds_F: NDArray[np.float64]) -> NDArr
     return variants.evidence_seen(index_F1, pts_seconds_F, record.evidence_spans_seconds)
 
 
+def _segment_std(
+    scores_F: NDArray[np.float64], filled_K2: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """std (ddof 0) of each non-empty segment; the segments tile the pool."""
+    lengths_K = filled_K2[:, 1] - filled_K2[:, 0]
+    means_K = np.add.reduceat(scores_F, filled_K2[:, 0]) / lengths_K
+    deviations_F = scores_F - np.repeat(means_K, lengths_K)
+    squares_K = np.add.reduceat(deviations_F**2, filled_K2[:, 0])
+    return np.asarray(np.sqrt(squares_K / lengths_K), dtype=np.float64)
+
+
 def _is_flat(scores_F: NDArray[np.float64], kind: str) -> bool:
     scale = float(scores_F.max()) if kind == "weight" else 1.0
     return float(np.ptp(scores_F)) < FLAT_RANGE * max(scale, 1e-30)
@@ -156,7 +167,7 @@ def question_stats(
         score_mean=float(scores_F.mean()),
         score_min=float(scores_F.min()),
         score_max=float(scores_F.max()),
-        within_segment_std=float(np.mean([scores_F[a:b].std() for a, b in filled_K2])),
+        within_segment_std=float(_segment_std(scores_F, filled_K2).mean()),
         effective_frames=float(effective_K.mean()),
         effective_share=float(np.mean(effective_K / (filled_K2[:, 1] - filled_K2[:, 0]))),
         expected_overlap=variants.expected_overlap(probabilities_F, filled_K2),
@@ -168,11 +179,14 @@ def question_stats(
 
 def iter_stats(source: InspectSource, settings: InspectSettings) -> Iterator[QuestionStats]:
     """Measure every question that has scores and frames, in the cache's order."""
+    videos: dict[str, VideoInfo] = {}
     for record in source.records.values():
         found = source.scores.get(record.question_id)
         if found is None or record.video_id not in source.frames:
             continue
-        video = source.frames.info(record.video_id)
+        if record.video_id not in videos:
+            videos[record.video_id] = source.frames.info(record.video_id)
+        video = videos[record.video_id]
         if len(found.scores_F) != video.num_frames:
             continue
         yield question_stats(

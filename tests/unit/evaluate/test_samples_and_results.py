@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownNameError
-from strive.evaluate.again import compare, read_results, rescore
+from strive.evaluate.again import compare, compare_seeds, read_results, rescore
 from strive.evaluate.benchmarks import read_benchmark
 from strive.evaluate.out_folder import write_results
 from strive.evaluate.results import Failure, score_of, summarise_samples
@@ -151,6 +151,31 @@ def test_compare(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "c", [sample("77", right)])
     with pytest.raises(RecordsError, match="no answered question in common"):
         compare(a, tmp_path / "c")
+
+
+def test_compare_seeds(tmp_path: Path) -> None:
+    right, wrong = "<answer>B</answer>", "<answer>A</answer>"
+
+    def evaluation(name: str, outputs: str) -> Path:
+        samples = [
+            sample(str(i), right if mark == "+" else wrong, video="ab"[i // 2])
+            for i, mark in enumerate(outputs)
+        ]
+        write_evaluation(tmp_path / name, samples)
+        return tmp_path / name
+
+    # Questions 0 and 1 are of video a, 2 and 3 of b. Seed 1 gains one, seed 2 gains three.
+    start = evaluation("start", "+---")
+    got = compare_seeds([(evaluation("s1", "++--"), start), (evaluation("s2", "++++"), start)])
+    assert [d.difference for d in got.per_seed] == [25.0, 75.0]
+    # By question 0, 100, 50, 50; by video the same mean: no error from videos.
+    assert got.over_questions.difference == 50.0 and got.over_questions.num_units == 2
+    assert got.over_questions.standard_error == pytest.approx(0.0)
+    # 25 and 75: deviation 35.36 over the root of 2.
+    assert got.over_seeds.standard_error == pytest.approx(25.0)
+    assert got.over_seeds.num_pairs == 2
+    with pytest.raises(RecordsError, match="one pair of folders a seed"):
+        compare_seeds([])
 
 
 @pytest.mark.parametrize("width", [80, 160])
