@@ -64,10 +64,10 @@ class PrecomputeOptions:
         _check_range("--workers", self.workers, 1)
         _check_range("--limit", self.limit, 1)
         _check_range("--subset", self.subset, 1)
-        _check_range("--embed-batch-size", self.embed_batch_size, 1)
+        _check_range("embed_batch_size", self.embed_batch_size, 1)
         if self.decode_timeout_seconds <= 0:
             raise ConfigError(
-                f"--decode-timeout {self.decode_timeout_seconds:g}; more than 0 seconds is needed"
+                f"decode_timeout_seconds is {self.decode_timeout_seconds:g}; it must be more than 0"
             )
         if not 0 <= self.max_failure_fraction <= 1:
             raise ConfigError(

@@ -14,7 +14,7 @@ import pytest
 from strive.cache.frames import FrameReader
 from strive.cache.layout import open_cache
 from strive.cache.scores import ScoreReader, find_scorer
-from strive.cache.verify import verify_cache
+from strive.cache.audit import verify_cache
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 
