@@ -30,7 +30,7 @@ _WIDTH = 128
 def new_policy(family: str, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> PreTrainedModel:
     """Make an untrained policy of family `qwen2_5_vl` or `qwen3_vl`, float32."""
     torch.manual_seed(seed)
-    ids = {
+    ids: dict[str, Any] = {
         "image_token_id": tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         "video_token_id": tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         "vision_start_token_id": tokenizer.convert_tokens_to_ids("<|vision_start|>"),
@@ -69,32 +69,26 @@ def new_policy(family: str, tokenizer: PreTrainedTokenizerFast, *, seed: int) ->
     }
     if family == "qwen2_5_vl":
         vision |= {"window_size": 112, "fullatt_block_indexes": [2], "tokens_per_second": 4}
-        config = Qwen2_5_VLConfig(
-            text_config={**text, "rope_parameters": rope},
-            vision_config=vision,
-            tie_word_embeddings=True,
-            **ids,
+        return Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(
+                text_config={**text, "rope_parameters": rope},
+                vision_config=vision,
+                tie_word_embeddings=True,
+                **ids,
+            )
         )
-        return Qwen2_5_VLForConditionalGeneration(config)
     vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
-    config = Qwen3VLConfig(
-        text_config={
-            **text,
-            "head_dim": 32,
-            "rope_parameters": {**rope, "mrope_interleaved": True},
-        },
-        vision_config=vision,
-        tie_word_embeddings=True,
-        **ids,
+    text |= {"head_dim": 32, "rope_parameters": {**rope, "mrope_interleaved": True}}
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
     )
-    return Qwen3VLForConditionalGeneration(config)
 
 
 def new_processor(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     """Make the family's processor; a 112x112 frame becomes `FRAME_SIZE` squared by its limits."""
     frame_pixels = FRAME_SIZE[family] ** 2
     smallest = (2 * PATCH_SIZE[family]) ** 2
-    shared = {
+    shared: dict[str, Any] = {
         "patch_size": PATCH_SIZE[family],
         "merge_size": 2,
         "temporal_patch_size": 2,
@@ -102,11 +96,11 @@ def new_processor(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     }
     image_processor = Qwen2VLImageProcessor(**shared)
     if family == "qwen2_5_vl":
-        video_processor = Qwen2VLVideoProcessor(
-            **shared, do_sample_frames=False, cap_pixels_per_frame=False
-        )
         return Qwen2_5_VLProcessor(
-            image_processor, tokenizer, video_processor, chat_template=CHAT_TEMPLATE
+            image_processor,
+            tokenizer,
+            Qwen2VLVideoProcessor(**shared, do_sample_frames=False, cap_pixels_per_frame=False),
+            chat_template=CHAT_TEMPLATE,
         )
     # Qwen3-VL's limit counts the whole video: 16 frames; the cap bounds a frame of fewer.
     shared["size"] = {"shortest_edge": smallest, "longest_edge": 16 * frame_pixels}

@@ -126,8 +126,8 @@ def _new_model(
             "pad_token_id": tokenizer.pad_token_id,
             "tie_word_embeddings": True,
         },
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_token_index=int(tokenizer.vocab["<image>"]),
+        video_token_index=int(tokenizer.vocab["<video>"]),
         image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
         tie_word_embeddings=True,
     )

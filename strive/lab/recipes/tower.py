@@ -9,7 +9,7 @@ Axis legend: B videos, K frames, S slices of all videos, N patches of a slice, D
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers.vision_utils import get_vision_position_ids
 
@@ -60,8 +60,8 @@ def encode_square(policy: Any, frames: Tensor) -> MergedFeatures:
     return policy.family.merge(tower, [hidden.flatten(0, 1), *deepstack])
 
 
-def _block(block: nn.Module, hidden_SND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    attention: Any = block.attn
+def _block(block: Any, hidden_SND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    attention = block.attn
     slices, patches, width = hidden_SND.shape
     qkv = attention.qkv(block.norm1(hidden_SND))
     q, k, v = qkv.view(slices, patches, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)

@@ -65,3 +65,15 @@ def test_answers_agree_with_the_scene():
 def test_questions_of_a_clip_differ(records):
     by_clip = Counter((int(r.question_id) // 100, r.problem.lower()) for r in records)
     assert max(by_clip.values()) <= 1
+
+
+def test_shuffled_options_are_four_with_balanced_letters():
+    letters = Counter()
+    for clip in range(400):
+        scene = draw_scene(0, clip, Difficulty(shuffled_options=True))
+        for question in draw_questions(scene, derive_rng("test", clip)):
+            if question.kind in ("colour", "shape", "quadrant"):
+                assert len(question.options) == 4
+                assert question.prior_answer in (*question.options, "")
+                letters[question.solution_of(question.answer)] += 1
+    assert all(abs(letters[letter] / letters.total() - 0.25) < 0.04 for letter in "ABCD")
