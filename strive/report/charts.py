@@ -42,11 +42,16 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(float(k * step), 12) for k in np.arange(first, last + 1)]
 
 
-def line_chart(title: str, note: str, curves: Sequence[tuple[int, Curve]]) -> dict[str, Any]:
-    """Coordinates of one chart; each curve comes with the number of its colour."""
+def line_chart(
+    title: str, note: str, curves: Sequence[tuple[int, Curve]], *, is_share: bool = False
+) -> dict[str, Any]:
+    """Coordinates of one chart; each curve comes with the number of its colour.
+
+    The axis of a share never leaves [0, 1].
+    """
     values = np.concatenate([curve.values for _, curve in curves])
     last_step = max(float(curve.steps.max()) for _, curve in curves)
-    ticks = nice_ticks(*_limits(values))
+    ticks = nice_ticks(*_limits(values, is_share))
     low, high = ticks[0], ticks[-1]
 
     def x(steps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -82,13 +87,19 @@ def line_chart(title: str, note: str, curves: Sequence[tuple[int, Curve]]) -> di
     }  # fmt: skip
 
 
-def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+def _limits(values: NDArray[np.float64], is_share: bool) -> tuple[float, float]:
     """Range of the axis; single spikes above the 99.5th percentile are cut at the edge."""
     low, high = float(values.min()), float(values.max())
+    if low == high:
+        return (0.0, 1.0) if is_share or low == 0 else (min(0.0, 1.5 * low), max(0.0, 1.5 * low))
     robust = float(np.quantile(values, 0.995))
     if high > 3 * robust > 0:
         high = robust * 1.5
     return (min(0.0, low) if low < 0.3 * high or high <= 0 else low), high
+
+
+SHARES = ("fraction", "share", "agreement", "evidence_seen", "accuracy")
+"""How the names of metrics end that lie in [0, 1]."""
 
 
 def charts_of(runs: Sequence[Run], metrics: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
@@ -101,5 +112,5 @@ def charts_of(runs: Sequence[Run], metrics: Sequence[tuple[str, str, str]]) -> l
             if metric in run.curves and len(run.curves[metric].values)
         ]
         if curves:
-            charts.append(line_chart(title, note, curves))
+            charts.append(line_chart(title, note, curves, is_share=metric.endswith(SHARES)))
     return charts

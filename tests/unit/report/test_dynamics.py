@@ -160,6 +160,16 @@ def test_chart_stays_inside_its_frame() -> None:
     assert all(chart["top"] - 0.1 <= y <= chart["bottom"] + 0.1 for _, y in points)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0, -2.0])
+def test_flat_curves_have_an_axis_with_zero(value: float) -> None:
+    curve = Curve(np.arange(20.0), np.full(20, value))
+    for is_share in (False, True) if value >= 0 else (False,):
+        chart = line_chart("t", "n", [(0, curve)], is_share=is_share)
+        labels = [float(label) for _, label in chart["y_ticks"]]
+        assert labels[0] <= min(0, value) and labels[-1] >= max(0, value)
+        assert not is_share or (labels[0], labels[-1]) == (0, 1)
+
+
 def test_demo_page(tmp_path: Path, cache: Path) -> None:
     source = inspect.open_source(cache)
     section = inspect_html.question_section(source, inspect.view_question(source, "2"))
