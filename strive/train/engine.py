@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,11 +228,16 @@ class Engine:
         Raises:
             CheckpointError: the folder holds no complete checkpoint.
         """
-        path, _ = self._engine.load_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
-        if path is None:
+        try:
+            if not any((folder / _CHECKPOINT_TAG).glob("*.pt")):
+                raise FileNotFoundError("no states in it")
+            self._engine.load_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{folder} holds no complete checkpoint; remove it to resume from the one before"
-            )
+                f"{folder} holds no complete checkpoint ({reason}); remove it to resume from the "
+                "one before"
+            ) from error
 
 
 def _import_deepspeed(processes: Processes) -> Any:

@@ -31,8 +31,16 @@ from strive.train.writers import MetricWriters, write_checkpoint, write_final
 
 HeldOut = Callable[[Policy], Mapping[str, float]]
 STEPS_BETWEEN_COMPLETION_PARTS = 50
-# A resumed run may change these: they decide what is kept, not what is computed.
-_FREE_KEYS = ("checkpoint_every", "keep_checkpoints", "tensorboard", "cache")
+# A resumed run may change these: they decide what is kept and shown, not what is learned. The cache
+# may have moved: its keys are compared instead.
+_FREE_KEYS = (
+    "cache",
+    "checkpoint_every",
+    "evaluate_every",
+    "held_out",
+    "keep_checkpoints",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ class MetricWriters:
             self._scalars(step, values)
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one held-out evaluation's line."""
+        """Write one held-out evaluation's line, under the names that the evaluation gives."""
         if self._is_main:
             self._folder.append_held_out({"step": step, **values})
-            self._scalars(step, {f"held_out/{name}": value for name, value in values.items()})
+            self._scalars(step, values)
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         if self._tensorboard is None:

@@ -95,3 +95,8 @@ def make_config(cache_root):
         return TrainConfig(**(options | changes))
 
     return make
+
+
+@pytest.fixture
+def new_cache(tmp_path):
+    return lambda **options: make_cache(tmp_path / "cache", **options)

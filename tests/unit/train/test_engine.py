@@ -1,0 +1,151 @@
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from strive.errors import CheckpointError, ConfigError, MissingInputError, NonFiniteError
+from strive.train.engine import Engine, read_deepspeed_preset, set_trainable
+from strive.train.processes import start_processes
+
+
+def tiny_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def tiny_engine(preset="zero0", **options):
+    policy = SimpleNamespace(model=tiny_model(), dtype=torch.float32)
+    return Engine(policy, start_processes(), preset=preset, **options)
+
+
+INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+
+
+def learn(engine, inputs, *, micro_batches=1, is_bad=False):
+    parts = inputs.chunk(micro_batches)
+    for number, part in enumerate(parts):
+        factor = float("nan") if is_bad and number == 0 else 1.0
+        loss = engine.forward(lambda x=part, f=factor: (engine.policy.model(x) ** 2).sum() / 6 * f)
+        engine.backward(loss, is_last=number == len(parts) - 1, name=f"question {number}")
+    return engine.step(0.01)
+
+
+@pytest.mark.parametrize("preset", ["zero0", "zero1", "zero2"])
+def test_equals_plain_torch(preset):
+    engine = tiny_engine(preset, weight_decay=0.1, max_grad_norm=0.5)
+    plain = tiny_model()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        norm = learn(engine, INPUTS, micro_batches=3)
+        ((plain(INPUTS) ** 2).sum() / 6).backward()
+        expected = nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert norm == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(engine.policy.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_not_finite_stops_before_the_step_and_names_the_record():
+    engine = tiny_engine()
+    learn(engine, INPUTS)
+    before = [parameter.clone() for parameter in engine.policy.model.parameters()]
+    with pytest.raises(NonFiniteError, match=r"not finite for question 0; .* not taken"):
+        learn(engine, INPUTS, micro_batches=2, is_bad=True)
+    after = list(engine.policy.model.parameters())
+    assert all((old == new).all() for old, new in zip(before, after, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss():
+    engine = tiny_engine()
+    weight = engine.policy.model[0].weight
+    # d sqrt(x) / dx is infinite at 0, where the loss itself is 0.
+    loss = engine.forward(lambda: (weight - weight.detach()).sum().abs().sqrt())
+    engine.backward(loss, is_last=True, name="question 7")
+    with pytest.raises(NonFiniteError, match="question 7"):
+        engine.step(0.01)
+
+
+@pytest.mark.parametrize("preset", ["zero0", "zero2"])
+def test_a_checkpoint_restores_weights_and_moments(preset, tmp_path):
+    first = tiny_engine(preset)
+    learn(first, INPUTS)
+    first.save(tmp_path / "checkpoint")
+    learn(first, INPUTS)
+    second = tiny_engine(preset)
+    second.load(tmp_path / "checkpoint")
+    learn(second, INPUTS)
+    for one, other in zip(
+        first.policy.model.parameters(), second.policy.model.parameters(), strict=True
+    ):
+        assert (one == other).all()
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        tiny_engine().load(tmp_path)
+    engine = tiny_engine()
+    engine.save(tmp_path / "cut")
+    [states] = (tmp_path / "cut").rglob("*.pt")
+    states.write_bytes(states.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        engine.load(tmp_path / "cut")
+
+
+def test_the_reference_does_not_move():
+    engine = tiny_engine()
+    reference = engine.reference_copy()
+    start = [parameter.clone() for parameter in reference.parameters()]
+    learn(engine, INPUTS)
+    assert all((a == b).all() for a, b in zip(start, reference.parameters(), strict=True))
+    assert not any(parameter.requires_grad for parameter in reference.parameters())
+    moved = zip(reference.parameters(), engine.policy.model.parameters(), strict=True)
+    assert any((a != b).any() for a, b in moved)
+
+
+def test_language_freezes_the_tower_up_to_its_mergers():
+    tower = nn.ModuleDict({"blocks": nn.Linear(2, 2), "merger": nn.Linear(2, 2)})
+    model = nn.Module()
+    model.model = nn.ModuleDict({"visual": tower, "language_model": nn.Linear(2, 2)})
+    set_trainable(SimpleNamespace(model=SimpleNamespace(**_as_model(model, tower))), "language")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[-2] for name in trained} == {"merger", "language_model"}
+    set_trainable(SimpleNamespace(model=SimpleNamespace(**_as_model(model, tower))), "all")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def _as_model(model, tower):
+    return {"parameters": model.parameters, "model": SimpleNamespace(visual=tower)}
+
+
+def test_presets(tmp_path):
+    for stage in range(4):
+        assert read_deepspeed_preset(f"zero{stage}")["zero_optimization"]["stage"] == stage
+    (tmp_path / "own.json").write_text('{"zero_optimization": {"stage": 1}}')
+    assert read_deepspeed_preset(str(tmp_path / "own.json"))["zero_optimization"]["stage"] == 1
+    with pytest.raises(MissingInputError, match=r"did you mean 'zero2'\?.*zero0, zero1"):
+        read_deepspeed_preset("zero_2")
+    (tmp_path / "taken.json").write_text('{"train_batch_size": 8, "optimizer": {}}')
+    with pytest.raises(ConfigError, match="sets train_batch_size, optimizer, which the training"):
+        read_deepspeed_preset(str(tmp_path / "taken.json"))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        read_deepspeed_preset(str(tmp_path / "bad.json"))
+
+
+def test_one_process_talks_to_itself():
+    processes = start_processes()
+    assert (processes.rank, processes.world_size, processes.is_main) == (0, 1, True)
+    assert processes.sum({"a": 1.5}) == {"a": 1.5} and processes.gather("x") == ["x"]
+    assert processes.any(True) and not processes.any(False)
+
+
+def test_rewards_and_advantages_load_no_torch():
+    code = (
+        "import sys, strive.train.rewards, strive.train.advantages, strive.train.metrics\n"
+        "assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

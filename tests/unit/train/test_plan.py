@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from strive.errors import CacheError, ConfigError, ModelError
+from strive.lab.models import lab_model_path
+from strive.train.plan import dry_run
+
+
+@pytest.fixture
+def lab_config(make_config):
+    return lambda **changes: make_config(**({"model": str(lab_model_path("qwen2_5_vl"))} | changes))
+
+
+def test_what_a_run_would_do(lab_config):
+    plan = dry_run(lab_config(steps=6))
+    json.dumps(plan)
+    assert plan["data"]["num_questions"] == 6 and plan["epochs"] == 2
+    assert plan["completions_per_step"] == 2 * 2 * 4
+    assert plan["vision_encodes"] == {"per_step": 4, "in_all": 24}
+    # 56 x 56 pixels are 2 x 2 merged tokens, 8 frames 4 slices.
+    assert plan["tokens"]["video"] == 16
+    tokens = plan["tokens"]
+    assert tokens["logprob_row_at_most"] == tokens["prompt"] + 4 * 8
+    inputs, parts = plan["memory"]["inputs"], plan["memory"]["bytes_per_process"]
+    assert parts["weights"] == parts["reference"] == inputs["P"] * 4
+    assert parts["gradients"] == inputs["T"] * 4 and 0 < inputs["T"] < inputs["P"]
+
+
+def test_zero_stages_divide(lab_config):
+    alone = dry_run(lab_config())["memory"]["bytes_per_process"]
+    shared = dry_run(lab_config(deepspeed="zero2"), num_processes=2)["memory"]["bytes_per_process"]
+    assert shared["weights"] == alone["weights"]
+    assert shared["gradients"] == alone["gradients"] // 2
+    assert shared["optimiser"] == alone["optimiser"] // 2
+
+
+def test_a_trained_tower_encodes_again(lab_config):
+    assert dry_run(lab_config(trainable="all"))["vision_encodes"]["per_step"] == 12
+    assert dry_run(lab_config(trainable="all", beta=0))["vision_encodes"]["per_step"] == 8
+
+
+def test_stops_where_training_would(lab_config, tmp_path):
+    with pytest.raises(CacheError, match="precompute"):
+        dry_run(lab_config(cache=tmp_path / "none"))
+    with pytest.raises(ModelError, match="cannot open model"):
+        dry_run(lab_config(model=str(tmp_path)))
+    with pytest.raises(ConfigError, match="with 4 processes"):
+        dry_run(lab_config(), num_processes=4)

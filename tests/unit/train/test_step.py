@@ -1,0 +1,150 @@
+"""A step on the lab's Qwen2.5-VL and random frames: what it computes and what it spends."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from strive.lab.models import lab_model_path
+from strive.models.loading import load_policy
+from strive.models.vision import count_encodes
+from strive.train.data import TrainingData
+from strive.train.engine import Engine, set_trainable
+from strive.train.processes import start_processes
+from strive.train.rollout import prepare_questions, roll_out
+from strive.train.step import Trainer, train_step
+from strive.train.timing import Stopwatch
+
+
+def vowels(prompts, completions, **columns):
+    return [sum(text.count(letter) for letter in "aeiou") / 10 for text in completions]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def build(make_config):
+    def build(**changes):
+        options = {"rewards": {"vowels": 1.0}, "questions_per_micro_batch": 2} | changes
+        config = make_config(**options)
+        policy = load_policy(lab_model_path("qwen2_5_vl"))
+        set_trainable(policy, config.trainable)
+        engine = Engine(policy, start_processes(), preset=config.deepspeed)
+        reference = engine.reference_copy() if config.beta > 0 else None
+        trainer = Trainer(config, policy, reference, engine, start_processes(), {"vowels": vowels})
+        data = TrainingData(config)
+        questions = [data.read(record, 0) for record in data.questions_of(0)]
+        prepared = prepare_questions(
+            policy, questions, prompt_template=config.prompt_template, max_pixels=None
+        )
+        return trainer, prepared
+
+    return build
+
+
+def run(trainer, prepared, step=0):
+    return train_step(trainer, prepared, step, Stopwatch(torch.device("cpu")))
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.policy.model.parameters()])
+
+
+def test_vision_runs_once_per_variant(build):
+    trainer, prepared = build()
+    with count_encodes(trainer.policy.model) as count:
+        run(trainer, prepared)
+    assert (count.calls, count.videos) == (1, 2 * 2)  # 2 questions x M=2
+
+
+def test_a_trained_tower_encodes_again_with_a_graph(build):
+    trainer, prepared = build(trainable="all")
+    with count_encodes(trainer.policy.model) as count:
+        run(trainer, prepared)
+    assert count.videos == 8
+    moved = trainer.policy.model.model.visual.blocks[0].attn.qkv.weight
+    frozen = trainer.reference.model.visual.blocks[0].attn.qkv.weight
+    assert (moved != frozen).any()
+
+
+def test_the_first_step_is_on_policy(build):
+    trainer, prepared = build(beta=0.04)
+    result = run(trainer, prepared)
+    metrics = result.metrics
+    # Ratio 1 and advantages that sum to 0; the reference is the policy itself.
+    assert metrics["loss/policy"] == pytest.approx(0, abs=1e-6)
+    assert metrics["loss/kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["policy/clip_fraction"] == 0 and metrics["optim/grad_norm"] > 0
+    assert run(trainer, prepared, step=1).metrics["loss/kl"] > 0
+
+
+def test_more_updates_per_rollout_clip(build):
+    trainer, prepared = build(updates_per_rollout=3, learning_rate=0.01, beta=0.0)
+    assert run(trainer, prepared).metrics["policy/clip_fraction"] > 0
+
+
+@pytest.mark.parametrize("objective", ["grpo", "dr_grpo", "dapo"])
+def test_micro_batches_change_nothing(build, objective):
+    results = []
+    for size in (1, 2):
+        trainer, prepared = build(questions_per_micro_batch=size, objective=objective)
+        results.append((run(trainer, prepared).metrics, weights(trainer)))
+    for name in results[0][0]:
+        np.testing.assert_allclose(results[0][0][name], results[1][0][name], atol=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=2e-6)
+
+
+def test_completions_do_not_depend_on_the_batch(build):
+    trainer, prepared = build()
+    options = {
+        "num_generations": 3,
+        "max_new_tokens": 6,
+        "sampling_temperature": 1.0,
+        "top_p": 0.95,
+        "top_k": 0,
+        "seed": 0,
+        "step": 4,
+    }
+    together = roll_out(trainer.policy, prepared, **options)
+    alone = [roll_out(trainer.policy, [question], **options)[0] for question in prepared]
+    assert [group.texts for group in together] == [group.texts for group in alone]
+    more = roll_out(trainer.policy, prepared, **(options | {"num_generations": 4}))
+    assert [row[:3] for group in more for row in group.texts] == [
+        row for group in together for row in group.texts
+    ]
+
+
+def test_zero_std_groups_stay_in_the_denominator(build):
+    trainer, prepared = build(beta=0.0)
+
+    def only_first(prompts, completions, *, question_id, **columns):
+        first = prepared[0].question.record.question_id
+        values = vowels(prompts, completions)
+        return [v if q == first else 0.0 for v, q in zip(values, question_id, strict=True)]
+
+    both = dataclasses.replace(trainer, reward_functions={"vowels": only_first})
+    norm_both = run(both, prepared).metrics
+    assert norm_both["group/zero_std_fraction"] == 0.5
+    alone, _ = build(beta=0.0, questions_per_step=1)
+    alone = dataclasses.replace(alone, reward_functions={"vowels": only_first})
+    norm_alone = run(alone, prepared[:1]).metrics["optim/grad_norm"]
+    assert norm_both["optim/grad_norm"] == pytest.approx(norm_alone / 2, rel=1e-4)
+
+
+def test_without_any_signal_nothing_is_learned_but_the_step_is_counted(build):
+    trainer, prepared = build(beta=0.0, questions_per_micro_batch=1)
+    flat = dataclasses.replace(
+        trainer, reward_functions={"vowels": lambda prompts, **columns: [1.0] * len(prompts)}
+    )
+    before = weights(flat)
+    metrics = run(flat, prepared).metrics
+    assert metrics["group/zero_std_fraction"] == 1 and metrics["optim/grad_norm"] == 0
+    assert metrics["policy/entropy"] > 0
+    assert (weights(flat) == before).all()
