@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -64,8 +64,10 @@ class EvaluateOptions:
     batch_size: int = 16
     grading: GradingRules = "video_r1"
     position_rule: Literal["published", "transformers"] = "published"
-    dtype: str = "float32"
-    device: str = "cpu"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    device: str = "auto"
+    """`auto`: the GPU if there is one."""
     decoder: str = "auto"
     decode_timeout_seconds: float = 120.0
     limit: int | None = None
@@ -249,6 +251,7 @@ def evaluate(options: EvaluateOptions, *, policy: Policy | None = None) -> Evalu
     Raises:
         ConfigError: `out` holds answers made with other settings.
     """
+    options = _with_device(options)
     options.check()
     records = {
         name: read_benchmark(name, options.data_root, options.split) for name in options.benchmarks
@@ -326,6 +329,20 @@ def _open_source(options: EvaluateOptions, choice: FrameChoice) -> FrameSource:
     named = options.scorer
     key = find_scorer(layout, named).frames_key if named else default_frames_key(layout)
     return CacheFrames(FrameReader(layout, key), choice)
+
+
+def _with_device(options: EvaluateOptions) -> EvaluateOptions:
+    """Settle what `auto` means here: it changes answers, so the settings must say it."""
+    if "auto" not in (options.device, options.dtype):
+        return options
+    import torch
+
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_cpu = device == "cpu"
+    dtype = options.dtype if options.dtype != "auto" else "float32" if on_cpu else "bfloat16"
+    return replace(options, device=device, dtype=dtype)
 
 
 def _load(options: EvaluateOptions) -> Policy:
