@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from cache.conftest import add_frames, add_scorer
+from strive.cache.audit import cache_info, verify_cache
 from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.frames import frame_shards
 from strive.cache.layout import CacheLayout
-from strive.cache.audit import cache_info, verify_cache
 from strive.errors import CacheError
 
 
