@@ -1,7 +1,7 @@
 """`inspect-scores` and `report`: they read what is there and load neither torch nor a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,10 +15,6 @@ from strive.commands.common import (
     print_json,
     say,
 )
-from strive.errors import ConfigError
-
-if TYPE_CHECKING:
-    from strive.report.inspect import InspectSource, QuestionView
 
 
 def inspect_scores(
@@ -53,7 +49,9 @@ def inspect_scores(
 ) -> None:
     """Show what the scores say and which frames training would draw from them."""
     from strive.report import inspect
+    from strive.report.inspect_html import render_inspect_page
     from strive.report.inspect_terminal import print_question, print_questions, print_summary
+    from strive.report.pages import write_page
 
     settings = inspect.InspectSettings(
         frame_temperature=frame_temperature,
@@ -81,7 +79,8 @@ def inspect_scores(
             source, count=sample or (1 if png else 5), worst=worst, settings=settings
         )
         if not rows:
-            raise ConfigError(f"no question is '{worst}' under scorer {source.info.name}")
+            print(f"no question is {worst or 'scored'} under scorer {source.info.name}")
+            return
         ids = [row.question_id for row in rows]
         if worst and not as_json:
             print_questions(rows, console, title=f"{worst} questions, worst first")
@@ -91,17 +90,10 @@ def inspect_scores(
     elif not worst:
         for view in views:
             print_question(view, console)
-    _write_pictures(source, views, html, png)
-
-
-def _write_pictures(
-    source: "InspectSource", views: "list[QuestionView]", html: Path | None, png: Path | None
-) -> None:
     if html is not None:
-        from strive.report.inspect_html import render_inspect_page
-        from strive.report.pages import write_page
-
-        say(f"wrote {write_page(html, render_inspect_page(source, views))}")
+        summary = inspect.summarise(root, scorer, settings=settings)
+        page = render_inspect_page(source, views, summary=summary)
+        say(f"wrote {write_page(html, page)}")
     if png is not None:
         from strive.report.inspect_png import write_png
 

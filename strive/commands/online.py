@@ -80,7 +80,7 @@ def train(
     if on_lab and is_main:
         say(LAB_LINE)
     if dry_run:
-        from strive.train.plan import plan_run
+        from strive.train.plan import dry_run as plan_run
 
         print_json(plan_run(with_model_folder(resolved)))
         return

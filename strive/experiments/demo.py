@@ -16,7 +16,8 @@ from strive.configs.load import load_train_config
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError
 from strive.evaluate.again import compare, read_results
-from strive.evaluate.runner import EvaluateOptions, FramesMode, evaluate
+from strive.evaluate.frames import FramesMode
+from strive.experiments.evaluating import evaluate_on_lab
 from strive.experiments.offline import choose_data, lab_scorer_models
 from strive.experiments.training import run_training
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
 ARMS = {"GRPO": "lab_grpo", "STRIVE": "lab_strive"}
 UNTRAINED = "untrained"
 SHOWN_QUESTIONS = 3
-EVALUATION_FRAMES = 32  # Sec. 4.1: at most 32 frames, greedy decoding
-MAX_ANSWER_TOKENS = 64
+FRAMES_MODES: tuple[FramesMode, ...] = ("uniform", "blank", "evidence")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run_demo(
     with _stage("clips", console, seconds):
         ensure_lab(workspace, num_clips=settings.num_clips, seed=0)
     with _stage("precompute: decode once, score every frame", console, seconds):
-        _precompute(workspace)
+        precompute_lab(workspace)
     folder = workspace.root / "demo"
     models = {UNTRAINED: Path(resolve_model("lab:qwen2_5_vl"))}
     for name, preset in ARMS.items():
@@ -96,7 +96,8 @@ def _stage(name: str, console: "Console", seconds: dict[str, float]) -> Iterator
     console.print(f"  {seconds[name]:.1f} s")
 
 
-def _precompute(workspace: Workspace) -> None:
+def precompute_lab(workspace: Workspace) -> None:
+    """Fill the lab's cache with siglip2 scores."""
     files, root, cache = choose_data(workspace, (), None, None)
     scorers = ("siglip2",)
     precompute(
@@ -145,28 +146,14 @@ def _require_same_run(run_dir: Path, config: TrainConfig) -> None:
 
 def _evaluate(name: str, model: Path, workspace: Workspace) -> EvaluatedModel:
     """Greedy answers on the test split: uniform frames, grey frames, all evidence frames."""
-
-    def run(mode: FramesMode) -> Path:
-        out = workspace.root / "demo" / "evaluations" / f"{name.lower()}-{mode}"
-        options = EvaluateOptions(
-            model=str(model),
-            data_root=workspace.lab,
-            out=out,
-            prompt_template="short",
-            num_frames=EVALUATION_FRAMES,
-            frames_mode=mode,
-            max_new_tokens=MAX_ANSWER_TOKENS,
-            batch_size=32,
-        )
-        evaluate(options)
-        return out
-
-    uniform, blank, evidence = run("uniform"), run("blank"), run("evidence")
-    untrained = uniform.parent / f"{UNTRAINED}-uniform"
+    folder = workspace.root / "demo" / "evaluations"
+    outs = evaluate_on_lab(model, workspace, folder / name.lower(), FRAMES_MODES)
+    uniform, blank, evidence = (outs[mode] for mode in FRAMES_MODES)
+    before = folder / UNTRAINED / "uniform"
     return EvaluatedModel(
         name=name,
         results=read_results(uniform),
-        change=None if name == UNTRAINED else compare(uniform, untrained).overall,
+        change=None if name == UNTRAINED else compare(uniform, before).overall,
         blind=read_results(blank),
         evidence=read_results(evidence),
     )

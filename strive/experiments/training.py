@@ -150,5 +150,5 @@ def step_note(metrics: Mapping[str, float], held_out: Mapping[str, float] | None
         f"{metrics['group/zero_std_fraction']:.0%}, {metrics['completion/length_mean']:.0f} tokens"
     )
     if held_out:
-        text += f", held-out {held_out['held_out/accuracy']:.1%}"
+        text += f", held-out {held_out['accuracy']:.1%}"
     return text
