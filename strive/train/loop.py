@@ -188,7 +188,7 @@ def _build_trainer(
 ) -> Trainer:
     set_trainable(policy, config.trainable)
     if config.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.model.activation_checkpointing_enable({"use_reentrant": False})
         policy.model.train()
     engine = Engine(
         policy,
