@@ -235,7 +235,7 @@ class FrameReader:
         if video_id not in self._rows:
             raise CacheError(
                 f"video '{video_id}' is not in {self.folder}; cache it with `strive-cli "
-                "precompute` (failures are listed by `strive-cli cache info`)"
+                f"precompute`, or see why not in {self.folder.parents[1] / 'failures.parquet'}"
             )
         return self._table.slice(self._rows[video_id], 1).to_pylist()[0]
 

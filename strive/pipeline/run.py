@@ -40,11 +40,23 @@ def precompute(
         Interrupted: the user interrupted; what was finished is committed.
         DiskError: writing failed; what was committed before is intact.
     """
+    try:
+        summary = _precompute(options)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before there was anything to keep") from None
+    if on_summary is not None:
+        on_summary(summary)
+    if summary.interrupted:
+        raise Interrupted("interrupted; what was finished is kept, the same command goes on")
+    _check_failures(options, summary)
+    return summary
+
+
+def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
     started = time.monotonic()
     asked = select_records(options)
     layout = _open(options)
-    sessions = _sessions(options, layout)
-    work = find_work(options, layout, asked, sessions)
+    work = find_work(options, layout, asked, _sessions(options, layout))
     summary = _new_summary(options, asked, work)
     if options.dry_run:
         summary.estimate = estimate_work(options, work, prepare_rule(options))
@@ -56,11 +68,6 @@ def precompute(
             summary.interrupted = True
     summary.total_seconds = time.monotonic() - started
     _count_results(layout, asked, work, summary)
-    if on_summary is not None:
-        on_summary(summary)
-    if summary.interrupted:
-        raise Interrupted("interrupted; what was finished is kept, the same command goes on")
-    _check_failures(options, summary)
     return summary
 
 

@@ -3,8 +3,6 @@
 A decoder may hang while it holds the interpreter lock and ignores every signal but SIGKILL, or take
 the process down with it. So each job runs in a process of its own kind: a plain Python that answers
 over a pipe, is killed when a job exceeds its wall-clock limit, and is replaced.
-
-Run as `python -m strive.video.worker FD` (this is what `Worker` starts).
 """
 
 import atexit
@@ -28,10 +26,15 @@ from strive.errors import DecodeError
 from strive.video.decode import DecodedVideo, decode_frames, decoder_order
 from strive.video.frame_plan import FramePlan
 
-DEFAULT_TIMEOUT_SECONDS = 120.0
+# An hour of 1080p decodes in three to four minutes on one core.
+DEFAULT_TIMEOUT_SECONDS = 600.0
 START_SECONDS = 60.0
 # decord leaks some memory per file: a fresh process now and then bounds it.
 MAX_JOBS_PER_WORKER = 256
+
+# Not `-m`: it would put the working directory first, where a user's `queue.py` shadows Python's.
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_BOOT = "import sys; sys.path.append(sys.argv[1]); import strive.video.worker as w; w.main()"
 
 
 class Worker:
@@ -96,7 +99,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "strive.video.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _BOOT, _PACKAGE_ROOT, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -272,7 +275,7 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Answer jobs from the pipe until it closes."""
     _die_with_parent()
-    pipe = multiprocessing.connection.Connection(int(sys.argv[1]))
+    pipe = multiprocessing.connection.Connection(int(sys.argv[2]))
     pipe.send("ready")
     while True:
         try:
@@ -288,7 +291,3 @@ def main() -> None:
         except Exception as error:  # any decoder fault is this video's failure row, not the run's
             answer = (False, DecodeError("unexpected", f"{type(error).__name__}: {error}"))
         pipe.send(answer)
-
-
-if __name__ == "__main__":
-    main()

@@ -104,3 +104,13 @@ def test_decode_in_worker(media: Path) -> None:
         assert len(video.frames_FHWC) == 8
     with pytest.raises(DecodeError, match="no_video_stream"):
         decode_in_worker(media / "audio.mp4", FramePlan())
+
+
+def test_files_of_the_working_directory_do_not_shadow_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise RuntimeError('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    worker = Worker()
+    assert worker.call(jobs.answer, {"value": 1}, 10) == 2
+    worker.close()
