@@ -16,7 +16,8 @@ from video import jobs
 @pytest.fixture(autouse=True)
 def importable_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(Path(__file__).parents[1])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+    others = [path for path in (os.environ.get("PYTHONPATH"),) if path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, *others]))
 
 
 def is_alive(pid: int) -> bool:
