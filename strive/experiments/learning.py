@@ -2,9 +2,9 @@
 
     python -m strive.experiments.learning --seeds 3 --clips 1300 --markdown docs/lab-results.md
 
-Named beforehand: both arms start from the shipped policy and use the demonstration's presets; held-out
-accuracy is that of the last checkpoint (never the best), greedy, uniform 32 frames, on the test
-split; the gain is paired by question. Results are written whichever way they fall.
+Named beforehand: both arms start from the shipped policy and use the demonstration's presets;
+held-out accuracy is that of the last checkpoint (never the best), greedy, uniform 32 frames, on the
+test split; the gain is paired by question. Results are written whichever way they fall.
 """
 
 import subprocess
@@ -144,11 +144,11 @@ _PAGE = """# What the lab shows: learning
 Tiny policies on synthetic clips. This page says whether the mechanism works as the paper says; it
 says nothing about 7B accuracy.
 
-Named beforehand: 3 seeds each of GRPO (M=1, G=8, uniform frames) and STRIVE (M=2, G=4, importance)
-from the demonstration's presets, {steps} steps, the same start and the same questions in the same
-order per seed. Accuracy is greedy, uniform {frames} frames, last checkpoint, on {questions} held-out
-questions about {videos} videos that no training run saw; ± is one standard error clustered by
-video. The gain is paired by question against the start.
+Named beforehand: 3 seeds each of GRPO (M=1, G=8, uniform frames) and STRIVE (M=2, G=4,
+importance) from the demonstration's presets, {steps} steps, the same start and the same questions
+in the same order per seed. Accuracy is greedy, uniform {frames} frames, last checkpoint, on
+{questions} held-out questions about {videos} videos that no training run saw; ± is one standard
+error clustered by video. The gain is paired by question against the start.
 
 World: {num_clips} clips, content hash {content_hash}. Version {version}, {day}. Made by
 

@@ -1,0 +1,15 @@
+"""Settings of the whole suite."""
+
+import os
+
+# Tiny models lose time to thread hand-over; two test processes at once would lose much more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests meet no model hub; a name that is no folder must fail at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from hypothesis import settings
+
+# A busy machine is no failure: no deadline per example. The same examples in every run.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
