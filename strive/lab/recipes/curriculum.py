@@ -56,6 +56,7 @@ class Mixture:
         num_tails: questions a row.
         with_options: write the options of multiple choice questions; without them rows are a third
             as long, and their letters can be answered all the same, since their order is fixed.
+        emphasis: question kinds that are asked more often than in the world, and how much.
         brief_only: ask about evidence sprites only, as the world does.
         evidence_share: share of rows whose frames show the evidence of their first question.
         visible_share: share of questions that are redrawn until their evidence is shown.
@@ -65,6 +66,7 @@ class Mixture:
     noise: LabelNoise = LabelNoise()
     num_tails: int = 6
     with_options: bool = True
+    emphasis: tuple[tuple[str, float], ...] = ()
     brief_only: bool = False
     evidence_share: float = 0.4
     visible_share: float = 0.0
@@ -124,8 +126,9 @@ def _question_tail(
 
 
 def _draw_question(scene: Scene, mixture: Mixture, rng: np.random.Generator) -> Question:
+    emphasis = dict(mixture.emphasis)
     kinds = list(KIND_WEIGHTS)
-    weights = np.array(list(KIND_WEIGHTS.values()))
+    weights = np.array([weight * emphasis.get(kind, 1.0) for kind, weight in KIND_WEIGHTS.items()])
     while True:
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         choices = possible_targets(scene, kind, brief_only=mixture.brief_only)

@@ -28,7 +28,9 @@ from strive.models.family import MergedFeatures
 from strive.models.loading import make_policy
 from strive.seeding import derive_rng
 
-_WORDS = (*SHAPES, *COLOURS, *GLYPHS)
+_EMPHASIS = (("glyph", 3.0), ("quadrant", 1.5), ("order", 0.5))
+_PLACES = ("top", "bottom", "left", "right")
+_WORDS = (*SHAPES, *COLOURS, *GLYPHS, *_PLACES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +64,25 @@ class PolicySettings:
             Stage("tower", 300, 12, 2e-3, None, 1.0),
             Stage(
                 "look",
-                500,
+                450,
                 12,
                 1.5e-3,
-                Mixture(num_tails=10, with_options=False, visible_share=0.8),
+                Mixture(
+                    num_tails=10,
+                    with_options=False,
+                    emphasis=_EMPHASIS,
+                    visible_share=0.8,
+                ),
                 0.5,
             ),
-            Stage("skill", 150, 12, 1e-3, Mixture(visible_share=0.6), 0.2),
+            Stage("skill", 120, 12, 1e-3, Mixture(emphasis=_EMPHASIS, visible_share=0.6), 0.2),
             Stage(
                 "prior",
-                150,
+                120,
                 12,
                 3e-4,
                 Mixture(
-                    LabelNoise(strong_prior=0.6, weak_prior=0.2, random_option=0.1),
+                    LabelNoise(strong_prior=0.5, weak_prior=0.15, random_option=0.1),
                     brief_only=True,
                     frame_counts=(16, 16, 16, 32),
                 ),
@@ -209,6 +216,8 @@ def _words_of_slots(bank: SceneBank) -> Tensor:
                 words = [len(SHAPES) + len(COLOURS) + sprite.glyph]
             else:
                 words = [sprite.shape, len(SHAPES) + sprite.colour]
+            row, column = divmod(sprite.quadrant, 2)
+            words += [_WORDS.index("top") + row, _WORDS.index("left") + column]
             for word in words:
                 labels[torch.from_numpy(looks), sprite.quadrant, word] = 1.0
     return labels
