@@ -83,11 +83,9 @@ def prepare_rule(options: PrecomputeOptions) -> PrepareRule:
 
 
 def _open(options: PrecomputeOptions) -> CacheLayout:
-    """Open or make the cache; a dry run makes nothing."""
+    """Open the cache if there is one; it is made only when the scorers are known to load."""
     layout = CacheLayout(options.cache)
-    if options.dry_run and not layout.version_file.is_file():
-        return layout
-    return create_cache(options.cache)
+    return create_cache(options.cache) if layout.version_file.is_file() else layout
 
 
 def _sessions(options: PrecomputeOptions, layout: CacheLayout) -> list[ScorerSession]:
@@ -132,6 +130,7 @@ def _commit_frame(
     summary: PrecomputeSummary,
 ) -> None:
     """Commit what stands around the parts: settings, questions, the ids of a sample."""
+    create_cache(options.cache)
     settings = {
         "fields": options.frames_fields(),
         "decoder_versions": decoder_versions(),

@@ -10,7 +10,10 @@ from pathlib import Path
 from strive.errors import DecodeError
 
 _HEAD_BYTES = 4096
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
+_MP4_BOXES = (
+    *(b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"),
+    *(b"pnot", b"styp", b"uuid", b"pdin"),
+)
 _PREFIXES = (
     (b"\x1a\x45\xdf\xa3", "matroska"),
     (b"FLV", "flv"),
