@@ -5,17 +5,18 @@
 `time/ memory/` here.
 """
 
+import copy
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from strive import __version__
 from strive.configs.schema import TrainConfig
-from strive.errors import CheckpointError, Interrupted
+from strive.errors import Interrupted
 from strive.models.loading import Policy, load_policy
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine, set_trainable
@@ -24,23 +25,20 @@ from strive.train.metrics import completion_rows
 from strive.train.processes import Processes, start_processes
 from strive.train.rewards import load_rewards
 from strive.train.rollout import PreparedQuestion, prepare_questions
-from strive.train.run_folder import RunFolder, require_same_config
+from strive.train.run_folder import RunFolder
+from strive.train.start import (
+    comparable,
+    comparable_cache,
+    first_step_of,
+    require_same_start,
+    weights_digest,
+)
 from strive.train.step import Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
 from strive.train.writers import MetricWriters, write_checkpoint, write_final
 
 HeldOut = Callable[[Policy], Mapping[str, float]]
 STEPS_BETWEEN_COMPLETION_PARTS = 50
-# A resumed run may change these: they decide what is kept and shown, not what is learned. The cache
-# may have moved: its keys are compared instead.
-_FREE_KEYS = (
-    "cache",
-    "checkpoint_every",
-    "evaluate_every",
-    "held_out",
-    "keep_checkpoints",
-    "tensorboard",
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,8 @@ def train(
     shard(range(config.questions_per_step), processes.rank, processes.world_size)
     rewards = load_rewards(list(config.rewards))
     folder = RunFolder(run_dir)
-    first_step = _first_step(folder, config, data, processes, resume)
+    first_step = first_step_of(folder, config, data, processes, resume)
+    processes.barrier()  # all have looked before the main one writes
     if processes.is_main:
         print(_first_line(config, data, processes, first_step), flush=True)
     policy = load_policy(
@@ -101,11 +100,19 @@ def train(
         device=processes.device,
         position_rule=config.position_rule,
     )
+    start_digest = weights_digest(policy)
+    if first_step:
+        require_same_start(folder, first_step, start_digest, config.model)
     trainer = _build_trainer(config, policy, processes, rewards)
     if first_step:
         trainer.engine.load(folder.checkpoint(first_step))
     _prepare_folder(folder, config, data, processes, first_step)
-    _run_steps(trainer, data, folder, first_step, evaluate_held_out, on_step)
+    about = {
+        "config": comparable(config),
+        "cache": comparable_cache(data),
+        "start_digest": start_digest,
+    }
+    _run_steps(trainer, data, folder, first_step, about, evaluate_held_out, on_step)
     write_final(trainer, folder)
     return TrainSummary(
         run_dir=folder.root,
@@ -117,47 +124,6 @@ def train(
         num_questions=len(data.records),
         last_metrics=folder.last_metrics(),
     )
-
-
-def _first_step(
-    folder: RunFolder, config: TrainConfig, data: TrainingData, processes: Processes, resume: bool
-) -> int:
-    """How many steps a checkpoint in the run folder has already done; 0 for a new run."""
-    if not resume:
-        if folder.exists:
-            raise CheckpointError(
-                f"{folder.root} already holds a run; add --resume to continue it, or give another "
-                "--run-dir"
-            )
-        return 0
-    steps = folder.checkpoint_steps()
-    if not steps:
-        return 0
-    state = folder.read_state(steps[-1])
-    require_same_config(
-        state["config"] | state["cache"],
-        _comparable(config) | _comparable_cache(data),
-        folder.checkpoint(steps[-1]),
-    )
-    if state["zero_stage"] > 0 and state["world_size"] != processes.world_size:
-        raise CheckpointError(
-            f"{folder.checkpoint(steps[-1])} was written by {state['world_size']} processes at "
-            f"ZeRO stage {state['zero_stage']} and cannot be read by {processes.world_size}; start "
-            "the same number, or use deepspeed=zero0"
-        )
-    return steps[-1]
-
-
-def _comparable(config: TrainConfig) -> dict[str, Any]:
-    values = config.model_dump(mode="json")
-    # With a constant rate more steps leave the earlier ones as they were; a cosine depends on them.
-    free = (*_FREE_KEYS, "steps") if config.schedule == "constant" else _FREE_KEYS
-    return {key: value for key, value in values.items() if key not in free}
-
-
-def _comparable_cache(data: TrainingData) -> dict[str, Any]:
-    described = data.describe()
-    return {key: described[key] for key in ("frames_key", "scorer_key", "num_questions")}
 
 
 def _first_line(
@@ -237,13 +203,16 @@ def _run_steps(
     data: TrainingData,
     folder: RunFolder,
     first_step: int,
+    about: dict[str, Any],
     evaluate_held_out: HeldOut | None,
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
     config, processes = trainer.config, trainer.processes
-    about = {"config": _comparable(config), "cache": _comparable_cache(data)}
+    # A tokenizer must not serve two threads: the reading one gets its own.
+    processor = copy.deepcopy(trainer.policy.processor)
+    reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
     with (
-        Prefetcher(lambda step: _load(trainer, data, step), config.steps) as prefetcher,
+        Prefetcher(lambda step: _load(trainer, reader, data, step), config.steps) as prefetcher,
         MetricWriters(folder, config, processes, first_step) as writers,
         StopRequest() as stop,
     ):
@@ -288,12 +257,14 @@ def _one_step(
     }
 
 
-def _load(trainer: Trainer, data: TrainingData, step: int) -> list[PreparedQuestion]:
+def _load(
+    trainer: Trainer, reader: Policy, data: TrainingData, step: int
+) -> list[PreparedQuestion]:
     """Draw, read and prepare this process's questions of a step; runs in the reading thread."""
     processes, config = trainer.processes, trainer.config
     records = shard(data.questions_of(step), processes.rank, processes.world_size)
     return prepare_questions(
-        trainer.policy,
+        reader,
         [data.read(record, step) for record in records],
         prompt_template=config.prompt_template,
         max_pixels=config.max_pixels,

@@ -68,6 +68,10 @@ class RunFolder:
         """Write the resolved configuration, versions and cache keys."""
         _write_atomically(self.config_file, json.dumps(config, indent=2) + "\n")
 
+    def read_config(self) -> dict[str, Any]:
+        """What `write_config` wrote."""
+        return json.loads(self.config_file.read_text(encoding="utf-8"))
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one step's line; numbers that are not finite become null."""
         _append(self.metrics_file, line)

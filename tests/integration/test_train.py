@@ -101,6 +101,7 @@ def settings(lab):
             "prompt_template": "short",
             "num_frames": 8,
             "max_new_tokens": 8,
+            "sampling_temperature": 3.0,
             "questions_per_step": 4,
             "questions_per_micro_batch": 2,
             "steps": 6,
@@ -223,6 +224,9 @@ def test_resume_before_the_first_checkpoint_starts_over(settings, tmp_path):
         train(config, run_dir=tmp_path / "run", on_step=die)
     with pytest.raises(CheckpointError, match="already holds a run; add --resume"):
         train(config, run_dir=tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"seed: the run has 0, this call has 1\)"):
+        other = config.model_copy(update={"seed": 1})
+        train(other, run_dir=tmp_path / "run", resume=True)
     train(config, run_dir=tmp_path / "run", resume=True)
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
     assert len(completions(tmp_path / "run")) == 2 * 4 * 2 * 4
@@ -232,6 +236,12 @@ def test_resume_refuses_another_configuration(settings, tmp_path):
     train(TrainConfig(**settings(steps=1)), run_dir=tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"seed: the run has 0, this call has 1\)"):
         train(TrainConfig(**settings(steps=1, seed=1)), run_dir=tmp_path / "run", resume=True)
+    state = tmp_path / "run/checkpoints/step-000001/state.json"
+    began = json.loads(state.read_text())
+    state.write_text(json.dumps(began | {"start_digest": "0123"}))
+    with pytest.raises(CheckpointError, match=r"began from other weights \(0123\)"):
+        train(TrainConfig(**settings(steps=1)), run_dir=tmp_path / "run", resume=True)
+    state.write_text(json.dumps(began))
     # More steps at a constant rate are the same run, continued.
     summary = train(TrainConfig(**settings(steps=2)), run_dir=tmp_path / "run", resume=True)
     assert summary.first_step == 1 and len(lines(tmp_path / "run")) == 2

@@ -32,7 +32,13 @@ def one_thread():
 @pytest.fixture
 def build(make_config):
     def build(**changes):
-        options = {"rewards": {"vowels": 1.0}, "questions_per_micro_batch": 2} | changes
+        options = {
+            "rewards": {"vowels": 1.0},
+            "questions_per_micro_batch": 2,
+            # A warmed-up policy is sure of its answers; tests need completions that differ.
+            "sampling_temperature": 3.0,
+            "top_p": 1.0,
+        } | changes
         config = make_config(**options)
         policy = load_policy(lab_model_path("qwen2_5_vl"))
         set_trainable(policy, config.trainable)

@@ -1,0 +1,100 @@
+"""Where a run begins: anew, or after a checkpoint of the very same run.
+
+The reference model and all that is frozen come from the starting folder again on resume, so another
+model under the same name must not slip in: its weights are told apart by a digest.
+"""
+
+import hashlib
+from typing import Any
+
+from strive.configs.schema import TrainConfig
+from strive.errors import CheckpointError
+from strive.models.loading import Policy
+from strive.train.data import TrainingData
+from strive.train.processes import Processes
+from strive.train.run_folder import RunFolder, require_same_config
+
+# A resumed run may change these: they decide what is kept and shown, not what is learned. The cache
+# may have moved: its keys are compared instead.
+_FREE_KEYS = (
+    "cache",
+    "checkpoint_every",
+    "evaluate_every",
+    "held_out",
+    "keep_checkpoints",
+    "tensorboard",
+)
+_VALUES_PER_TENSOR = 64
+
+
+def first_step_of(
+    folder: RunFolder, config: TrainConfig, data: TrainingData, processes: Processes, resume: bool
+) -> int:
+    """How many steps a checkpoint in the run folder has already done; 0 for a new run.
+
+    Raises:
+        CheckpointError: there is a run and no `resume`, or it was another run.
+    """
+    if not resume:
+        if folder.exists:
+            raise CheckpointError(
+                f"{folder.root} already holds a run; add --resume to continue it, or give another "
+                "--run-dir"
+            )
+        return 0
+    wanted = comparable(config) | comparable_cache(data)
+    steps = folder.checkpoint_steps()
+    if not steps:
+        if folder.exists:
+            began = folder.read_config()
+            require_same_config(began["config"] | began["data"], wanted, folder.root)
+        return 0
+    state = folder.read_state(steps[-1])
+    require_same_config(state["config"] | state["cache"], wanted, folder.checkpoint(steps[-1]))
+    if state["zero_stage"] > 0 and state["world_size"] != processes.world_size:
+        raise CheckpointError(
+            f"{folder.checkpoint(steps[-1])} was written by {state['world_size']} processes at "
+            f"ZeRO stage {state['zero_stage']} and cannot be read by {processes.world_size}; start "
+            "the same number, or use deepspeed=zero0"
+        )
+    return steps[-1]
+
+
+def comparable(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a resumed run must share."""
+    values = config.model_dump(mode="json")
+    # With a constant rate more steps leave the earlier ones as they were; a cosine depends on them.
+    free = (*_FREE_KEYS, "steps") if config.schedule == "constant" else _FREE_KEYS
+    return {key: value for key, value in values.items() if key not in free}
+
+
+def comparable_cache(data: TrainingData) -> dict[str, Any]:
+    """What of the cache a resumed run must share."""
+    described = data.describe()
+    return {key: described[key] for key in ("frames_key", "scorer_key", "num_questions")}
+
+
+def weights_digest(policy: Policy) -> str:
+    """Hash every tensor's name, shape and a few values spread over it: cheap at any size."""
+    digest = hashlib.sha256()
+    for name, parameter in policy.model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        few = flat[:: max(1, flat.numel() // _VALUES_PER_TENSOR)].float().cpu().numpy()
+        digest.update(f"{name}:{tuple(parameter.shape)}:".encode())
+        digest.update(few.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def require_same_start(folder: RunFolder, step: int, start_digest: str, model: str) -> None:
+    """Refuse to resume from another starting model.
+
+    Raises:
+        CheckpointError: the model's weights are not those that the run began with.
+    """
+    found = folder.read_state(step)["start_digest"]
+    if found != start_digest:
+        raise CheckpointError(
+            f"{folder.checkpoint(step)} began from other weights ({found}) than model {model} has "
+            f"now ({start_digest}); restore that model to resume, or start anew with another "
+            "--run-dir"
+        )
