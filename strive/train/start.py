@@ -42,15 +42,16 @@ def first_step_of(
                 "--run-dir"
             )
         return 0
-    wanted = comparable(config) | comparable_cache(data)
     steps = folder.checkpoint_steps()
     if not steps:
         if folder.exists:
             began = folder.read_config()
-            require_same_config(began["config"] | began["data"], wanted, folder.root)
+            require_same_config(began["config"], comparable(config), folder.root)
+            require_same_config(began["data"], comparable_cache(data), folder.root)
         return 0
     state = folder.read_state(steps[-1])
-    require_same_config(state["config"] | state["cache"], wanted, folder.checkpoint(steps[-1]))
+    require_same_config(state["config"], comparable(config), folder.checkpoint(steps[-1]))
+    require_same_config(state["cache"], comparable_cache(data), folder.checkpoint(steps[-1]))
     if state["zero_stage"] > 0 and state["world_size"] != processes.world_size:
         raise CheckpointError(
             f"{folder.checkpoint(steps[-1])} was written by {state['world_size']} processes at "
