@@ -65,6 +65,7 @@ def check_torch() -> Iterator[Finding]:
             memory = properties.total_memory / 2**30
             yield Finding(f"GPU {index}", "ok", f"{properties.name}, {memory:.0f} GiB")
     else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it looked
         yield Finding(
             "GPU",
             "optional",

@@ -21,7 +21,7 @@ from strive.commands.common import (
 def demo(
     steps: Annotated[
         int, typer.Option(min=1, help="Training steps of each of the two runs.")
-    ] = 200,
+    ] = 150,
     clips: Annotated[int, typer.Option(min=10, help="Clips of the lab's world.")] = 240,
     seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
     html: Annotated[

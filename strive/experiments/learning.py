@@ -166,7 +166,7 @@ accuracy.
 def main(
     seeds: Annotated[int, typer.Option(min=2)] = 3,
     clips: Annotated[int, typer.Option(min=10)] = 1300,
-    steps: Annotated[int, typer.Option(min=1)] = 200,
+    steps: Annotated[int, typer.Option(min=1)] = 150,
     workers: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     workspace: Path = Path("strive-workspace/learning"),
     markdown: Path = Path("docs/lab-results.md"),
