@@ -28,7 +28,7 @@ def make(
     name: Name,
     out: Out,
     seed: Seed = 0,
-    measure_clips: MeasureClips = 1000,
+    measure_clips: MeasureClips = 500,
     measure_only: MeasureOnly = False,
 ) -> None:
     """Train a lab model, save its folder, measure it on held-out clips, and note it all beside."""

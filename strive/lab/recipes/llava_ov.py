@@ -44,7 +44,7 @@ def train_llava_ov(
     out: Path, *, seed: int, log: Log, settings: ContrastiveSettings | None = None
 ) -> dict[str, Any]:
     """Train the scorer and save its folder; returns its recipe (metrics of training only)."""
-    settings = settings or ContrastiveSettings(num_steps=900)
+    settings = settings or ContrastiveSettings(num_steps=600)
     started = time.monotonic()
     tokenizer = _tokenizer()
     model = _new_model(tokenizer, seed=seed)
