@@ -1,11 +1,12 @@
 """`strive-cli`: the commands by name, and how errors reach the user.
 
 Exit codes: 0 done; 1 the work failed or too much of it did; 2 the call or its input is wrong (one
-line, no traceback); 130 interrupted, resumable. Heavy imports stand inside the commands, so `--help`
-is quick and looking at scores needs no torch.
+line, no traceback); 130 interrupted, resumable. Heavy imports stand inside the commands, so that
+`--help` is quick and looking at scores needs no torch.
 """
 
 import errno
+import os
 import sys
 from typing import Annotated
 
@@ -60,6 +61,8 @@ def _root(
 
 def main() -> None:
     """Run the command line; turns errors that a user can cause into one line and an exit code."""
+    # Idle OpenMP threads that spin take the cores from decode workers; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except StriveError as error:
@@ -76,8 +79,8 @@ def main() -> None:
         if error.errno not in {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES}:
             raise
         print(
-            f"error: {error.strerror}: {error.filename or 'the disk'}; what was committed before is "
-            "intact, make room or give --workspace and run the same command again",
+            f"error: {error.strerror}: {error.filename or 'the disk'}; what was committed before "
+            "is intact, make room or give --workspace and run the same command again",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -19,7 +19,7 @@ from strive.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from strive.pipeline.options import PrecomputeOptions
+    from strive.pipeline.options import PrecomputeOptions, PrecomputeSummary
 
 
 def precompute(
@@ -64,6 +64,12 @@ def precompute(
     workers: Annotated[
         int | None, typer.Option(help="Decode processes.  \\[default: by cores]")
     ] = None,
+    decode_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a decode is killed.")
+    ] = 600.0,
+    embed_batch_size: Annotated[
+        int, typer.Option(min=1, help="Frames embedded at a time; part of the key.")
+    ] = 64,
     shard: Annotated[str, typer.Option(help="Do part i of n, counted from 0.")] = "0/1",
     max_failure_fraction: Annotated[
         float, typer.Option(help="Exit 1 when more of the videos fail.")
@@ -111,6 +117,8 @@ def precompute(
             frame_codec=frame_codec,
             decoder=decoder,
             workers=workers,
+            decode_timeout_seconds=decode_timeout,
+            embed_batch_size=embed_batch_size,
             shard=part,
             max_failure_fraction=max_failure_fraction,
             retry_failed=retry_failed,
@@ -125,13 +133,16 @@ def _run_and_print(options: "PrecomputeOptions", *, as_json: bool) -> None:
     from strive.commands.views import print_estimate, print_precompute
     from strive.pipeline.run import precompute as run
 
-    summary = run(options)
-    if as_json:
-        print_json(_plain(summary))
-    elif summary.estimate is not None:
-        print_estimate(summary, make_console())
-    else:
-        print_precompute(summary, make_console())
+    def show(summary: "PrecomputeSummary") -> None:
+        if as_json:
+            print_json(_plain(summary))
+        elif summary.estimate is not None:
+            print_estimate(summary, make_console())
+        else:
+            print_precompute(summary, make_console())
+
+    # Also called before an error that ends the work, so that what was done is always seen.
+    run(options, show)
 
 
 def _plain(value: object) -> object:
