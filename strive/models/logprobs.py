@@ -114,8 +114,9 @@ def token_logprobs(
     Runs in chunks whose logits are made again in the backward pass, so the [N, vocabulary] matrix
     never exists whole.
     """
-    weight: Any = head.weight
-    size = max(1, logits_per_chunk // weight.shape[0])
+    # Not the weight's shape: under ZeRO-3 the partitioned weight is empty between its uses.
+    vocabulary: Any = head.out_features
+    size = max(1, logits_per_chunk // vocabulary)
     if len(targets_N) <= size:
         return _chunk_logprobs(head, hidden_NH, targets_N, sampling_temperature)
     chunks = [

@@ -316,7 +316,13 @@ def environment(lab):
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("launcher", "preset"),
-    [("torchrun", "zero0"), ("torchrun", "zero1"), ("torchrun", "zero2"), ("deepspeed", "zero0")],
+    [
+        ("torchrun", "zero0"),
+        ("torchrun", "zero1"),
+        ("torchrun", "zero2"),
+        ("torchrun", "zero3"),
+        ("deepspeed", "zero0"),
+    ],
 )
 def test_two_processes_equal_one(settings, lab, tmp_path, launcher, preset):
     train(TrainConfig(**settings(steps=4)), run_dir=tmp_path / "one")
