@@ -20,7 +20,7 @@ import typer
 from strive import __version__
 from strive.evaluate.again import SeedComparison, compare_seeds, read_results
 from strive.experiments.demo import ARMS, UNTRAINED, precompute_lab
-from strive.experiments.evaluating import EVALUATION_FRAMES, evaluate_on_lab
+from strive.experiments.evaluating import EVALUATION_FRAMES, MAX_ANSWER_TOKENS
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model
 from strive.lab.world import WorldSummary
 from strive.report.runs import read_run
@@ -39,21 +39,36 @@ class Cell:
     evaluation: Path
 
 
-def train_cell(cell: Cell, workspace: Workspace, steps: int) -> None:
-    """Train one cell in a process of its own, or keep what is there."""
-    if (cell.run / "final").is_dir():
-        return
-    log = cell.run.with_suffix(".log")
+def strive_cli(arguments: list[str], log: Path) -> None:
+    """Run one command in a process of its own, its output appended to a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, "-m", "strive.cli", "train",
-        "--config", ARMS[cell.arm], "--workspace", str(workspace.root),
+    with log.open("a") as out:
+        subprocess.run(
+            [sys.executable, "-m", "strive.cli", *arguments],
+            stdout=out, stderr=subprocess.STDOUT, check=True,
+        )  # fmt: skip
+
+
+def evaluate_model(model: Path, workspace: Workspace, out: Path) -> None:
+    """Answer the test questions greedily; answers that are there already are kept."""
+    arguments = [
+        "evaluate", "--model", str(model), "--data-root", str(workspace.lab), "--out", str(out),
+        "--prompt-template", "short", "--frames", str(EVALUATION_FRAMES),
+        "--max-new-tokens", str(MAX_ANSWER_TOKENS),
+    ]  # fmt: skip
+    strive_cli(arguments, out.with_suffix(".log"))
+
+
+def run_cell(cell: Cell, workspace: Workspace, steps: int) -> None:
+    """Train and evaluate one cell, keeping what is there."""
+    arguments = [
+        "train", "--config", ARMS[cell.arm], "--workspace", str(workspace.root),
         "--run-dir", str(cell.run), "--steps", str(steps), "--set", f"seed={cell.seed}",
     ]  # fmt: skip
-    if cell.run.is_dir():
-        command.append("--resume")
-    with log.open("a") as out:
-        subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=True)
+    if not (cell.run / "final").is_dir():
+        resume = ["--resume"] if cell.run.is_dir() else []
+        strive_cli([*arguments, *resume], cell.run.with_suffix(".log"))
+    evaluate_model(cell.run / "final", workspace, cell.evaluation)
 
 
 def run_learning(
@@ -64,20 +79,17 @@ def run_learning(
     precompute_lab(workspace)
     folder = workspace.root / "learning"
     start = Path(resolve_model("lab:qwen2_5_vl"))
-    before = evaluate_on_lab(start, workspace, folder / UNTRAINED, ("uniform",))["uniform"]
+    before = folder / f"{UNTRAINED}-answers"
+    evaluate_model(start, workspace, before)
     cells = [
         Cell(arm, seed, folder / f"{arm.lower()}-{seed}", folder / f"{arm.lower()}-{seed}-answers")
         for seed in range(num_seeds)
         for arm in ARMS
     ]
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda cell: train_cell(cell, workspace, steps), cells))
-    for cell in cells:
-        evaluate_on_lab(cell.run / "final", workspace, cell.evaluation, ("uniform",))
+        list(pool.map(lambda cell: run_cell(cell, workspace, steps), cells))
     gains = {
-        arm: compare_seeds(
-            [(cell.evaluation / "uniform", before) for cell in cells if cell.arm == arm]
-        )
+        arm: compare_seeds([(cell.evaluation, before) for cell in cells if cell.arm == arm])
         for arm in ARMS
     }
     return _page(world, cells, before, gains, steps)
@@ -100,7 +112,7 @@ def _page(
             [
                 cell.arm,
                 str(cell.seed),
-                score_text(accuracy(read_results(cell.evaluation / "uniform"))),
+                score_text(accuracy(read_results(cell.evaluation))),
                 f"{gain.difference:+.1f} ± {gain.standard_error:.1f}",
                 f"{run.mean('group/reward_std'):.3f}",
                 f"{100 * run.mean('group/zero_std_fraction'):.1f}",
