@@ -12,6 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from strive.evaluate.again import SeedComparison, compare_seeds, read_results
 from strive.experiments.demo import ARMS, UNTRAINED, precompute_lab
 from strive.experiments.evaluating import EVALUATION_FRAMES, MAX_ANSWER_TOKENS
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model
+from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary
 from strive.report.runs import read_run
 from strive.report.tables import accuracy, markdown_table, score_text
@@ -103,6 +105,7 @@ def _page(
     steps: int,
 ) -> str:
     start = accuracy(read_results(before))
+    weights = lab_model_path("qwen2_5_vl") / "model.safetensors"
     assert start is not None
     rows = [[f"{UNTRAINED} start", "", score_text(start), "–", "–", "–", "–"]]
     for cell in cells:
@@ -133,7 +136,9 @@ def _page(
         videos=start["num_videos"],
         frames=EVALUATION_FRAMES,
         num_clips=world.num_clips,
+        num_seeds=len(gains[cells[0].arm].per_seed),
         content_hash=world.content_hash[:16],
+        weights_hash=sha256(weights.read_bytes()).hexdigest()[:16],
         table=table,
         verdicts=verdicts,
     )
@@ -156,15 +161,17 @@ _PAGE = """# What the lab shows: learning
 Tiny policies on synthetic clips. This page says whether the mechanism works as the paper says; it
 says nothing about 7B accuracy.
 
-Named beforehand: 3 seeds each of GRPO (M=1, G=8, uniform frames) and STRIVE (M=2, G=4,
+Named beforehand: {num_seeds} seeds each of GRPO (M=1, G=8, uniform frames) and STRIVE (M=2, G=4,
 importance) from the demonstration's presets, {steps} steps, the same start and the same questions
 in the same order per seed. Accuracy is greedy, uniform {frames} frames, last checkpoint, on
 {questions} held-out questions about {videos} videos that no training run saw; ± is one standard
 error clustered by video. The gain is paired by question against the start.
 
-World: {num_clips} clips, content hash {content_hash}. Version {version}, {day}. Made by
+World: {num_clips} clips, content hash {content_hash}. Start: `lab:qwen2_5_vl`, weights SHA-256
+{weights_hash}. Both were frozen before any two arms were compared. Version {version}, {day}. Made
+by
 
-    python -m strive.experiments.learning --clips {num_clips} --steps {steps}
+    python -m strive.experiments.learning --seeds {num_seeds} --clips {num_clips} --steps {steps}
 
 {table}
 {verdicts}
