@@ -102,8 +102,8 @@ def new_processor(family: str, tokenizer: PreTrainedTokenizerFast) -> Any:
             Qwen2VLVideoProcessor(**shared, do_sample_frames=False, cap_pixels_per_frame=False),
             chat_template=CHAT_TEMPLATE,
         )
-    # Qwen3-VL's limit counts the whole video: 16 frames; the cap bounds a frame of fewer.
-    shared["size"] = {"shortest_edge": smallest, "longest_edge": 16 * frame_pixels}
+    # Qwen3-VL's limit counts the whole video: up to 32 frames at this size.
+    shared["size"] = {"shortest_edge": smallest, "longest_edge": 32 * frame_pixels}
     video_processor = Qwen3VLVideoProcessor(
         **shared, do_sample_frames=False, cap_pixels_per_frame=True, max_video_tokens=4
     )

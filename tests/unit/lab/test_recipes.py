@@ -5,12 +5,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from strive.lab.recipes.folders import FRAME_SIZE  # noqa: E402
-from strive.lab.recipes.policy import PolicySettings, Stage, Trainer, train_policy  # noqa: E402
-from strive.lab.recipes.rows import Row, slot_times  # noqa: E402
-from strive.lab.recipes.tower import encode_square, hidden_states  # noqa: E402
-from strive.models.inputs import VideoFrames, prepare_prompts  # noqa: E402
-from strive.models.vision import encode_videos, merge_features  # noqa: E402
+from strive.lab.recipes.folders import FRAME_SIZE
+from strive.lab.recipes.policy import PolicySettings, Stage, Trainer, train_policy
+from strive.lab.recipes.rows import Row, slot_times
+from strive.lab.recipes.tower import encode_square, hidden_states
+from strive.models.inputs import VideoFrames, prepare_prompts
+from strive.models.vision import encode_videos, merge_features
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 
@@ -18,7 +18,10 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 @pytest.fixture(scope="module", params=FAMILIES)
 def trainer(request):
     trainer = Trainer(
-        request.param, seed=0, settings=PolicySettings(num_scenes=4), log=lambda line: None
+        request.param,
+        seed=0,
+        settings=PolicySettings(num_scenes=4, stages=()),
+        log=lambda line: None,
     )
     trainer.policy.model.eval()
     return trainer
