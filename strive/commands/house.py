@@ -17,6 +17,9 @@ from strive.commands.common import (
     say,
 )
 
+SHOWN_MEASURES = ("auc", "accuracy_uniform", "accuracy_evidence", "accuracy_blank")
+"""Of all that a recipe measured on held-out clips: what says whether the frames matter."""
+
 
 def demo(
     steps: Annotated[
@@ -101,10 +104,9 @@ def lab_list(as_json: JsonOption = False) -> None:
     for heading in ("name", "size", "what it is", "measured when it was made"):
         table.add_column(heading, overflow="fold")
     for model in models:
+        found = model.recipe.get("measured", {})
         measured = ", ".join(
-            f"{key} {value:.3g}"
-            for key, value in model.recipe.get("metrics", {}).items()
-            if isinstance(value, float)
+            f"{key.replace('_', ' ')} {found[key]:.3f}" for key in SHOWN_MEASURES if key in found
         )
         table.add_row(f"lab:{model.name}", size_text(model.size_bytes), model.about, measured)
     make_console().print(table)
