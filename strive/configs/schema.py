@@ -1,8 +1,8 @@
 """The typed, frozen configuration of a training run.
 
-Keys are flat on purpose: `--set num_variants=4` reads like the paper. The docstring below each field
-says meaning, unit and source; defaults are the paper's or, where the paper is silent, those of the
-architecture page, "Numerics that the paper leaves open".
+Keys are flat on purpose: `--set num_variants=4` reads like the paper. The docstring below each
+field says meaning, unit and source; defaults are the paper's or, where the paper is silent, those
+of the architecture page, "Numerics that the paper leaves open".
 """
 
 from pathlib import Path
