@@ -29,6 +29,7 @@ from strive.report.runs import read_run
 from strive.report.tables import accuracy, markdown_table, score_text
 
 SMALLEST_GAIN_POINTS = 3.0
+SECTION_START, SECTION_END = "<!-- learning -->", "<!-- /learning -->"
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,7 @@ def _verdict(arm: str, gain: SeedComparison) -> str:
     )
 
 
-_PAGE = """# What the lab shows: learning
-
-Tiny policies on synthetic clips. This page says whether the mechanism works as the paper says; it
-says nothing about 7B accuracy.
+_PAGE = """## Learning
 
 Named beforehand: {num_seeds} seeds each of GRPO (M=1, G=8, uniform frames) and STRIVE (M=2, G=4,
 importance) from the demonstration's presets, {steps} steps, the same start and the same questions
@@ -182,6 +180,18 @@ accuracy.
 """
 
 
+def replace_section(path: Path, page: str) -> str:
+    """Return the file's text with this experiment's section new; notes around it stay."""
+    section = f"{SECTION_START}\n{page}{SECTION_END}\n"
+    if not path.is_file():
+        return section
+    text = path.read_text(encoding="utf-8")
+    before, found, rest = text.partition(SECTION_START)
+    if not found:
+        return f"{text}\n{section}"
+    return before + section + rest.partition(SECTION_END + "\n")[2]
+
+
 def main(
     seeds: Annotated[int, typer.Option(min=2)] = 3,
     clips: Annotated[int, typer.Option(min=10)] = 1300,
@@ -194,7 +204,7 @@ def main(
     page = run_learning(
         Workspace(workspace), num_seeds=seeds, num_clips=clips, steps=steps, workers=workers
     )
-    markdown.write_text(page, encoding="utf-8")
+    markdown.write_text(replace_section(markdown, page), encoding="utf-8")
     print(page)
 
 
