@@ -166,7 +166,7 @@ in the same order per seed. Accuracy is greedy, uniform {frames} frames, last ch
 error clustered by video. The gain is paired by question against the start.
 
 World: {num_clips} clips, content hash {content_hash}. Start: `lab:qwen2_5_vl`, weights SHA-256
-{weights_hash}. Both were frozen before any two arms were compared. Version {version}, {day}. Made
+{weights_hash}. Both were frozen before these runs. Version {version}, {day}. Made
 by
 
     python -m strive.experiments.learning --seeds {num_seeds} --clips {num_clips} --steps {steps}
@@ -176,7 +176,7 @@ by
 
 The difference between the two arms is not tested here: that is one of the pre-registered contrasts
 and needs its own number of seeds. Higher reward variance is no merit by itself: read it beside
-accuracy.
+accuracy. Seconds are of two runs at a time on two cores.
 """
 
 
