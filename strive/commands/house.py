@@ -25,7 +25,10 @@ def demo(
     steps: Annotated[
         int, typer.Option(min=1, help="Training steps of each of the two runs.")
     ] = 150,
-    clips: Annotated[int, typer.Option(min=10, help="Clips of the lab's world.")] = 240,
+    clips: Annotated[
+        int | None,
+        typer.Option(min=10, help="Clips of the lab's world.  \\[default: those there, else 400]"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
     html: Annotated[
         Path | None, typer.Option(help="Report page.  \\[default: WORKSPACE/demo/report.html]")
@@ -71,8 +74,13 @@ def _print_findings(findings: list) -> None:
 
 
 def lab_build(
-    clips: Annotated[int, typer.Option(min=5, help="Clips; each has about four questions.")] = 240,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    clips: Annotated[
+        int | None,
+        typer.Option(min=5, help="Clips; each has four questions.  \\[default: 400]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything that is drawn.  \\[default: 0]")
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -48,7 +48,8 @@ class DemoSettings:
     """What a demonstration is made of."""
 
     steps: int
-    num_clips: int
+    num_clips: int | None
+    """Clips of the world; None: those that are there, else the default."""
     seed: int
 
 
@@ -62,7 +63,7 @@ def run_demo(
     """
     seconds: dict[str, float] = {}
     with _stage("clips", console, seconds):
-        ensure_lab(workspace, num_clips=settings.num_clips, seed=0)
+        num_clips = ensure_lab(workspace, num_clips=settings.num_clips).num_clips
     with _stage("precompute: decode once, score every frame", console, seconds):
         precompute_lab(workspace)
     folder = workspace.root / "demo"
@@ -82,7 +83,7 @@ def run_demo(
         "about 7B accuracy.",
         soft_wrap=True,
     )
-    page = write_page(html, _page(workspace, runs, evaluations, seconds, settings))
+    page = write_page(html, _page(workspace, runs, evaluations, seconds, num_clips, settings.seed))
     console.print(f"page: {page}", soft_wrap=True)
     return page
 
@@ -164,7 +165,8 @@ def _page(
     runs: list[Run],
     evaluations: list[EvaluatedModel],
     seconds: dict[str, float],
-    settings: DemoSettings,
+    num_clips: int,
+    seed: int,
 ) -> str:
     source = inspect.open_source(workspace.lab_cache, "siglip2")
     summary = inspect.summarise(workspace.lab_cache, "siglip2").scorers[0]
@@ -173,10 +175,10 @@ def _page(
         question_section(source, inspect.view_question(source, row.question_id)) for row in rows
     ]
     facts = [
-        ("world", f"{settings.num_clips} clips, {summary.num_scored} questions scored"),
+        ("world", f"{num_clips} clips, {summary.num_scored} questions scored"),
         ("scorer", f"siglip2, ROC-AUC {summary.evidence_auc:.3f} for evidence frames"),
         ("effective frames", f"{summary.effective_frames:.2f} a segment at tau 0.4"),
-        ("seed", str(settings.seed)),
+        ("seed", str(seed)),
         *((f"seconds: {name}", f"{value:.1f}") for name, value in seconds.items()),
     ]
     return render_demo_page(runs, evaluations, sections, facts=facts)

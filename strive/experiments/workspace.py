@@ -18,7 +18,7 @@ from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary, build_world, read_world
 from strive.progress import show_progress
 
-DEFAULT_CLIPS = 240
+DEFAULT_CLIPS = 400
 DEFAULT_SEED = 0
 LAB_PREFIX = "lab:"
 
