@@ -97,6 +97,18 @@ def test_wrong_calls_exit_2_with_one_clear_line(
         assert word in result.stderr
 
 
+def test_doctor_finds_what_the_lab_needs() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "strive.cli", "doctor", "--json"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    findings = {row["what"]: row for row in json.loads(result.stdout)}
+    for what in ("Python", "torch", "transformers", "deepspeed", "FFmpeg binary (bundled)"):
+        assert findings[what]["status"] == "ok"
+    # Whatever is not fine comes with what to do about it.
+    assert all(row["fix"] for row in findings.values() if row["status"] != "ok")
+
+
 # A decoder can fail in any way it likes: in its worker, that is one video's failure row.
 MAY_CATCH_ALL = {"strive/video/worker.py"}
 

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from strive.errors import CacheError, CheckpointError, ConfigError, UnknownNameError
+from strive.experiments.learning import SECTION_END, SECTION_START, replace_section
+from strive.experiments.offline import parse_filters, parse_scorer_models, parse_shard
+from strive.experiments.training import choose_run_dir, resolve_config, runs_on_lab
+from strive.experiments.workspace import Workspace, resolve_model
+
+
+def test_workspace_option_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIVE_WORKSPACE", "/from/environment")
+    assert Workspace.find(Path("given")).root == Path("given")
+    assert Workspace.find(None).root == Path("/from/environment")
+    monkeypatch.delenv("STRIVE_WORKSPACE")
+    assert Workspace.find(None).root == Path("strive-workspace")
+
+
+def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        workspace.newest_run("a")
+    assert workspace.new_run("a").name == "a-001"
+    for name in ("a-001", "a-002", "ab-009"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert workspace.new_run("a").name == "a-003"
+    assert workspace.newest_run("a").name == "a-002"
+
+
+def test_lab_names_resolve_to_folders_and_typos_are_named() -> None:
+    assert (Path(resolve_model("lab:siglip2")) / "open_clip_config.json").is_file()
+    assert resolve_model("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
+    with pytest.raises(UnknownNameError, match="did you mean 'qwen2_5_vl'"):
+        resolve_model("lab:qwen25vl")
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "files", "expected"),
+    [
+        ({}, [], [], True),
+        ({"variants": "none"}, ["steps=3"], ["lab_grpo"], True),
+        ({"model": "m"}, [], [], False),
+        ({}, ["cache=c"], [], False),
+        ({}, [], ["strive_qwen2_5_vl_7b"], False),
+    ],
+)
+def test_the_lab_is_meant_only_when_nothing_of_the_users_is_named(
+    options: dict, overrides: list[str], files: list[str], expected: bool
+) -> None:
+    assert runs_on_lab(options, overrides, files) is expected
+
+
+def test_user_data_without_a_cache_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"precompute --data mine.jsonl --cache c"):
+        resolve_config(
+            Workspace(tmp_path), [], [], {"data": (Path("mine.jsonl"),), "cache": Path("c")}
+        )
+
+
+def test_several_processes_need_a_named_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path)
+    (workspace.lab_cache).mkdir(parents=True)
+    (workspace.lab_cache / "cache.json").write_text("{}")
+    config, on_lab = resolve_config(workspace, [], [], {})
+    assert on_lab
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="--run-dir"):
+        choose_run_dir(workspace, config, None, resume=False)
+    assert choose_run_dir(workspace, config, Path("r"), resume=False) == Path("r")
+
+
+def test_option_texts() -> None:
+    assert parse_shard("1/4") == (1, 4)
+    assert parse_filters(["data_source=a=b"]) == (("data_source", "a=b"),)
+    assert parse_scorer_models(["x=/models/a"], ["x", "y"]) == {"x": "/models/a"}
+    assert parse_scorer_models(["/models/a"], ["x"]) == {"x": "/models/a"}
+    for call in (
+        lambda: parse_shard("1-4"),
+        lambda: parse_filters(["data_source"]),
+        lambda: parse_scorer_models(["/models/a"], ["x", "y"]),
+    ):
+        with pytest.raises(ConfigError):
+            call()
+
+
+def test_a_results_section_is_replaced_and_notes_stay(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{SECTION_START}\nold\n{SECTION_END}\nnotes\n")
+    text = replace_section(page, "new\n")
+    assert text == f"before\n{SECTION_START}\nnew\n{SECTION_END}\nnotes\n"
