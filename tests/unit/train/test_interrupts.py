@@ -16,7 +16,15 @@ def test_the_first_signal_asks(number):
     assert signal.getsignal(number) is before
 
 
-def test_the_second_signal_acts():
+@pytest.fixture
+def python_handles_sigint():
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_signal_acts(python_handles_sigint):
     with pytest.raises(KeyboardInterrupt), StopRequest():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
