@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 from strive.configs.load import load_train_config
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError
-from strive.experiments.workspace import Workspace, require_lab_cache, resolve_model
+from strive.experiments.workspace import (
+    LAB_PREFIX,
+    Workspace,
+    require_lab_cache,
+    resolve_model,
+)
 from strive.progress import show_progress
 from strive.variants import find_variant_kind
 
@@ -20,10 +25,18 @@ LAB_PRESETS = {"none": "lab_grpo"}
 
 
 def runs_on_lab(options: Mapping[str, Any], overrides: Sequence[str], files: Sequence[str]) -> bool:
-    """Tell whether a call named nothing of the user's own, so that the embedded lab is meant."""
-    named = {key for key in ("data", "cache", "model") if options.get(key)}
-    named |= {text.partition("=")[0].strip() for text in overrides} & {"data", "cache", "model"}
-    return not named and all(name.startswith("lab_") for name in files)
+    """Tell whether a call named nothing of the user's own, so that the embedded lab is meant.
+
+    One of the lab's models (`lab:NAME`) is not the user's own.
+    """
+    values = {key: str(options[key]) for key in ("data", "cache", "model") if options.get(key)}
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.strip() in ("data", "cache", "model"):
+            values[key.strip()] = value.strip()
+    if values.get("model", "").startswith(LAB_PREFIX):
+        del values["model"]
+    return not values and all(name.startswith("lab_") for name in files)
 
 
 def resolve_config(

@@ -40,6 +40,9 @@ def test_lab_names_resolve_to_folders_and_typos_are_named() -> None:
     [
         ({}, [], [], True),
         ({"variants": "none"}, ["steps=3"], ["lab_grpo"], True),
+        ({"model": "lab:qwen3_vl"}, [], [], True),
+        ({}, ["model=lab:qwen3_vl"], [], True),
+        ({"model": "lab:qwen3_vl", "cache": "c"}, [], [], False),
         ({"model": "m"}, [], [], False),
         ({}, ["cache=c"], [], False),
         ({}, [], ["strive_qwen2_5_vl_7b"], False),
