@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from strive.cache.layout import open_cache
+from strive.cache.questions import read_questions
 from strive.errors import ConfigError
 from strive.experiments.workspace import LAB_PREFIX, Workspace, ensure_lab, resolve_model
 from strive.lab.models import lab_model_names
@@ -65,9 +67,27 @@ def choose_data(
         return tuple(data), video_root or data[0].parent, cache or workspace.cache
     if video_root is not None:
         raise ConfigError(f"--video-root {video_root} was given without --data")
+    if cache is not None:
+        _require_lab_questions(cache)
     world = ensure_lab(workspace)
     files = tuple(world.records_file(split) for split in LAB_SPLITS)
     return files, world.root, cache or workspace.lab_cache
+
+
+def _require_lab_questions(cache: Path) -> None:
+    """Refuse to put the lab's questions beside the user's own.
+
+    Raises:
+        ConfigError: the cache holds questions that are not the lab's.
+    """
+    if not (cache / "cache.json").is_file():
+        return
+    own = [r for r in read_questions(open_cache(cache)) if not r.data_source.startswith("lab/")]
+    if own:
+        raise ConfigError(
+            f"--cache {cache} holds {len(own)} questions that are not the lab's, and no --data was "
+            "given; give the --data of that cache, or another --cache for the lab"
+        )
 
 
 def lab_scorer_models(scorers: Sequence[str], models: dict[str, str]) -> dict[str, str]:

@@ -141,7 +141,10 @@ class TrainingData:
 
     def _command(self) -> str:
         scorer = f" --scorer {self.scores.name}" if self.scores else ""
-        return f"`strive-cli precompute --cache {self.layout.root}{scorer}`"
+        return (
+            f"`strive-cli precompute --cache {self.layout.root}{scorer}` and the --data and "
+            "--video-root of that cache (neither for the lab's)"
+        )
 
     def questions_of(self, step: int) -> list[Record]:
         """All questions of a step (from 0): consecutive parts of a fresh order every epoch.

@@ -2,11 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from strive.cache.layout import create_cache
+from strive.cache.questions import write_questions
 from strive.errors import CacheError, CheckpointError, ConfigError, UnknownNameError
 from strive.experiments.learning import SECTION_END, SECTION_START, replace_section
-from strive.experiments.offline import parse_filters, parse_scorer_models, parse_shard
+from strive.experiments.offline import choose_data, parse_filters, parse_scorer_models, parse_shard
 from strive.experiments.training import choose_run_dir, resolve_config, runs_on_lab
 from strive.experiments.workspace import Workspace, resolve_model
+from strive.records import Record
 
 
 def test_workspace_option_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +97,13 @@ def test_a_results_section_is_replaced_and_notes_stay(tmp_path: Path) -> None:
     page.write_text(f"before\n{SECTION_START}\nold\n{SECTION_END}\nnotes\n")
     text = replace_section(page, "new\n")
     assert text == f"before\n{SECTION_START}\nnew\n{SECTION_END}\nnotes\n"
+
+
+def test_the_lab_is_never_mixed_into_a_users_cache(tmp_path: Path) -> None:
+    layout = create_cache(tmp_path / "cache")
+    mine = Record("1", "a.mp4", "What?", "free-form", (), "<answer>x</answer>", "mine")
+    write_questions(layout, [mine], writer="test")
+    workspace = Workspace(tmp_path / "workspace")
+    with pytest.raises(ConfigError, match="1 questions that are not the lab's"):
+        choose_data(workspace, (), None, tmp_path / "cache")
+    assert not workspace.lab.exists()

@@ -32,7 +32,6 @@ document.body.textContent = "RESULT" + JSON.stringify(
 
 
 @pytest.mark.long
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 @pytest.mark.parametrize("transform", ["none", "zscore"])
 def test_sliders_redraw_what_training_would_draw(
     cache: Path, tmp_path: Path, transform: str
@@ -46,7 +45,7 @@ def test_sliders_redraw_what_training_would_draw(
     page = inspect_html.render_inspect_page(source, [view()])
     file = tmp_path / "page.html"
     file.write_text(page.replace("</body>", MOVE_SLIDERS))
-    assert CHROMIUM is not None
+    assert CHROMIUM is not None, "no chromium on the PATH; install it (apt-get install chromium)"
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     done = subprocess.run(
         [CHROMIUM, *FLAGS, profile, "--dump-dom", file.as_uri()],
