@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint format clean
+.PHONY: install demo test test-full lint format bench clean
+
+# The programs of bench/, in this order; each prints ratios and writes bench/results/NAME.json.
+BENCHES := decode precompute
 
 install: $(STAMP)
 
@@ -18,8 +21,8 @@ demo: install
 	$(BIN)/strive-cli demo
 
 lint: install
-	$(BIN)/ruff check strive tests
-	$(BIN)/ruff format --check strive tests
+	$(BIN)/ruff check strive tests bench
+	$(BIN)/ruff format --check strive tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -29,9 +32,16 @@ test: lint
 test-full: lint
 	$(BIN)/pytest -m "not gpu"
 
+bench: $(VENV)/.bench
+	for name in $(BENCHES); do $(BIN)/python -m bench.$$name || exit 1; done
+
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	touch $@
+
 format: install
-	$(BIN)/ruff check --fix strive tests
-	$(BIN)/ruff format strive tests
+	$(BIN)/ruff check --fix strive tests bench
+	$(BIN)/ruff format strive tests bench
 
 clean:
 	rm -rf $(VENV) strive-workspace

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from strive import __version__
-from strive.commands import house, looking, offline, online
+from strive.commands import caches, house, looking, offline, online
 from strive.errors import StriveError
 
 app = typer.Typer(
@@ -37,8 +37,8 @@ app.command("report")(looking.report)
 app.command("demo")(house.demo)
 app.command("doctor")(house.doctor)
 app.add_typer(cache_app, name="cache")
-cache_app.command("info")(offline.cache_info)
-cache_app.command("verify")(offline.cache_verify)
+cache_app.command("info")(caches.cache_info)
+cache_app.command("verify")(caches.cache_verify)
 app.add_typer(lab_app, name="lab")
 lab_app.command("build")(house.lab_build)
 lab_app.command("list")(house.lab_list)

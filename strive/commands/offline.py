@@ -1,6 +1,5 @@
-"""`precompute` and `cache`."""
+"""`precompute`."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,12 +7,11 @@ import typer
 
 from strive.commands.common import (
     LAB_LINE,
-    CacheOption,
     JsonOption,
     WorkspaceOption,
-    find_cache,
     find_workspace,
     make_console,
+    plain_json,
     print_json,
     say,
 )
@@ -135,7 +133,7 @@ def _run_and_print(options: "PrecomputeOptions", *, as_json: bool) -> None:
 
     def show(summary: "PrecomputeSummary") -> None:
         if as_json:
-            print_json(_plain(summary))
+            print_json(plain_json(summary))
         elif summary.estimate is not None:
             print_estimate(summary, make_console())
         else:
@@ -143,41 +141,3 @@ def _run_and_print(options: "PrecomputeOptions", *, as_json: bool) -> None:
 
     # Also called before an error that ends the work, so that what was done is always seen.
     run(options, show)
-
-
-def _plain(value: object) -> object:
-    """Turn a dataclass into what `json.dumps` takes; paths become text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def cache_info(
-    cache: CacheOption = None, as_json: JsonOption = False, workspace: WorkspaceOption = None
-) -> None:
-    """Show a cache's keys, counts and sizes."""
-    from strive.cache.audit import cache_info as describe
-    from strive.commands.views import print_cache_info
-
-    info = describe(find_cache(cache, find_workspace(workspace)))
-    if as_json:
-        print_json(_plain(info))
-    else:
-        print_cache_info(info, make_console())
-
-
-def cache_verify(cache: CacheOption = None, workspace: WorkspaceOption = None) -> None:
-    """Check every committed part and every frame's checksum; exit 1 on damage."""
-    from strive.cache.audit import verify_cache
-
-    root = find_cache(cache, find_workspace(workspace))
-    problems = verify_cache(root)
-    for problem in problems:
-        print(f"damaged: {problem}")
-    if problems:
-        raise typer.Exit(1)
-    print(f"{root}: every part and frame is whole")

@@ -37,12 +37,16 @@ ALLOWED_TRANSFORMS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ScorerRequest:
-    """What a scorer is asked to be; `model` None means its default, `dtype` None the device's."""
+    """What a scorer is asked to be; `model` None means its default, `dtype` None the device's.
+
+    `long_text` says what becomes of a question that is longer than the scorer's context.
+    """
 
     model: str | None = None
     device: str = "auto"
     dtype: str | None = None
     batch_size: int = 64
+    long_text: Literal["truncate", "chunk-mean"] = "truncate"
 
 
 @dataclass(frozen=True, slots=True)
