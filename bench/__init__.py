@@ -1,1 +1,1 @@
-"""Side-by-side measurements against other tools; `make bench` runs them all. Nothing imports this."""
+"""Side-by-side measurements against other tools, run by `make bench`. Nothing imports this."""

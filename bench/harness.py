@@ -1,4 +1,4 @@
-"""What every measurement shares: timing in turns, ratios, and a result file that says where from."""
+"""What every measurement shares: timing in turns, and a result file that says where it is from."""
 
 import json
 import os
