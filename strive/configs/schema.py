@@ -36,7 +36,8 @@ class TrainConfig(BaseModel):
     scorer: str | None = None
     """Whose scores `importance` reads; not given: the cache's only scorer."""
     num_questions: PositiveInt | None = None
-    """Seeded sample of the records, without replacement; not given: all of them."""
+    """Seeded sample of the records, the one that `precompute --for-config` prepares; not given: all
+    of them."""
     skip_unscored: bool = False
     """Count and skip questions without scores, rather than stop."""
 

@@ -20,7 +20,7 @@ from strive.cache.scores import QuestionScores, ScoreReader, find_scorer, list_s
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError
 from strive.models.inputs import VideoFrames
-from strive.records import Record, read_records
+from strive.records import Record, read_records, sample_records
 from strive.seeding import derive_rng
 from strive.train.augment import augment_frames, draw_augmentation
 from strive.variants import (
@@ -103,12 +103,13 @@ class TrainingData:
                     f"(first: '{missing[0]}'); add them with {self._command()}"
                 )
             records = {question_id: records[question_id] for question_id in chosen}
-        usable = self._scored(self._with_video([records[key] for key in sorted(records)]))
-        if self.config.num_questions is None or self.config.num_questions >= len(usable):
-            return usable
-        rng = derive_rng(self.config.seed, "questions")
-        chosen_N = rng.choice(len(usable), self.config.num_questions, replace=False)
-        return [usable[index] for index in np.sort(chosen_N)]
+        ordered = [records[question_id] for question_id in sorted(records)]
+        # The sample is drawn before anything is left out, so that it is the one that
+        # `precompute --for-config` prepared; a video that failed then makes it smaller.
+        wanted = self.config.num_questions
+        if wanted is not None and wanted < len(ordered):
+            ordered = list(sample_records(ordered, wanted, self.config.seed))
+        return self._scored(self._with_video(ordered))
 
     def _with_video(self, records: list[Record]) -> list[Record]:
         """Leave out questions whose video failed offline: counted there and here."""

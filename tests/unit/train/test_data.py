@@ -7,7 +7,7 @@ from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.layout import open_cache
 from strive.cache.questions import write_questions
 from strive.errors import CacheError, ConfigError
-from strive.records import Record, write_records
+from strive.records import Record, sample_records, write_records
 from strive.train.augment import augment_frames, draw_augmentation
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.variants import draw_variants
@@ -83,7 +83,17 @@ def test_questions_can_be_chosen(make_config, tmp_path):
     assert ids(chosen.records) == ["q0", "q1", "q2"]
     sampled = TrainingData(make_config(num_questions=3))
     assert len(sampled.records) == 3
-    assert ids(sampled.records) == ids(TrainingData(make_config(num_questions=3)).records)
+    # The sample that `precompute --subset 3 --seed 0` takes of the same records.
+    assert ids(sampled.records) == ids(sample_records(everything, 3, 0))
+
+
+def test_a_sample_ignores_what_lies_outside_it(make_config, new_cache):
+    """Precomputing the sample alone is enough: other questions may lack their scores."""
+    everything = TrainingData(make_config()).records
+    chosen = ids(sample_records(everything, 3, 0))
+    others = tuple(name for name in ids(everything) if name not in chosen)
+    data = TrainingData(make_config(cache=new_cache(unscored=others), num_questions=3))
+    assert ids(data.records) == chosen and data.num_unscored == 0
 
 
 def test_clear_errors(make_config, tmp_path):
