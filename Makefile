@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: install demo test test-full lint format bench clean
 
 # The programs of bench/, in this order; each prints ratios and writes bench/results/NAME.json.
-BENCHES := decode precompute
+BENCHES := decode precompute scale embed jpeg
 
 install: $(STAMP)
 
