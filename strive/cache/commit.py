@@ -132,15 +132,27 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
 def read_parts(
     folder: Path, prefix: str, schema: pa.Schema, columns: list[str] | None = None
 ) -> pa.Table:
-    """Read all parts of a folder as one table, oldest rows first."""
+    """Read all parts of a folder as one table, oldest rows first.
+
+    A nullable column that an older part lacks reads as nulls.
+    """
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    tables = [read_part(path, columns) for path in list_parts(folder, prefix)]
+    tables = [_with_nulls(read_part(path, columns), wanted) for path in list_parts(folder, prefix)]
     try:
         return pa.concat_tables([table.cast(wanted) for table in tables] or [wanted.empty_table()])
     except (pa.ArrowException, ValueError) as error:
         raise CacheDamageError(
             f"a part in {folder} does not have the expected columns ({_first_line(error)})"
         ) from None
+
+
+def _with_nulls(table: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Add the nullable columns that a table lacks, where the schema has them."""
+    for position, field in enumerate(wanted):
+        if field.nullable and field.name not in table.column_names:
+            nulls = pa.nulls(table.num_rows, field.type)
+            table = table.add_column(min(position, table.num_columns), field, nulls)
+    return table
 
 
 def last_rows(table: pa.Table, column: str) -> dict[str, int]:

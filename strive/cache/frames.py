@@ -9,7 +9,7 @@ import hashlib
 import mmap
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ VIDEOS_SCHEMA = pa.schema(
         pa.field("offsets", pa.list_(pa.int64()), nullable=False),
         pa.field("lengths", pa.list_(pa.int64()), nullable=False),
         pa.field("checksum", pa.string(), nullable=False),
+        # Nullable: parts that were written before these columns existed read as null.
+        pa.field("modified_ns", pa.int64()),
+        pa.field("repaired", pa.string()),
     ]
 )
 _FRAME_SCHEMA = pa.schema([pa.field("frame", pa.large_binary(), nullable=False)])
@@ -60,7 +63,9 @@ class VideoInfo:
     """What the cache knows about one video.
 
     `source_index_F` counts in the file, `pts_seconds_F` from the file's first frame; `height` and
-    `width` are those of the pool's frames, after rotation and resizing; `codec` is the video's.
+    `width` are those of the pool's frames, after rotation and resizing; `codec` is the video's;
+    `repaired` is "" for a file that was read as it is, else `remuxed` or `transcoded`: then frames
+    are counted in the repaired copy.
     """
 
     video_id: str
@@ -75,17 +80,23 @@ class VideoInfo:
     rotation: int
     codec: str
     decoder: str
+    repaired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedVideo:
-    """One video ready to be written: its facts and its encoded frames."""
+    """One video ready to be written: its facts and its encoded frames.
+
+    `size_bytes`, `content_digest` and `modified_ns` (a hint alone: copying changes it) are those of
+    the file in the video root, repaired or not.
+    """
 
     info: VideoInfo
     path: str
     size_bytes: int
     content_digest: str
     frames: tuple[bytes, ...]
+    modified_ns: int | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -183,6 +194,8 @@ def _row(video: EncodedVideo, shard: str, offsets: list[int]) -> dict[str, Any]:
         "offsets": offsets,
         "lengths": [len(frame) for frame in video.frames],
         "checksum": frames_checksum(video.frames),
+        "modified_ns": video.modified_ns,
+        "repaired": info.repaired,
     }
 
 
@@ -192,17 +205,20 @@ class VideoState:
 
     num_frames: int
     size_bytes: int
+    modified_ns: int | None
+    content_digest: str
     checksum: str
 
 
 def read_video_states(layout: CacheLayout, frames_key: str) -> dict[str, VideoState]:
     """Read which videos are cached, without their long columns."""
-    columns = ["video_id", "num_frames", "size_bytes", "checksum"]
-    table = read_parts(layout.frames(frames_key), "videos", VIDEOS_SCHEMA, columns)
+    columns = [field.name for field in fields(VideoState)]
+    table = read_parts(layout.frames(frames_key), "videos", VIDEOS_SCHEMA, ["video_id", *columns])
     values = [table.column(name).to_pylist() for name in columns]
+    video_ids = table.column("video_id").to_pylist()
     return {
-        video_id: VideoState(num_frames, size_bytes, checksum)
-        for video_id, num_frames, size_bytes, checksum in zip(*values, strict=True)
+        video_id: VideoState(*row)
+        for video_id, row in zip(video_ids, zip(*values, strict=True), strict=True)
     }
 
 
@@ -255,6 +271,7 @@ class FrameReader:
             rotation=row["rotation"],
             codec=row["codec"],
             decoder=row["decoder"],
+            repaired=row["repaired"] or "",
         )
 
     def read(self, video_id: str, frame_index_K: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One video, from file to encoded frames: what a decode worker does. No torch here."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from strive.cache.codec import FrameCodec
@@ -17,13 +17,19 @@ _DIGEST_BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PrepareRule:
-    """How videos are turned into frames; the same for all videos of a call."""
+    """How videos are turned into frames; the same for all videos of a call.
+
+    With `allow_outside_root` a path is used as it is: absolute, with `..`, through any link. With
+    `repair` a file that no decoder opens is remuxed, else transcoded, once.
+    """
 
     video_root: Path
     plan: FramePlan
     max_pixels: int
     codec: FrameCodec
     decoders: tuple[str, ...]
+    allow_outside_root: bool = False
+    repair: bool = False
 
 
 def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
@@ -32,13 +38,8 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     Raises:
         DecodeError: the video is missing, outside the root, or cannot be decoded.
     """
-    try:
-        path = resolve_video(rule.video_root, video_id)
-    except OutsideRootError as error:
-        raise DecodeError("outside_root", str(error)) from None
-    except (OSError, RuntimeError, ValueError) as error:
-        # A loop of links, a name that is too long, or one with a NUL byte.
-        raise DecodeError("missing", f"'{video_id}': {error}") from None
+    path = _find(video_id, rule)
+    before = _stamp(path)
     decoded = decode_frames(path, rule.plan, max_pixels=rule.max_pixels, decoders=rule.decoders)
     num_frames, height, width, _ = decoded.frames_FHWC.shape
     info = VideoInfo(
@@ -56,12 +57,40 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
         decoder=decoded.decoder,
     )
     frames = tuple(rule.codec.encode(frame_HWC) for frame_HWC in decoded.frames_FHWC)
-    size_bytes, digest = _content(path)
-    return EncodedVideo(info, video_id, size_bytes, digest, frames)
+    size_bytes, digest = content_digest(path)
+    after = _stamp(path)
+    if before != after:
+        raise DecodeError("changed", f"{path} was written to while it was read")
+    return EncodedVideo(info, video_id, size_bytes, digest, frames, after and after[1])
 
 
-def _content(path: Path) -> tuple[int, str]:
-    """Return a file's size and a digest of all its bytes."""
+def _find(video_id: str, rule: PrepareRule) -> Path:
+    try:
+        if rule.allow_outside_root:
+            return rule.video_root / video_id
+        return resolve_video(rule.video_root, video_id)
+    except OutsideRootError as error:
+        raise DecodeError("outside_root", str(error)) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        # A loop of links, a name that is too long, or one with a NUL byte.
+        raise DecodeError("missing", f"'{video_id}': {error}") from None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return a file's size and modification time, None if it cannot be looked at."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None  # the decoder's own look at the file says what is wrong with it
+    return status.st_size, status.st_mtime_ns
+
+
+def content_digest(path: Path) -> tuple[int, str]:
+    """Return a file's size in bytes and a digest of all of them.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     digest = hashlib.blake2b(digest_size=16)
     size = 0
     with path.open("rb") as file:
@@ -76,5 +105,5 @@ def next_decoder(job: Job, error: DecodeError) -> Job | None:
     rule: PrepareRule = job.kwargs["rule"]
     if error.kind not in ("timeout", "crashed") or len(rule.decoders) == 1:
         return None
-    fewer = PrepareRule(rule.video_root, rule.plan, rule.max_pixels, rule.codec, rule.decoders[1:])
+    fewer = replace(rule, decoders=rule.decoders[1:])
     return Job(job.key, {**job.kwargs, "rule": fewer})

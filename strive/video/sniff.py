@@ -5,6 +5,7 @@ concat) open other files and network addresses. decord takes no protocol whiteli
 that begin like a self-contained media container are let through.
 """
 
+import stat
 from pathlib import Path
 
 from strive.errors import DecodeError
@@ -34,17 +35,9 @@ def sniff_container(path: Path) -> str:
     """Return FFmpeg's name of the container that a file's first bytes show.
 
     Raises:
-        DecodeError: `missing`, `empty_file`, `playlist` or `not_a_video`.
+        DecodeError: `missing`, `unreadable`, `empty_file`, `playlist` or `not_a_video`.
     """
-    if not path.exists():
-        raise DecodeError("missing", f"no file at {path}")
-    if not path.is_file():
-        raise DecodeError("not_a_video", f"{path} is not a regular file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise DecodeError("unreadable", f"{path}: {error.strerror}") from None
+    head = _first_bytes(path)
     if not head:
         raise DecodeError("empty_file", f"{path} has no bytes")
     lowered = head.lower()
@@ -57,6 +50,28 @@ def sniff_container(path: Path) -> str:
     if container is None:
         raise DecodeError("not_a_video", f"{path} does not begin like any known video container")
     return container
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DecodeError("missing", f"no file at {path}") from None
+    except (OSError, ValueError) as error:
+        # A loop of links, a name that is too long, one with a NUL byte.
+        shown = f"{path!s:.200}"
+        raise DecodeError("missing", f"no file can be at {shown!r}: {_reason(error)}") from None
+    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+        raise DecodeError("not_a_video", f"{path} is not a regular file")
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise DecodeError("unreadable", f"{path}: {error.strerror}") from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _container_of(head: bytes) -> str | None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -127,3 +128,18 @@ def test_a_cut_pixel_file_is_damage(layout: CacheLayout) -> None:
     shard.unlink()
     with pytest.raises(CacheDamageError, match="is damaged"):
         FrameReader(layout, key).read("a.mp4", [4])
+
+
+def test_parts_from_before_a_column_existed_still_read(layout: CacheLayout) -> None:
+    key = add_frames(layout, "jpeg", "a.mp4", "b.mp4")
+    (part,) = layout.frames(key).glob("videos-*.parquet")
+    old = pq.read_table(part).drop_columns(["modified_ns", "repaired"])
+    pq.write_table(old, part)
+    add_frames(layout, "jpeg", "c.mp4")
+    reader = FrameReader(layout, key)
+    assert [reader.info(name).repaired for name in ("a.mp4", "c.mp4")] == ["", ""]
+    assert reader.read("a.mp4", [0]).shape == (1, 24, 32, 3)
+    states = read_video_states(layout, key)
+    assert list(states) == ["a.mp4", "b.mp4", "c.mp4"]
+    assert states["a.mp4"].modified_ns is None
+    assert states["a.mp4"].content_digest == "digest"
