@@ -2,14 +2,18 @@
 
 The schema is Video-R1's (https://huggingface.co/datasets/Video-R1/Video-R1-data): `problem_id`,
 `problem`, `data_type`, `problem_type`, `options`, `solution`, `path`, `data_source`, and optionally
-`evidence_spans_seconds`, the half-open time spans that show what the question asks about.
+`process` (a chain of thought, not kept) and `evidence_spans_seconds`, the half-open time spans that
+show what the question asks about.
 """
 
 import hashlib
 import json
-from collections import Counter
+import math
+import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -53,12 +57,16 @@ def video_id_of(path: str) -> str:
     return str(PurePosixPath(path.replace("\\", "/")))
 
 
-def resolve_video(video_root: Path, video_id: str) -> Path:
-    """Return the file of a video, refusing symbolic links that leave the root.
+def resolve_video(video_root: Path, video_id: str, *, allow_outside: bool = False) -> Path:
+    """Return the file of a video, refusing `..`, absolute paths and links that leave the root.
+
+    With `allow_outside` the path is taken as it is written, relative to the root unless absolute.
 
     Raises:
         OutsideRootError: the resolved file lies outside `video_root`.
     """
+    if allow_outside:
+        return video_root / video_id
     root = video_root.resolve()
     path = (root / video_id).resolve()
     if not path.is_relative_to(root):
@@ -66,58 +74,101 @@ def resolve_video(video_root: Path, video_id: str) -> Path:
     return path
 
 
+_REQUIRED = ("problem_id", "problem", "problem_type", "solution", "path")
+_TEXTS = ("problem", "problem_type", "solution", "path", "data_source")
+# Of a row with more fields (Video-R1's `process` may be long), only these are looked at.
+_FIELDS = (*_REQUIRED, "data_type", "options", "data_source", "evidence_spans_seconds")
+
+
 def parse_record(row: dict[str, Any], *, where: str) -> Record:
     """Turn one raw row into a `Record`.
+
+    Text that many rows share (source, type, video, most solutions) is kept once in memory.
 
     Raises:
         RecordsError: a field is missing or has the wrong type; the message starts with `where`.
     """
-    for name in ("problem_id", "problem", "problem_type", "solution", "path"):
+    for name in _REQUIRED:
         if row.get(name) is None:
             raise RecordsError(f"{where}: field '{name}' is missing")
-    for name in ("problem", "problem_type", "solution", "path"):
-        if not isinstance(row[name], str):
-            raise RecordsError(f"{where}: field '{name}' is {row[name]!r}; a string is expected")
-    if row["problem_type"] not in PROBLEM_TYPES:
-        raise RecordsError(
-            f"{where}: {unknown_name('problem_type', row['problem_type'], PROBLEM_TYPES)}"
-        )
+    texts = {name: _parse_text(row.get(name) or "", name, where=where) for name in _TEXTS}
+    problem_type = texts["problem_type"]
+    if problem_type not in PROBLEM_TYPES:
+        raise RecordsError(f"{where}: {unknown_name('problem_type', problem_type, PROBLEM_TYPES)}")
+    if not texts["path"]:
+        raise RecordsError(f"{where}: field 'path' is empty; the path of a video is expected")
     options = row.get("options") or []
     if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
         raise RecordsError(
             f"{where}: field 'options' is {options!r}; a list of strings is expected"
         )
-    if row["problem_type"] == "multiple choice" and len(options) < 2:
+    if problem_type == "multiple choice" and len(options) < 2:
         raise RecordsError(
             f"{where}: a multiple choice row needs at least two options, has {options!r}"
         )
     return Record(
-        question_id=str(row["problem_id"]),
-        video_id=video_id_of(row["path"]),
-        problem=row["problem"],
-        problem_type=row["problem_type"],
-        options=tuple(options),
-        solution=row["solution"],
-        data_source=str(row.get("data_source") or ""),
+        question_id=_parse_id(row["problem_id"], where=where),
+        video_id=sys.intern(video_id_of(texts["path"])),
+        problem=texts["problem"],
+        problem_type=sys.intern(problem_type),  # type: ignore[arg-type] # checked above
+        options=tuple(_parse_text(option, "options", where=where) for option in options),
+        solution=sys.intern(texts["solution"]),
+        data_source=sys.intern(texts["data_source"]),
         evidence_spans_seconds=_parse_spans(row.get("evidence_spans_seconds"), where=where),
     )
+
+
+def _parse_text(value: Any, name: str, *, where: str) -> str:
+    if not isinstance(value, str):
+        raise RecordsError(f"{where}: field '{name}' is {value!r}; a string is expected")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # JSON can spell half a surrogate pair, which no file of text can hold.
+        raise RecordsError(f"{where}: field '{name}' is {value!r}, which is no Unicode") from None
+    return value
+
+
+def _parse_id(value: Any, *, where: str) -> str:
+    """Return an id as text; a whole number is one however it is stored (17, 17.0)."""
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise RecordsError(
+            f"{where}: field 'problem_id' is {_shown(value)}; a whole number or a text is expected"
+        )
+    return _parse_text(str(value), "problem_id", where=where)
 
 
 def _parse_spans(value: Any, *, where: str) -> tuple[tuple[float, float], ...] | None:
     if value is None:
         return None
+    shown = f"{where}: field 'evidence_spans_seconds' is {_shown(value)}"
     try:
-        spans = tuple((float(start), float(end)) for start, end in value)
-    except (TypeError, ValueError):
+        spans = tuple((_parse_seconds(start), _parse_seconds(end)) for start, end in value)
+    except (TypeError, ValueError, OverflowError):
         raise RecordsError(
-            f"{where}: field 'evidence_spans_seconds' is {value!r}; "
-            "a list of [start, end] pairs in seconds is expected"
+            f"{shown}; a list of [start, end] pairs in seconds is expected"
         ) from None
     if any(end <= start for start, end in spans):
-        raise RecordsError(
-            f"{where}: field 'evidence_spans_seconds' is {value!r}; every end must follow its start"
-        )
+        raise RecordsError(f"{shown}; every end must follow its start")
     return spans
+
+
+def _parse_seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise TypeError(value)
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(value)
+    return seconds
+
+
+def _shown(value: Any) -> str:
+    """Write a raw value as it stands in the file, numbers read exactly as plain numbers."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(value) if isinstance(value, Decimal) else repr(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +180,15 @@ class RecordSet:
 
 
 def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, raw row) of a JSON list, JSONL or Parquet file; `where` names file and row."""
+    """Yield (where, raw row) of a JSON list, JSONL or Parquet file; `where` names file and row.
+
+    One row (of Parquet: a thousand) is in memory at a time. Rows count from 1; blank lines of JSONL
+    do not count. Numbers with a point may be `Decimal`: `parse_record` takes them.
+
+    Raises:
+        RecordsError: the file is malformed; the message names the row that was reached.
+        MissingInputError: there is no such file.
+    """
     if not path.is_file():
         raise MissingInputError(f"no records file at {path}; give one with --data")
     readers: dict[str, Callable[[Path], Iterator[Any]]] = {
@@ -149,68 +208,115 @@ def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordsError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(rows, list):
-        raise RecordsError(f"{path}: a JSON list of rows is expected, found {type(rows).__name__}")
-    yield from rows
+    import ijson
+
+    number = 0
+    with path.open("rb") as file:
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
+        start = file.tell()
+        first = next((byte for byte in iter(lambda: file.read(1), b"") if not byte.isspace()), b"")
+        if first not in (b"[", b""):
+            raise RecordsError(
+                f"{path}: a JSON list of rows is expected, the file begins with "
+                f"{first.decode(errors='replace')!r}; a file of one row a line ends in .jsonl"
+            )
+        file.seek(start)
+        try:
+            for number, row in enumerate(ijson.items(file, "item"), start=1):  # noqa: B007
+                yield row
+        except ijson.JSONError as error:
+            raise _syntax_error(path, number + 1, "JSON", error) from None
 
 
 def _jsonl_rows(path: Path) -> Iterator[Any]:
+    number = 0
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+        for line in lines:
+            text = line.removeprefix(BOM_UTF8) if number == 0 else line
+            if not text.strip():
                 continue
+            number += 1
             try:
-                yield json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise RecordsError(f"{path}, line {number}: not valid JSON ({error})") from None
+                yield json.loads(text, parse_constant=_refuse_constant)
+            except (ValueError, RecursionError) as error:
+                raise _syntax_error(path, number, "JSON", error) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not in JSON")
 
 
 def _parquet_rows(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
-    from pyarrow.lib import ArrowInvalid
+    from pyarrow.lib import ArrowException
 
+    number = 0
     try:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=1024)
-    except ArrowInvalid as error:
-        raise RecordsError(f"{path}: not a Parquet file ({error})") from None
-    for batch in batches:
-        yield from batch.to_pylist()
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name in _FIELDS]
+            for batch in file.iter_batches(1024, columns=columns, use_threads=False):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield row
+    except (ArrowException, OSError) as error:
+        raise _syntax_error(path, number + 1, "Parquet", error) from None
+
+
+def _syntax_error(path: Path, number: int, what: str, error: Exception) -> RecordsError:
+    """Build the one-line error of a file that cannot be read on from a row."""
+    text = str(error).removeprefix("b'").replace("\\n", "\n")
+    reason = (text.splitlines() or [type(error).__name__])[0].strip()
+    return RecordsError(f"{path}, row {number}: not valid {what} ({reason})")
 
 
 def read_records(paths: Iterable[Path]) -> RecordSet:
     """Read video records from files, in order; image rows are counted and passed over.
 
+    The files are streamed: memory grows with the video rows that are kept, not with the files.
+
     Raises:
         RecordsError: a malformed row, or a question id that appears twice.
         MissingInputError: a file does not exist.
     """
+    paths = [Path(path) for path in paths]
     records: list[Record] = []
-    counts: Counter[str] = Counter()
+    seen: set[str] = set()
     num_image_rows = 0
     for path in paths:
-        for where, row in iter_rows(Path(path)):
-            if row.get("data_type", "video") != "video":
+        for where, row in iter_rows(path):
+            if not _is_video(row):
                 num_image_rows += 1
                 continue
             record = parse_record(row, where=where)
-            counts[record.question_id] += 1
-            if counts[record.question_id] > 1:
+            if record.question_id in seen:
                 raise RecordsError(
-                    f"{where}: problem_id {record.question_id} appears twice; ids must be unique"
+                    f"{where}: field 'problem_id' is {record.question_id}, as in "
+                    f"{_first_row_with(paths, record.question_id)}; ids must be unique"
                 )
+            seen.add(record.question_id)
             records.append(record)
     return RecordSet(tuple(records), num_image_rows)
+
+
+def _is_video(row: dict[str, Any]) -> bool:
+    return (row.get("data_type") or "video") == "video"
+
+
+def _first_row_with(paths: Sequence[Path], question_id: str) -> str:
+    """Find the first row with an id by reading again: no good file pays for its row numbers."""
+    for path in paths:
+        for where, row in iter_rows(path):
+            if _is_video(row) and _parse_id(row["problem_id"], where=where) == question_id:
+                return where
+    raise AssertionError(question_id)  # the caller has just read it
 
 
 def record_to_row(record: Record) -> dict[str, Any]:
     """Turn a record back into a raw row of the source schema."""
     number = record.question_id
     row: dict[str, Any] = {
-        "problem_id": int(number) if number.isdigit() else number,
+        "problem_id": int(number) if _is_plain_integer(number) else number,
         "problem": record.problem,
         "data_type": "video",
         "problem_type": record.problem_type,
@@ -222,6 +328,11 @@ def record_to_row(record: Record) -> dict[str, Any]:
     if record.evidence_spans_seconds is not None:
         row["evidence_spans_seconds"] = [list(span) for span in record.evidence_spans_seconds]
     return row
+
+
+def _is_plain_integer(text: str) -> bool:
+    """Whether an id survives being written as a number ("007" would not)."""
+    return text.isascii() and text.isdigit() and (text == "0" or text[0] != "0")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -1,6 +1,9 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from strive.errors import ConfigError, MissingInputError, OutsideRootError, RecordsError
 from strive.records import (
+    PROBLEM_TYPES,
     Record,
     filter_records,
     read_records,
@@ -31,6 +35,7 @@ ROW = {
     "path": "./LLaVA/a.mp4",
     "data_source": "LLaVA",
 }
+LONG = {**ROW, "evidence_spans_seconds": [[0, 0.125]]}
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
@@ -66,7 +71,13 @@ def test_formats_read_alike(tmp_path: Path, suffix: str) -> None:
         ({"options": ["A"]}, "at least two options"),
         ({"evidence_spans_seconds": [[2, 1]]}, "every end must follow its start"),
         ({"evidence_spans_seconds": "soon"}, "evidence_spans_seconds"),
-        ({"problem_id": 7}, "problem_id 7 appears twice"),
+        ({"evidence_spans_seconds": [[1, True]]}, r"is \[\[1, True\]\]; a list of"),
+        ({"problem_id": 7}, r"row 2: field 'problem_id' is 7, as in .*data.json, row 1; ids must"),
+        ({"problem_id": 8.5}, "field 'problem_id' is 8.5; a whole number or a text"),
+        ({"problem_id": True}, "field 'problem_id' is True"),
+        ({"problem_id": ""}, "field 'problem_id' is ''"),
+        ({"data_source": 5}, "field 'data_source' is 5"),
+        ({"path": ""}, "field 'path' is empty"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, change: dict, text: str) -> None:
@@ -78,18 +89,185 @@ def test_a_malformed_row_is_named(tmp_path: Path, change: dict, text: str) -> No
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("a.json", "{", "not valid JSON"),
-        ("a.json", "{}", "a JSON list of rows is expected"),
+        ("a.json", "", "row 1: not valid JSON"),
+        ("a.json", "[", "row 1: not valid JSON"),
+        ("a.json", '[{"data_type": "image"}, {"data_type": "image"},', "row 3: not valid JSON"),
+        ("a.json", '[{"data_type": "image"}, {"problem": NaN}]', "row 2: not valid JSON"),
+        ("a.json", "[{}] []", "row 1: field 'problem_id' is missing"),
+        ("a.json", '[{"data_type": "image"}] []', r"row 2: not valid JSON \(.*trailing"),
+        ("a.json", "\n {}", r"a JSON list of rows is expected.*'\{'.*\.jsonl"),
+        ("a.json", "7", "a JSON list of rows is expected"),
         ("a.json", "[1]", "row 1: an object is expected"),
-        ("a.jsonl", '{"data_type": "image"}\n{', "line 2: not valid JSON"),
-        ("a.parquet", "PAR1", "not a Parquet file"),
+        ("a.jsonl", '{"data_type": "image"}\n\n{', "row 2: not valid JSON"),
+        ("a.jsonl", '{"problem": NaN}', "row 1: not valid JSON .*NaN is not in JSON"),
+        ("a.jsonl", json.dumps({**ROW, "problem": "\ud800"}), "row 1: field 'problem' .*Unicode"),
+        ("a.jsonl", json.dumps({**ROW, "options": ["x", "\udfff"]}), "'options' .*Unicode"),
+        (
+            "a.json",
+            json.dumps([LONG]).replace("0.125", "1e400"),
+            "row 1: .*'evidence_spans_seconds'",
+        ),
+        (
+            "a.jsonl",
+            json.dumps(LONG).replace("0.125", "1e400"),
+            "row 1: .*'evidence_spans_seconds'",
+        ),
+        ("a.parquet", "PAR1", "row 1: not valid Parquet"),
         ("a.csv", "", "'.csv' is not a records format"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path: Path, name: str, content: str, text: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(RecordsError, match=text):
+    with pytest.raises(RecordsError, match=text) as caught:
         read_records([tmp_path / name])
+    assert "\n" not in str(caught.value)
+
+
+def test_invalid_utf8_is_a_row(tmp_path: Path) -> None:
+    for name, content in (("a.json", b'[{"data_type": "\xff"}]'), ("a.jsonl", b'{"x": "\xff"}')):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RecordsError, match="row 1: not valid JSON"):
+            read_records([tmp_path / name])
+
+
+def test_a_damaged_parquet_file_names_the_row_reached(tmp_path: Path) -> None:
+    rows = [{**ROW, "problem_id": n, "problem": f"{n}" * 50} for n in range(4000)]
+    path = write_rows(tmp_path / "data.parquet", rows)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle - 3000 : middle + 3000] = bytes(6000)
+    path.write_bytes(content)
+    with pytest.raises(RecordsError, match=r"row \d+: not valid Parquet"):
+        read_records([path])
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        path = write_rows(tmp_path / name, [ROW])
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert len(read_records([path]).records) == 1
+
+
+def test_several_files_are_one_set_and_ids_are_unique_over_all(tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "a.json", [{**ROW, "data_type": "image"}, ROW])
+    second = write_rows(tmp_path / "b.jsonl", [{**ROW, "problem_id": "8"}])
+    read = read_records([first, second])
+    assert [r.question_id for r in read.records] == ["7", "8"] and read.num_image_rows == 1
+    again = write_rows(tmp_path / "c.jsonl", [{**ROW, "problem_id": "7"}])
+    message = r"c\.jsonl, row 1: field 'problem_id' is 7, as in .*a\.json, row 2"
+    with pytest.raises(RecordsError, match=message):
+        read_records([first, second, again])
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+seconds = st.floats(0, 1e4, allow_nan=False).map(lambda x: round(x, 3))
+raw_rows = st.fixed_dictionaries(
+    {
+        "problem_id": st.integers(-5, 2**63 - 1),
+        "problem": texts,
+        "data_type": st.sampled_from(["video", "video", "image"]),
+        "problem_type": st.sampled_from(PROBLEM_TYPES[1:]),
+        "options": st.lists(texts, max_size=3),
+        "solution": texts,
+        "path": st.text("ab/.é\\", min_size=1, max_size=8),
+        "process": texts,
+        "data_source": texts,
+        "evidence_spans_seconds": st.none()
+        | st.lists(st.tuples(seconds, seconds.map(lambda x: x + 1e5)).map(list), max_size=2),
+    }
+)
+
+
+@given(st.lists(raw_rows, min_size=1, max_size=6, unique_by=lambda row: row["problem_id"]))
+def test_the_three_formats_mean_the_same(rows: list[dict]) -> None:
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / "r.json", Path(folder) / "r.jsonl", Path(folder) / "r.parquet"]
+        for path in files[:2]:
+            write_rows(path, rows)
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), files[2])
+        read = [read_records([path]) for path in files]
+    assert read[0] == read[1] == read[2]
+    videos = [row for row in rows if row["data_type"] == "video"]
+    assert read[0].num_image_rows == len(rows) - len(videos)
+    for record, row in zip(read[0].records, videos, strict=True):
+        assert record.question_id == str(row["problem_id"])
+        assert record.options == tuple(row["options"]) and record.problem == row["problem"]
+        spans = row["evidence_spans_seconds"]
+        assert record.evidence_spans_seconds == (
+            None if spans is None else tuple(map(tuple, spans))
+        )
+        assert all(type(x) is float for span in record.evidence_spans_seconds or () for x in span)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_numbers_of_any_size_keep_their_digits(tmp_path: Path, suffix: str) -> None:
+    ids = [2**64 + 1, 17.0, "017", -3]
+    rows = [{**ROW, "problem_id": n, "evidence_spans_seconds": [[0, 1.25]]} for n in ids]
+    records = read_records([write_rows(tmp_path / f"data{suffix}", rows)]).records
+    assert [r.question_id for r in records] == ["18446744073709551617", "17", "017", "-3"]
+    assert records[0].evidence_spans_seconds == ((0.0, 1.25),)
+    assert all(type(x) is float for x in records[0].evidence_spans_seconds[0])
+    write_records(tmp_path / "again.jsonl", records)
+    assert read_records([tmp_path / "again.jsonl"]).records == records
+
+
+def test_a_text_that_many_rows_share_is_kept_once(tmp_path: Path) -> None:
+    rows = [{**ROW, "problem_id": n} for n in range(2)]
+    for suffix in (".json", ".jsonl", ".parquet"):
+        first, second = read_records([write_rows(tmp_path / f"data{suffix}", rows)]).records
+        for field in ("video_id", "data_source", "problem_type", "solution"):
+            assert getattr(first, field) is getattr(second, field)
+
+
+MEASURE = """
+import json, re, sys, time
+from pathlib import Path
+import ijson, pyarrow.parquet
+from strive.records import read_records
+path = Path(sys.argv[1])
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1])
+
+before, started = peak(), time.process_time()
+read = read_records([path])
+seconds = time.process_time() - started
+print(json.dumps([len(read.records), read.num_image_rows, peak() - before, seconds]))
+"""
+
+
+def test_260k_rows_in_memory_that_the_kept_rows_alone_decide(tmp_path: Path) -> None:
+    """Of 260,000 rows 116,000 are kept, at most 1,000 bytes each; the files hold far more."""
+    path, num_rows, num_kept = tmp_path / "r.json", 260_000, 0
+    filler = "Let me think. " * 60  # `process` of an image row: a chain of thought
+    with path.open("w") as out:
+        for n in range(num_rows):
+            kept = n % 9 < 4 and num_kept < 116_000
+            num_kept += kept
+            row = {
+                **ROW,
+                "problem_id": n,
+                "problem": f"What does the person number {n} do after opening the door?",
+                "data_type": "video" if kept else "image",
+                "options": [f"A. opens {n}", f"B. closes {n}", f"C. waits {n}", f"D. leaves {n}"],
+                "process": filler,
+                "path": f"./LLaVA-Video-178K/source{n % 7}/videos/{n // 3:06d}.mp4",
+            }
+            out.write(("[" if n == 0 else ",\n") + json.dumps(row))
+        out.write("]")
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True
+    )
+    found_kept, num_images, grown, cpu_seconds = json.loads(run.stdout)
+    assert (found_kept, num_images) == (num_kept, num_rows - num_kept)
+    print(f"{path.stat().st_size / 1e6:.0f} MB, {grown / num_kept:.0f} bytes a kept row")
+    print(f"{grown / 1e6:.0f} MB grown, {cpu_seconds:.1f} CPU seconds")
+    assert num_kept > 115_000
+    assert grown < 1_000 * num_kept < path.stat().st_size / 2
 
 
 def test_an_absent_file_names_the_option(tmp_path: Path) -> None:
@@ -105,6 +283,8 @@ def test_rows_survive_a_round_trip(tmp_path: Path) -> None:
     write_records(tmp_path / "out" / "data.jsonl", records)
     assert read_records([tmp_path / "out" / "data.jsonl"]).records == records
     assert record_to_row(records[0])["problem_id"] == 7
+    for text in ("007", "²", "7a"):
+        assert record_to_row(replace(records[0], question_id=text))["problem_id"] == text
 
 
 def test_paths_stay_under_the_root(tmp_path: Path) -> None:
@@ -119,6 +299,8 @@ def test_paths_stay_under_the_root(tmp_path: Path) -> None:
     for video_id in ("../secret.mp4", "/etc/passwd", "link.mp4", "deep/../../secret.mp4"):
         with pytest.raises(OutsideRootError):
             resolve_video(root, video_id)
+        assert resolve_video(root, video_id, allow_outside=True) == root / video_id
+    assert resolve_video(root, "/etc/passwd", allow_outside=True) == Path("/etc/passwd")
 
 
 def many(count: int) -> list[Record]:
