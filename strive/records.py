@@ -238,13 +238,16 @@ def _jsonl_rows(path: Path) -> Iterator[Any]:
                 continue
             number += 1
             try:
-                yield json.loads(text, parse_constant=_refuse_constant)
+                yield _JSON.decode(text.decode())
             except (ValueError, RecursionError) as error:
                 raise _syntax_error(path, number, "JSON", error) from None
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not in JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _parquet_rows(path: Path) -> Iterator[Any]:
