@@ -6,14 +6,15 @@ frames: it does less than the offline stage and can only be faster for that.
     python -m bench.straightforward RECORDS.jsonl VIDEO_ROOT MODEL_DIR OUT.npz
 """
 
+# ruff: noqa: I001 - torch before decord: loaded the other way round, torch's attention crashes.
 import json
 import sys
 from pathlib import Path
 
+import torch
 import decord
 import numpy as np
 import open_clip
-import torch
 from PIL import Image
 
 
