@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -67,18 +68,39 @@ def iter_embeddings(
 
     A video is yielded once, from the last part that holds it with that checksum.
     """
+    for path, held in find_embeddings(layout, scorer_key, wanted):
+        yield from read_embeddings(path, held)
+
+
+def find_embeddings(
+    layout: CacheLayout, scorer_key: str, wanted: dict[str, str]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield each part that holds wanted videos, with those that are to be taken from it."""
     remaining = dict(wanted)
     for path in reversed(list_parts(layout.embeddings(scorer_key), "part")):
         if not remaining:
             return
-        ids = read_part(path, ["video_id"]).column(0).to_pylist()
-        if not remaining.keys() & set(ids):
-            continue
-        for row in read_part(path).to_batches(max_chunksize=1):
-            video = _from_row(row)
-            if remaining.get(video.video_id) == video.frames_checksum:
-                del remaining[video.video_id]
-                yield video
+        table = read_part(path, ["video_id", "frames_checksum"])
+        ids, checksums = (table.column(name).to_pylist() for name in table.column_names)
+        held = {
+            video_id: checksum
+            for video_id, checksum in zip(ids, checksums, strict=True)
+            if remaining.get(video_id) == checksum
+        }
+        if held:
+            for video_id in held:
+                del remaining[video_id]
+            yield path, held
+
+
+def read_embeddings(path: Path, wanted: dict[str, str]) -> Iterator[VideoEmbeddings]:
+    """Yield the embeddings of the wanted videos of one part."""
+    remaining = dict(wanted)
+    for row in read_part(path).to_batches(max_chunksize=1):
+        video = _from_row(row)
+        if remaining.get(video.video_id) == video.frames_checksum:
+            del remaining[video.video_id]
+            yield video
 
 
 def _from_row(row: pa.RecordBatch) -> VideoEmbeddings:
