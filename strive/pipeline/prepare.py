@@ -1,6 +1,7 @@
 """One video, from file to encoded frames: what a decode worker does. No torch here."""
 
 import hashlib
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from strive.cache.codec import FrameCodec
 from strive.cache.frames import EncodedVideo, VideoInfo
 from strive.errors import DecodeError, OutsideRootError
 from strive.records import resolve_video
-from strive.video.decode import decode_frames
+from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
+from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
 
 _DIGEST_BLOCK_BYTES = 1 << 20
@@ -40,7 +42,7 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     """
     path = _find(video_id, rule)
     before = _stamp(path)
-    decoded = decode_frames(path, rule.plan, max_pixels=rule.max_pixels, decoders=rule.decoders)
+    decoded, repaired = _decode(path, rule)
     num_frames, height, width, _ = decoded.frames_FHWC.shape
     info = VideoInfo(
         video_id=video_id,
@@ -55,6 +57,7 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
         rotation=decoded.rotation,
         codec=decoded.codec,
         decoder=decoded.decoder,
+        repaired=repaired,
     )
     frames = tuple(rule.codec.encode(frame_HWC) for frame_HWC in decoded.frames_FHWC)
     size_bytes, digest = content_digest(path)
@@ -62,6 +65,28 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     if before != after:
         raise DecodeError("changed", f"{path} was written to while it was read")
     return EncodedVideo(info, video_id, size_bytes, digest, frames, after and after[1])
+
+
+def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:
+    """Decode a file, else (where the rule says so) the first repaired copy that decodes."""
+    try:
+        return _decode_as_it_is(path, rule), ""
+    except DecodeError as error:
+        if not rule.repair or error.kind not in REPAIRABLE_KINDS:
+            raise
+        first = error
+    with tempfile.TemporaryDirectory(prefix="strive-repair-") as folder:
+        for copy, how in repaired_copies(path, Path(folder)):
+            try:
+                return _decode_as_it_is(copy, rule), how
+            except DecodeError as error:
+                if error.kind not in REPAIRABLE_KINDS:
+                    raise
+    raise DecodeError(first.kind, f"{first.args[-1]}; repair did not help")
+
+
+def _decode_as_it_is(path: Path, rule: PrepareRule) -> DecodedVideo:
+    return decode_frames(path, rule.plan, max_pixels=rule.max_pixels, decoders=rule.decoders)
 
 
 def _find(video_id: str, rule: PrepareRule) -> Path:

@@ -13,6 +13,7 @@ import av.logging
 import numpy as np
 
 from strive.errors import DecodeError
+from strive.video.complete import check_complete
 from strive.video.frame_plan import SourceFacts
 from strive.video.sniff import sniff_container
 
@@ -79,6 +80,7 @@ def probe(path: Path) -> VideoSource:
         DecodeError: it is no local video file, or has no frames.
     """
     container = sniff_container(path)
+    check_complete(path, container)
     with open_container(path, container) as opened:
         stream = video_stream(opened)
         if stream is None:

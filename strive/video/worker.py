@@ -6,7 +6,6 @@ over a pipe, is killed when a job exceeds its wall-clock limit, and is replaced.
 """
 
 import atexit
-import ctypes
 import multiprocessing.connection
 import os
 import queue
@@ -25,6 +24,7 @@ from typing import Any
 from strive.errors import DecodeError
 from strive.video.decode import DecodedVideo, decode_frames, decoder_order
 from strive.video.frame_plan import FramePlan
+from strive.video.lifetime import die_with_parent
 
 # An hour of 1080p decodes in three to four minutes on one core.
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -44,6 +44,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
         self._stderr: Any = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._num_jobs = 0
 
     def call(
@@ -85,6 +86,9 @@ class Worker:
         if self._stderr is not None:
             self._stderr.close()
             self._stderr = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
         self._num_jobs = 0
 
     def kill(self) -> None:
@@ -97,6 +101,10 @@ class Worker:
         self.close()
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        # Its temporary files go with it, however it ends.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="strive-worker-", ignore_cleanup_errors=True
+        )
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BOOT, _PACKAGE_ROOT, str(theirs.fileno())],
@@ -106,7 +114,12 @@ class Worker:
                 stderr=self._stderr,
                 # Its own group: Ctrl-C reaches the parent alone, which then ends its workers.
                 process_group=0,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "STRIVE_PARENT_PID": str(os.getpid())},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "STRIVE_PARENT_PID": str(os.getpid()),
+                    "TMPDIR": self._scratch.name,
+                },
             )
         self._pipe = multiprocessing.connection.Connection(ours.detach())
         if not self._pipe.poll(START_SECONDS):
@@ -263,18 +276,9 @@ def decode_in_worker(
             remaining = remaining[1:]
 
 
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the thread that started this process ends, however it ends."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(os.environ.get("STRIVE_PARENT_PID", os.getppid())):
-        os._exit(1)  # the parent was gone before the request took effect
-
-
 def main() -> None:
     """Answer jobs from the pipe until it closes."""
-    _die_with_parent()
+    die_with_parent(int(os.environ.get("STRIVE_PARENT_PID", os.getppid())))
     pipe = multiprocessing.connection.Connection(int(sys.argv[2]))
     pipe.send("ready")
     while True:

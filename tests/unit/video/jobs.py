@@ -3,8 +3,14 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from strive.errors import DecodeError
+
+
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def answer(value: int) -> int:

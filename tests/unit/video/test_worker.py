@@ -11,6 +11,7 @@ from strive.errors import DecodeError
 from strive.video.frame_plan import FramePlan
 from strive.video.worker import Job, Worker, WorkerPool, decode_in_worker
 from video import jobs
+from video.jobs import is_alive
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +19,6 @@ def importable_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(Path(__file__).parents[1])
     others = [path for path in (os.environ.get("PYTHONPATH"),) if path]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, *others]))
-
-
-def is_alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_hang_is_killed_and_the_worker_replaced() -> None:

@@ -1,0 +1,115 @@
+"""Whether a file is as long as its own header says.
+
+A download that broke off often decodes without complaint up to where it ends, and its frames would
+then pass for those of the whole video. Containers that state no length cannot be judged.
+"""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from strive.errors import DecodeError
+
+_HEAD_BYTES = 1 << 16
+_MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+# ASF's File Properties Object, and the flag of a broadcast (its sizes mean nothing).
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_BROADCAST = 1
+_MAX_BOXES = 1 << 20
+
+
+def check_complete(path: Path, container: str) -> None:
+    """Compare a file's size with the one that its header states, where it does.
+
+    Raises:
+        DecodeError: `truncated`; the file ends before its header says.
+    """
+    if container not in _STATED_SIZE:
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        stated = _STATED_SIZE[container](file, size)
+    if stated is not None and stated > size:
+        raise DecodeError(
+            "truncated", f"{path.name} has {size} bytes; its header speaks of {stated}"
+        )
+
+
+def _avi_size(file: BinaryIO, size: int) -> int | None:
+    head = file.read(8)
+    stated = int.from_bytes(head[4:], "little")
+    return stated + 8 if head.startswith(b"RIFF") and 0 < stated < 0xFFFFFFFF else None
+
+
+def _matroska_size(file: BinaryIO, size: int) -> int | None:
+    head = file.read(_HEAD_BYTES)
+    # The EBML header first (always short), then the segment that holds everything else.
+    length, header_bytes = _ebml_size(head, 4)
+    if length is None or header_bytes is None:
+        return None
+    start = 4 + header_bytes + length
+    if head[start : start + 4] != _MATROSKA_SEGMENT:
+        return None
+    segment, size_bytes = _ebml_size(head, start + 4)
+    if segment is None or size_bytes is None:
+        return None
+    return start + 4 + size_bytes + segment
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int | None, int | None]:
+    """Return a size and how many bytes it is written in; None for an unknown size."""
+    if at >= len(data) or data[at] == 0:
+        return None, None
+    num_bytes = 9 - data[at].bit_length()
+    mask = (1 << 7 * num_bytes) - 1
+    value = int.from_bytes(data[at : at + num_bytes], "big") & mask
+    return (None if value == mask else value), num_bytes
+
+
+def _asf_size(file: BinaryIO, size: int) -> int | None:
+    head = file.read(_HEAD_BYTES)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or at + 92 > len(head):
+        return None
+    (stated,) = struct.unpack_from("<Q", head, at + 40)
+    (flags,) = struct.unpack_from("<I", head, at + 88)
+    return None if flags & _ASF_BROADCAST else stated
+
+
+def _flv_size(file: BinaryIO, size: int) -> int | None:
+    head = file.read(_HEAD_BYTES)
+    at = head.find(b"filesize\x00")  # a number of the file's own metadata
+    if at < 0 or at + 17 > len(head):
+        return None
+    (stated,) = struct.unpack_from(">d", head, at + 9)
+    return int(stated) if 0 < stated < 2**53 else None
+
+
+def _fragmented_mp4_size(file: BinaryIO, size: int) -> int | None:
+    """Where the last box of a fragmented MP4 ends; of others the demuxer counts the frames."""
+    at, is_fragmented = 0, False
+    for _ in range(_MAX_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            break
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:  # 0 is "to the end of the file"
+            break
+        is_fragmented |= kind == b"moof"
+        at += length
+        if at >= size:
+            return at if is_fragmented and kind in (b"moof", b"mdat") else None
+    return None
+
+
+_STATED_SIZE: dict[str, Callable[[BinaryIO, int], int | None]] = {
+    "avi": _avi_size,
+    "matroska": _matroska_size,
+    "asf": _asf_size,
+    "flv": _flv_size,
+    "mov": _fragmented_mp4_size,
+}
