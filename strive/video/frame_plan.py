@@ -1,21 +1,33 @@
 """Which frames of a file make the pool."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from strive.errors import ConfigError, unknown_name
 
+# Two frames form one temporal patch of Qwen's vision towers, so qwen-vl-utils takes even counts.
+FRAME_FACTOR = 2
+FPS_WANTED = 2.0
+FPS_MIN_FRAMES = 4
+
+_NO_KEYFRAMES = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What a plan may look at: the exact number of frames, and the time line."""
+    """What a plan may look at: the exact number of frames, the time line, and where keyframes are.
+
+    `keyframes_K` are the source indices of the frames from which decoding may start, increasing;
+    empty where the container does not stamp its frames, so that nothing can be sought.
+    """
 
     num_frames: int
     fps: float
     duration_seconds: float
+    keyframes_K: np.ndarray = field(default_factory=lambda: _NO_KEYFRAMES)
 
 
 def uniform_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
@@ -28,7 +40,78 @@ def uniform_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
     return np.unique((2 * i_F + 1) * source.num_frames // (2 * num_frames))
 
 
-FRAME_PLANS: dict[str, Callable[[SourceFacts, int], np.ndarray]] = {"uniform": uniform_indices}
+def linspace_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
+    """Return `num_frames` indices from the first to the last frame, both included, rounded.
+
+    Halves go to the even index, as in `torch.linspace(0, n - 1, F).round()`, which most evaluation
+    code uses; the arithmetic is exact where theirs is in 32-bit floats. A single frame is frame 0.
+    """
+    if num_frames == 1:
+        return np.zeros(1, np.int64)
+    steps = num_frames - 1
+    i_F = np.arange(num_frames, dtype=np.int64)
+    whole_F, rest_F = np.divmod(i_F * (source.num_frames - 1), steps)
+    # Upwards past the half; at the half itself only from an odd index.
+    upwards_F = 2 * rest_F + (whole_F & 1) > steps
+    return np.unique(whole_F + upwards_F)
+
+
+def fps_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
+    """Return two frames a second, at least 4 and at most `num_frames`, an even count, by linspace.
+
+    Source: `smart_nframes` of qwen-vl-utils with FPS=2.0, FPS_MIN_FRAMES=4, FRAME_FACTOR=2, which
+    Video-R1 vendors (with FPS_MAX_FRAMES 16 in training, 16, 32 or 64 in evaluation): the count is
+    duration * 2, clamped to [4, F] and to the file's frames, floored to a multiple of 2; the
+    indices are linspace(0, n - 1) rounded. A clip of one frame, where theirs raises, gives that
+    frame, and an F of 1 gives frame 0.
+    """
+    wanted = source.num_frames / source.fps * FPS_WANTED
+    most = min(num_frames, source.num_frames)
+    # 10 s at 25 a second must not become 19.999999 frames, floored to 18.
+    count = int(min(max(wanted + 1e-6, FPS_MIN_FRAMES), most))
+    return linspace_indices(source, max(count - count % FRAME_FACTOR, 1))
+
+
+def keyframe_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
+    """Return the uniform midpoints, each moved to its nearest keyframe where keyframes are dense.
+
+    Dense means that the stride n / F is at least twice the distance between the two keyframes
+    around the sample (the last keyframe's group reaches to the end of the file): a sample then
+    moves by a quarter of the stride at most (half of it after the last keyframe), so that no two
+    meet. Samples among sparser keyframes stay where they are; a file of long groups of pictures
+    gives plain `uniform`. Of two keyframes at the same distance the earlier one is taken.
+    """
+    uniform_F = uniform_indices(source, num_frames)
+    keyframes_K = source.keyframes_K
+    if len(keyframes_K) == 0:
+        return uniform_F
+    next_F = np.searchsorted(keyframes_K, uniform_F, side="right")
+    has_start_F = next_F > 0  # False: before the first keyframe, as a cut file may begin
+    start_F = keyframes_K[np.maximum(next_F - 1, 0)]
+    bounds_K = np.append(keyframes_K, source.num_frames)
+    end_F = bounds_K[next_F]
+    dense_F = has_start_F & (2 * (end_F - start_F) * num_frames <= source.num_frames)
+    to_end_F = dense_F & (end_F - uniform_F < uniform_F - start_F) & (next_F < len(keyframes_K))
+    snapped_F = np.where(to_end_F, end_F, np.where(dense_F, start_F, uniform_F))
+    return np.unique(snapped_F)
+
+
+FRAME_PLANS: dict[str, Callable[[SourceFacts, int], np.ndarray]] = {
+    "uniform": uniform_indices,
+    "keyframe": keyframe_indices,
+    "linspace": linspace_indices,
+    "fps": fps_indices,
+}
+
+# Pixels of one frame at most. 128 merged tokens of 28x28 pixels for the pools that training draws
+# from (Video-R1's training budget); 256 for `linspace` and `fps`, the rules of evaluation, where
+# Video-R1 raises VIDEO_MAX_PIXELS to 256*28*28.
+DEFAULT_MAX_PIXELS: dict[str, int] = {
+    "uniform": 128 * 28 * 28,
+    "keyframe": 128 * 28 * 28,
+    "linspace": 256 * 28 * 28,
+    "fps": 256 * 28 * 28,
+}
 
 
 @dataclass(frozen=True, slots=True)
