@@ -8,8 +8,9 @@ and touches only the frames that it was asked for.
 import hashlib
 import mmap
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from strive.cache.codec import FrameCodec
 from strive.cache.commit import (
     atomic_file,
     commit_parquet,
+    disk_error,
     last_rows,
     list_parts,
     new_part_path,
     read_parts,
 )
 from strive.cache.layout import CacheLayout, read_settings
-from strive.errors import CacheDamageError, CacheError
+from strive.errors import CacheDamageError, CacheError, DiskError
 
 VIDEOS_SCHEMA = pa.schema(
     [
@@ -114,47 +116,90 @@ def frames_checksum(frames: Sequence[bytes | memoryview]) -> str:
 
 
 class FrameWriter:
-    """Collects encoded videos and commits them as one part; `writer` makes the name unique."""
+    """Writes encoded videos as they come and commits them as one part.
+
+    The pixels go to a hidden file that `commit` renames; `writer` makes the names unique.
+    """
 
     def __init__(self, layout: CacheLayout, frames_key: str, *, writer: str) -> None:
         self.folder = layout.frames(frames_key)
         self.writer = writer
-        self.videos: list[EncodedVideo] = []
         self.num_bytes = 0
+        self._videos: list[EncodedVideo] = []  # without their frames
+        self._lengths: list[list[int]] = []
+        self._checksums: list[str] = []
+        self._shard: Path | None = None
+        self._stack = ExitStack()
+        self._out: pa.ipc.RecordBatchFileWriter | None = None
 
     def add(self, video: EncodedVideo) -> None:
-        """Take one video into the next part."""
-        self.videos.append(video)
+        """Take one video into the next part.
+
+        Raises:
+            DiskError: nothing of this part will exist for readers.
+        """
+        with self._discarded_on_error():
+            if self._out is None:
+                self._open()
+            assert self._out is not None
+            frames = pa.array(video.frames, pa.large_binary())
+            self._out.write_batch(pa.record_batch([frames], schema=_FRAME_SCHEMA))
+        self._videos.append(replace(video, frames=()))
+        self._lengths.append([len(frame) for frame in video.frames])
+        self._checksums.append(frames_checksum(video.frames))
         self.num_bytes += video.num_bytes
 
     def commit(self) -> int:
-        """Write the part: pixels first, then the rows that list them; return its bytes.
+        """Make the part exist: pixels first, then the rows that list them; return its bytes.
 
         Raises:
-            DiskError: nothing of this part exists for readers; the videos are kept for a retry.
+            DiskError: nothing of this part exists for readers.
         """
-        if not self.videos:
+        if self._shard is None:
             return 0
-        shard = new_part_path(self.folder, "frames", ".arrow", self.writer)
-        self._write_pixels(shard)
+        shard = self._shard
+        with self._discarded_on_error():
+            self._stack.close()
         rows = [
-            _row(video, shard.name, offsets)
-            for video, offsets in zip(self.videos, _frame_offsets(shard), strict=True)
+            {**_row(video, shard.name, offsets), "lengths": lengths, "checksum": checksum}
+            for video, offsets, lengths, checksum in zip(
+                self._videos, _frame_offsets(shard), self._lengths, self._checksums, strict=True
+            )
         ]
         table = pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
         commit_parquet(new_part_path(self.folder, "videos", ".parquet", self.writer), table)
-        self.videos, num_bytes, self.num_bytes = [], shard.stat().st_size, 0
-        return num_bytes
+        self._forget()
+        return shard.stat().st_size
 
-    def _write_pixels(self, shard: Path) -> None:
-        with (
-            atomic_file(shard) as temporary,
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_file(sink, _FRAME_SCHEMA) as out,
-        ):
-            for video in self.videos:
-                frames = pa.array(video.frames, pa.large_binary())
-                out.write_batch(pa.record_batch([frames], schema=_FRAME_SCHEMA))
+    def discard(self) -> None:
+        """Forget what was not committed; the hidden file goes."""
+        if self._shard is not None:
+            error = InterruptedError("discarded")
+            with suppress(OSError):
+                self._stack.__exit__(type(error), error, None)
+        self._forget()
+
+    def _open(self) -> None:
+        self._shard = new_part_path(self.folder, "frames", ".arrow", self.writer)
+        temporary = self._stack.enter_context(atomic_file(self._shard))
+        sink = self._stack.enter_context(pa.OSFile(str(temporary), "wb"))
+        self._out = self._stack.enter_context(pa.ipc.new_file(sink, _FRAME_SCHEMA))
+
+    @contextmanager
+    def _discarded_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            shard = self._shard
+            self.discard()
+            if isinstance(error, DiskError) or shard is None:
+                raise
+            raise disk_error(shard, error) from error
+
+    def _forget(self) -> None:
+        self._videos, self._lengths, self._checksums = [], [], []
+        self.num_bytes, self._shard, self._out = 0, None, None
+        self._stack = ExitStack()
 
 
 def _frame_offsets(shard: Path) -> list[list[int]]:

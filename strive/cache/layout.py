@@ -36,6 +36,11 @@ class CacheLayout:
         """Folder of the failure parts."""
         return self.root / "failures.parquet"
 
+    @property
+    def writers(self) -> Path:
+        """Folder of the locks of processes that write."""
+        return self.root / "writers"
+
     def frames(self, frames_key: str) -> Path:
         """Folder of one set of frames."""
         return self.root / "frames" / frames_key

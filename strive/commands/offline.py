@@ -17,7 +17,8 @@ from strive.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from strive.pipeline.options import PrecomputeOptions, PrecomputeSummary
+    from strive.pipeline.options import PrecomputeOptions
+    from strive.pipeline.summary import PrecomputeSummary
 
 
 def precompute(

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from strive.pipeline.options import PrecomputeSummary
+    from strive.pipeline.summary import PrecomputeSummary
     from strive.train.loop import TrainSummary
 
 

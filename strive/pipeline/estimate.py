@@ -4,12 +4,15 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from strive.pipeline.options import Estimate, PrecomputeOptions
+from strive.cache.frames import VideoInfo
+from strive.pipeline.feed import read_back
+from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
-from strive.pipeline.scorers import SplitScorer
+from strive.pipeline.summary import Estimate
 from strive.pipeline.work import Work
 from strive.video.worker import Job, WorkerPool
 
@@ -49,12 +52,9 @@ def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> 
                 num_failed += 1
                 continue
             num_bytes.append(outcome.value.num_bytes)
-            height, width = outcome.value.info.height, outcome.value.info.width
-            frames_FHWC = np.stack(
-                [rule.codec.decode(frame, height, width) for frame in outcome.value.frames]
-            )
+            frames_FHWC = read_back(outcome.value, rule.codec)
             started = time.monotonic()
-            num_bytes[-1] += _embedded_bytes(work, frames_FHWC)
+            num_bytes[-1] += _embedded_bytes(work, outcome.key, frames_FHWC, outcome.value.info)
             embed_seconds.append(time.monotonic() - started)
     num_embed = len(set().union(*(scorer.to_embed for scorer in work.scorers)))
     per_decode, per_embed = _mean(decode_seconds), _mean(embed_seconds)
@@ -74,15 +74,20 @@ def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> 
     )
 
 
-def _embedded_bytes(work: Work, frames_FHWC: np.ndarray) -> int:
+def _embedded_bytes(work: Work, video_id: str, frames_FHWC: np.ndarray, info: VideoInfo) -> int:
     """Run every scorer once on a video and return what its float16 embeddings would take."""
     num_bytes = 0
     for scorer in work.scorers:
-        model = scorer.session.scorer
-        if isinstance(model, SplitScorer):
+        session = scorer.session
+        if session.mode in ("batched", "split"):
+            model: Any = session.scorer
             num_bytes += model.embed_frames(frames_FHWC).size * 2
+            continue
+        records = scorer.to_score.get(video_id, [])
+        if session.mode == "joint":
+            session.score_joint(frames_FHWC, info.pts_seconds_F, records, "")
         else:
-            model.score(frames_FHWC, "What happens?")
+            session.score_frame_free(info.pts_seconds_F, records, "")
     return num_bytes
 
 

@@ -5,23 +5,24 @@ Nothing is printed here except progress; the summary goes to the caller.
 
 import time
 from collections.abc import Callable, Iterator
-
-import numpy as np
+from contextlib import contextmanager
 
 from strive.cache.embeddings import VideoEmbeddings, iter_embeddings
-from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum, read_video_states
+from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
+from strive.cache.lock import writer_lock
 from strive.cache.questions import write_questions
 from strive.cache.scores import read_score_states
-from strive.errors import Interrupted, StriveError, TooManyFailuresError
+from strive.errors import Interrupted, TooManyFailuresError
 from strive.pipeline.estimate import default_workers, estimate_work
-from strive.pipeline.options import PrecomputeOptions, PrecomputeSummary
-from strive.pipeline.part import Part
+from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.scorers import ScorerRequest
 from strive.pipeline.session import ScorerSession
+from strive.pipeline.stage import Stage
+from strive.pipeline.summary import PrecomputeSummary
 from strive.pipeline.work import Asked, Work, find_work, select_records, write_subset_ids
-from strive.progress import Progress, show_progress
+from strive.progress import show_progress
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Job, WorkerPool
 
@@ -62,13 +63,24 @@ def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
         summary.estimate = estimate_work(options, work, prepare_rule(options))
     else:
         try:
-            _commit_frame(options, layout, asked, work, summary)
-            _run(options, layout, work, summary)
+            with _writing(options, layout, work):
+                _commit_frame(options, layout, asked, work, summary)
+                _run(options, layout, work, summary)
         except KeyboardInterrupt:
             summary.interrupted = True
     summary.total_seconds = time.monotonic() - started
     _count_results(layout, asked, work, summary)
     return summary
+
+
+@contextmanager
+def _writing(options: PrecomputeOptions, layout: CacheLayout, work: Work) -> Iterator[None]:
+    """Hold the lock of this writer while there is work to do."""
+    if work.is_empty:
+        yield
+        return
+    with writer_lock(layout, options.writer):
+        yield
 
 
 def prepare_rule(options: PrecomputeOptions) -> PrepareRule:
@@ -150,80 +162,52 @@ def _run(
 ) -> None:
     if work.is_empty:
         return
-    part = Part(layout, options.frames_key(), work.scorers, summary, writer=options.writer)
+    started = time.monotonic()
+    sessions = [scorer.session for scorer in work.scorers]
+    seen: set[str] = set()
     with show_progress("precompute", work.num_videos, "videos") as progress:
+
+        def advance(video_id: str) -> None:
+            if video_id not in seen:  # one scorer may need the model, another a matmul
+                seen.add(video_id)
+                frames = stage.counts.num_frames / max(time.monotonic() - started, 1e-9)
+                progress.note(f"{frames:.0f} frames/s, {stage.counts.num_failed} failed")
+                progress.advance()
+
+        stage = Stage(options, sessions, writer=options.writer, on_video=advance)
         try:
-            _decode_new(options, work, part, progress)
-            _embed_cached(layout, work, part, progress)
-            _score_embedded(layout, work, part, progress)
-            part.commit()
-        except KeyboardInterrupt:
-            # What is embedded is committed; its questions cost a matmul next time.
-            part.commit(score=False)
-            raise
-        except StriveError:
-            raise
-        except Exception:
-            part.commit(score=False)
-            raise
+            with stage:
+                _decode_new(options, work, stage, summary)
+                for video_id in work.to_read:
+                    stage.put_cached(work.task_of(video_id))
+                _score_embedded(layout, work, stage)
+        finally:
+            summary.add(stage.counts)
+            summary.run_seconds = time.monotonic() - started
 
 
-def _decode_new(options: PrecomputeOptions, work: Work, part: Part, progress: Progress) -> None:
-    """Decode, embed and commit the videos that the cache lacks."""
+def _decode_new(
+    options: PrecomputeOptions, work: Work, stage: Stage, summary: PrecomputeSummary
+) -> None:
+    """Decode the videos that the cache lacks and hand them on."""
     if not work.to_decode:
         return
     rule = prepare_rule(options)
     jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in work.to_decode)
-    num_workers = min(options.workers or default_workers(), len(work.to_decode))
+    summary.num_workers = min(options.workers or default_workers(), len(work.to_decode))
     with WorkerPool(
         prepare_video,
         jobs,
-        num_workers=num_workers,
+        num_workers=summary.num_workers,
         timeout_seconds=options.decode_timeout_seconds,
         retry=next_decoder,
     ) as pool:
         for outcome in pool:
-            part.summary.decode_seconds += outcome.seconds
-            if outcome.error is not None:
-                part.add_failure(
-                    outcome.key, "decode", outcome.error, outcome.seconds, part.frames_key
-                )
-            else:
-                video: EncodedVideo = outcome.value
-                part.add_frames(video)
-                frames_FHWC = _read_back(video, rule)
-                part.run_models(outcome.key, frames_FHWC, frames_checksum(video.frames))
-            progress.advance()
-            progress.note(f"{part.summary.num_failed} failed")
-            if part.is_due:
-                part.commit()
+            stage.put(outcome, work.task_of(outcome.key))
 
 
-def _read_back(video: EncodedVideo, rule: PrepareRule) -> np.ndarray:
-    """Return the frames as any later reader of the cache will see them."""
-    height, width = video.info.height, video.info.width
-    return np.stack([rule.codec.decode(frame, height, width) for frame in video.frames])
-
-
-def _embed_cached(layout: CacheLayout, work: Work, part: Part, progress: Progress) -> None:
-    """Run models on videos whose frames are cached."""
-    if not work.to_read:
-        return
-    part.commit()
-    reader = FrameReader(layout, part.frames_key)
-    for video_id in work.to_read:
-        state = work.cached[video_id]
-        frames_FHWC = reader.read(video_id, range(state.num_frames))
-        part.run_models(video_id, frames_FHWC, state.checksum)
-        progress.advance()
-        if part.is_due:
-            part.commit()
-    reader.close()
-
-
-def _score_embedded(layout: CacheLayout, work: Work, part: Part, progress: Progress) -> None:
+def _score_embedded(layout: CacheLayout, work: Work, stage: Stage) -> None:
     """Score new questions of videos whose embeddings are cached."""
-    counted = set(work.to_decode) | set(work.to_read)
     for scorer in work.scorers:
         wanted = {
             video_id: work.cached[video_id].checksum
@@ -232,13 +216,10 @@ def _score_embedded(layout: CacheLayout, work: Work, part: Part, progress: Progr
         }
         if not wanted:
             continue
-        for videos in _chunks(iter_embeddings(layout, scorer.session.key, wanted)):
-            part.add_embedded(scorer, videos)
-            new = {video.video_id for video in videos} - counted
-            counted |= new
-            progress.advance(len(new))
-            if part.is_due:
-                part.commit()
+        key = scorer.session.key
+        for videos in _chunks(iter_embeddings(layout, key, wanted)):
+            records = {video.video_id: scorer.to_score[video.video_id] for video in videos}
+            stage.put_embedded(key, videos, records)
 
 
 def _chunks(items: Iterator[VideoEmbeddings], size: int = 64) -> Iterator[list[VideoEmbeddings]]:

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from strive.cache.scores import QuestionScores, ScoreRow
 from strive.errors import DecodeError, ModelError
 from strive.pipeline.scorers import (
     ALLOWED_TRANSFORMS,
+    AnyScorer,
+    BatchedScorer,
+    FrameFreeScorer,
     JointScorer,
     ScorerRequest,
     SplitScorer,
@@ -25,17 +28,25 @@ from strive.pipeline.scorers import (
 )
 from strive.records import Record
 
-QUERY_TEMPLATE = "question"
+QUERY_TEMPLATES = ("question", "question+options")
+# How a scorer is fed: frames in batches across videos, all frames of one video, frames with each
+# question, or no frames at all.
+ScorerMode = Literal["batched", "split", "joint", "frame_free"]
 
 
-def query_of(record: Record) -> str:
-    """Return the text that a record's frames are scored against: the question alone."""
+def query_of(record: Record, template: str = "question") -> str:
+    """Return the text that a record's frames are scored against.
+
+    The question alone; with `question+options` its options follow, one a line.
+    """
+    if template == "question+options":
+        return "\n".join([record.problem.strip(), *record.options])
     return record.problem.strip()
 
 
-def query_digest(record: Record) -> str:
+def query_digest(record: Record, template: str = "question") -> str:
     """Return a digest of the query: a changed text makes the stored scores stale."""
-    return hashlib.blake2b(query_of(record).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(query_of(record, template).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +55,31 @@ class KnownScorer:
 
     key: str
     is_split: bool
+    needs_spans: bool = False
 
 
 class ScorerSession:
-    """A scorer that is loaded only when it has work to do."""
+    """A scorer that is loaded only when it has work to do; pickled without it."""
 
     def __init__(
-        self, name: str, request: ScorerRequest, layout: CacheLayout, frames_key: str
+        self,
+        name: str,
+        request: ScorerRequest,
+        layout: CacheLayout,
+        frames_key: str,
+        template: str = "question",
     ) -> None:
-        self.name, self.request = name, request
+        self.name, self.request, self.template = name, request, template
         self.layout, self.frames_key = layout, frames_key
-        self._scorer: SplitScorer | JointScorer | None = None
+        self._scorer: AnyScorer | None = None
+        self._mode: ScorerMode | None = None
         self._known = _recall(layout, self._asked())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_scorer": None}
+
     @property
-    def scorer(self) -> SplitScorer | JointScorer:
+    def scorer(self) -> AnyScorer:
         """The scorer itself, loaded on first use."""
         if self._scorer is None:
             # Decode workers keep the cores busy: OpenMP threads that spin while they wait for one
@@ -77,6 +98,22 @@ class ScorerSession:
         """Whether frames and questions are embedded apart."""
         return self._identified().is_split
 
+    @property
+    def mode(self) -> ScorerMode:
+        """How the scorer is fed; loads it."""
+        if self._mode is None:
+            self._mode = _mode_of(self.scorer)
+        return self._mode
+
+    @property
+    def device_type(self) -> str:
+        """Kind of device that the scorer computes on (`cpu` where it does not say); loads it."""
+        return str(getattr(getattr(self.scorer, "device", None), "type", "cpu"))
+
+    def can_score(self, record: Record) -> bool:
+        """Whether the scorer has what it needs to score a question; loads nothing known."""
+        return bool(record.evidence_spans_seconds) or not self._identified().needs_spans
+
     def commit_settings(self) -> None:
         """Write the settings of this key, and what recalls it without loading."""
         folder = self.layout.scores(self.key)
@@ -89,6 +126,7 @@ class ScorerSession:
                 "kind": self.scorer.kind,
                 "allowed_transforms": list(ALLOWED_TRANSFORMS[self.scorer.kind]),
                 "split": self.is_split,
+                "needs_spans": self._identified().needs_spans,
                 "fields": self._fields(),
                 "details": getattr(self.scorer, "details", {}),
             },
@@ -104,18 +142,20 @@ class ScorerSession:
             if _read_recall(folder) != recall:
                 commit_json(folder / "recall.json", recall)
 
-    def embed(self, video_id: str, frames_FHWC: np.ndarray, checksum: str) -> VideoEmbeddings:
-        """Embed a video's frames as read back from the cache.
+    def to_embeddings(
+        self, video_id: str, embeddings_FD: np.ndarray, num_frames: int, checksum: str
+    ) -> VideoEmbeddings:
+        """Turn what the model gave for a video's frames into what is stored: float16, unit length.
 
         Raises:
             DecodeError: `nonfinite`: this video's failure row.
+            ModelError: the array has another shape.
         """
-        assert isinstance(self.scorer, SplitScorer)
-        raw_FD = np.asarray(self.scorer.embed_frames(frames_FHWC), np.float32)
-        if raw_FD.ndim != 2 or len(raw_FD) != len(frames_FHWC):
+        raw_FD = np.asarray(embeddings_FD, np.float32)
+        if raw_FD.ndim != 2 or len(raw_FD) != num_frames:
             raise ModelError(
-                f"scorer '{self.name}' embeds {len(frames_FHWC)} frames as an array of shape "
-                f"{raw_FD.shape}; [{len(frames_FHWC)}, D] is expected"
+                f"scorer '{self.name}' embeds {num_frames} frames as an array of shape "
+                f"{raw_FD.shape}; [{num_frames}, D] is expected"
             )
         unit_FD = _unit_rows(raw_FD)
         if not np.isfinite(unit_FD).all():
@@ -123,14 +163,14 @@ class ScorerSession:
         return VideoEmbeddings(video_id, unit_FD.astype(np.float16), checksum)
 
     def score_split(
-        self, videos: Sequence[VideoEmbeddings], records: dict[str, list[Record]]
+        self, videos: Sequence[VideoEmbeddings], records: Mapping[str, Sequence[Record]]
     ) -> list[ScoreRow]:
         """Score the given questions of embedded videos: cosines in float32 from stored float16."""
         assert isinstance(self.scorer, SplitScorer)
         pairs = [(video, record) for video in videos for record in records[video.video_id]]
         if not pairs:
             return []
-        queries = [query_of(record) for _, record in pairs]
+        queries = [query_of(record, self.template) for _, record in pairs]
         questions_QD = _unit_rows(np.asarray(self.scorer.embed_questions(queries), np.float32))
         return [
             self._row(record, cosines(video.embeddings_FD, question_D), video.frames_checksum, size)
@@ -140,7 +180,11 @@ class ScorerSession:
         ]
 
     def score_joint(
-        self, frames_FHWC: np.ndarray, records: Sequence[Record], checksum: str
+        self,
+        frames_FHWC: np.ndarray,
+        pts_seconds_F: np.ndarray,
+        records: Sequence[Record],
+        checksum: str,
     ) -> list[ScoreRow]:
         """Score the questions of one video with a scorer that needs both at once.
 
@@ -148,19 +192,44 @@ class ScorerSession:
             DecodeError: `nonfinite`: this video's failure row.
         """
         assert isinstance(self.scorer, JointScorer)
-        queries = [query_of(record) for record in records]
+        queries = [query_of(record, self.template) for record in records]
+        times: dict[str, Any] = {}
+        if getattr(self.scorer, "wants_times", False):
+            times = {"pts_seconds_F": pts_seconds_F}
         rows = []
         for record, query, size in zip(records, queries, self._text_lengths(queries), strict=True):
-            scores_F = np.asarray(self.scorer.score(frames_FHWC, query), np.float32)
-            if scores_F.shape != (len(frames_FHWC),):
-                raise ModelError(
-                    f"scorer '{self.name}' scores {len(frames_FHWC)} frames as an array of shape "
-                    f"{scores_F.shape}; [{len(frames_FHWC)}] is expected"
-                )
-            if not np.isfinite(scores_F).all():
-                raise DecodeError("nonfinite", f"scorer '{self.name}' gives scores that are NaN")
-            rows.append(self._row(record, scores_F, checksum, size))
+            scores_F = self.scorer.score(frames_FHWC, query, **times)
+            checked_F = self._checked(scores_F, len(frames_FHWC))
+            rows.append(self._row(record, checked_F, checksum, size))
         return rows
+
+    def score_frame_free(
+        self, pts_seconds_F: np.ndarray, records: Sequence[Record], checksum: str
+    ) -> list[ScoreRow]:
+        """Score the questions of one video from its frames' times; those it cannot get no row.
+
+        Raises:
+            DecodeError: `nonfinite`: this video's failure row.
+        """
+        assert isinstance(self.scorer, FrameFreeScorer)
+        rows = []
+        for record in records:
+            scores_F = self.scorer.score_record(record, pts_seconds_F)
+            if scores_F is not None:
+                checked_F = self._checked(scores_F, len(pts_seconds_F))
+                rows.append(self._row(record, checked_F, checksum, None))
+        return rows
+
+    def _checked(self, scores_F: np.ndarray, num_frames: int) -> np.ndarray:
+        scores_F = np.asarray(scores_F, np.float32)
+        if scores_F.shape != (num_frames,):
+            raise ModelError(
+                f"scorer '{self.name}' scores {num_frames} frames as an array of shape "
+                f"{scores_F.shape}; [{num_frames}] is expected"
+            )
+        if not np.isfinite(scores_F).all():
+            raise DecodeError("nonfinite", f"scorer '{self.name}' gives scores that are NaN")
+        return scores_F
 
     def _row(
         self, record: Record, scores_F: np.ndarray, checksum: str, size: TextLength | None
@@ -172,7 +241,7 @@ class ScorerSession:
             None if size is None else size.num_tokens,
             None if size is None else size.truncated,
         )
-        return ScoreRow(scores, query_digest(record), checksum)
+        return ScoreRow(scores, query_digest(record, self.template), checksum)
 
     def _text_lengths(self, queries: list[str]) -> Sequence[TextLength | None]:
         if hasattr(self.scorer, "text_lengths"):
@@ -183,7 +252,8 @@ class ScorerSession:
     def _identified(self) -> KnownScorer:
         if self._known is None:
             key = make_key(self._readable_name(), self._fields())
-            self._known = KnownScorer(key, isinstance(self.scorer, SplitScorer))
+            needs_spans = bool(getattr(self.scorer, "needs_spans", False))
+            self._known = KnownScorer(key, isinstance(self.scorer, SplitScorer), needs_spans)
         return self._known
 
     def _readable_name(self) -> str:
@@ -193,22 +263,32 @@ class ScorerSession:
     def _fields(self) -> dict[str, Any]:
         return {
             "scorer": self.name,
-            "query": QUERY_TEMPLATE,
+            "query": self.template,
             "frames_key": self.frames_key,
             "embed_batch_size": self.request.batch_size,
             **self.scorer.identity(),
         }
 
     def _asked(self) -> dict[str, Any]:
+        long_text = self.request.long_text
         return {
             "scorer": self.name,
             "model": self.request.model,
             "device": self.request.device,
             "dtype": self.request.dtype,
             "embed_batch_size": self.request.batch_size,
-            "query": QUERY_TEMPLATE,
+            "query": self.template,
             "frames_key": self.frames_key,
+            **({} if long_text == "truncate" else {"long_text": long_text}),
         }
+
+
+def _mode_of(scorer: AnyScorer) -> ScorerMode:
+    if isinstance(scorer, FrameFreeScorer):
+        return "frame_free"
+    if isinstance(scorer, BatchedScorer):
+        return "batched"
+    return "split" if isinstance(scorer, SplitScorer) else "joint"
 
 
 def cosines(embeddings_FD: np.ndarray, question_D: np.ndarray) -> np.ndarray:
@@ -240,7 +320,8 @@ def _recall(layout: CacheLayout, asked: dict[str, Any]) -> KnownScorer | None:
         same_files = all(_stamp(Path(path)) == was for path, was in recall["files"].items())
         same_packages = all(_version(name) == was for name, was in recall["packages"].items())
         if same_files and same_packages:
-            return KnownScorer(key, bool(read_settings(folder)["split"]))
+            settings = read_settings(folder)
+            return KnownScorer(key, bool(settings["split"]), bool(settings.get("needs_spans")))
     return None
 
 

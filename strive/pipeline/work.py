@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from strive.cache.commit import commit_json
@@ -26,7 +27,7 @@ from strive.records import (
 ALWAYS_RETRIED = ("missing", "outside_root")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
     """The records of one call, after filters, sample, shard and limit."""
 
@@ -34,7 +35,7 @@ class Asked:
     num_image_rows: int
     subset_ids: tuple[str, ...] | None
 
-    @property
+    @cached_property
     def by_video(self) -> dict[str, list[Record]]:
         """Questions of each video, in the order of the file."""
         grouped: dict[str, list[Record]] = {}
@@ -88,6 +89,14 @@ def write_subset_ids(options: PrecomputeOptions, asked: Asked) -> Path | None:
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class VideoTask:
+    """What one video needs: by scorer key, the questions of each scorer that has to look at it."""
+
+    video_id: str
+    records: dict[str, tuple[Record, ...]]
+
+
 @dataclass(slots=True)
 class ScorerWork:
     """What one scorer has to do: videos to run its model on, and questions to score."""
@@ -114,9 +123,20 @@ class Work:
     @property
     def to_read(self) -> list[str]:
         """Cached videos that some scorer's model has not seen."""
-        decoding = set(self.to_decode)
         wanted = {video_id for scorer in self.scorers for video_id in scorer.to_embed}
-        return [video_id for video_id in self.cached if video_id in wanted - decoding]
+        wanted -= set(self.to_decode)
+        return [video_id for video_id in self.cached if video_id in wanted]
+
+    def task_of(self, video_id: str) -> VideoTask:
+        """Return what a video needs that is decoded, or read because a model has not seen it."""
+        return VideoTask(
+            video_id,
+            {
+                scorer.session.key: tuple(scorer.to_score[video_id])
+                for scorer in self.scorers
+                if video_id in scorer.to_embed and scorer.to_score.get(video_id)
+            },
+        )
 
     @property
     def num_videos(self) -> int:
@@ -183,7 +203,7 @@ def _scorer_work(
                 record
                 for record in records
                 if (row := scored.get(record.question_id)) is None
-                or row.query_digest != query_digest(record)
+                or row.query_digest != query_digest(record, session.template)
                 or row.frames_checksum != state.checksum
             ]
         if not missing:

@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from strive.errors import ConfigError, MissingInputError, ModelError, unknown_name
+from strive.records import Record
 
 ScorerKind = Literal["similarity", "weight"]
 
@@ -78,14 +79,45 @@ class SplitScorer(Scorer, Protocol):
 
 
 @runtime_checkable
+class BatchedScorer(SplitScorer, Protocol):
+    """A split scorer whose batches may hold frames of several videos.
+
+    A row's embedding depends, to the last bit, on that row alone. Both methods may be called from
+    several threads at once.
+    """
+
+    batch_size: int
+
+    def prepare_frames(self, frames_FHWC: np.ndarray) -> Any:
+        """Bring uint8 frames of any size to rows of one shape and dtype: [F, ...]."""
+
+    def embed_prepared(self, prepared_B: Any) -> np.ndarray:
+        """Embed at most `batch_size` prepared rows, padded to that size inside: float32 [B, D]."""
+
+
+@runtime_checkable
+class FrameFreeScorer(Scorer, Protocol):
+    """Scores from a record and the times of its video's pool, without looking at pixels."""
+
+    def score_record(self, record: Record, pts_seconds_F: np.ndarray) -> np.ndarray | None:
+        """Score the pool for a record: float32 [F]; None if this record cannot be scored."""
+
+
+@runtime_checkable
 class JointScorer(Scorer, Protocol):
-    """Scores the frames of one video for one question."""
+    """Scores the frames of one video for one question.
+
+    With a class attribute `wants_times = True` it is also given `pts_seconds_F`.
+    """
 
     def score(self, frames_FHWC: np.ndarray, question: str) -> np.ndarray:
         """Score uint8 RGB frames for a question: float32 [F]."""
 
 
-def load_scorer(name: str, request: ScorerRequest) -> SplitScorer | JointScorer:
+AnyScorer = SplitScorer | JointScorer | FrameFreeScorer
+
+
+def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
     """Make a scorer by its name in `SCORERS` or as `module:function`.
 
     Raises:
@@ -93,7 +125,7 @@ def load_scorer(name: str, request: ScorerRequest) -> SplitScorer | JointScorer:
         ModelError: what the function returned is not a scorer.
     """
     scorer = _factory(name)(request)
-    if not isinstance(scorer, (SplitScorer, JointScorer)):
+    if not isinstance(scorer, (SplitScorer, JointScorer, FrameFreeScorer)):
         raise ModelError(
             f"scorer '{name}' made a {type(scorer).__name__}, which lacks identity() and "
             "embed_frames() with embed_questions(), or score()"

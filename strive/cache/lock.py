@@ -1,0 +1,72 @@
+"""One process per writer name: two that do the same work at once would do all of it twice."""
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from strive.cache.commit import TEMPORARY_PREFIX, disk_error
+from strive.cache.layout import CacheLayout
+from strive.errors import CacheError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+# File systems without locks: two writers are then harmless all the same (parts have names of their
+# own, and of two rows about one thing readers take the later), they only waste work.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextmanager
+def writer_lock(layout: CacheLayout, writer: str) -> Iterator[None]:
+    """Be the only process of this writer name while the block runs.
+
+    The kernel holds the lock, so it ends with the process, however that ends. Hidden files that a
+    killed process of the name left behind are removed.
+
+    Raises:
+        CacheError: another process holds it; the message says which.
+        DiskError: the cache cannot be written.
+    """
+    path = layout.writers / f"{writer}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    try:
+        if fcntl is not None:
+            _lock(descriptor, layout, writer)
+        _remove_leftovers(layout, writer)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, layout: CacheLayout, writer: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 1000, 0).decode("utf-8", "replace").strip() or "unknown"
+        raise CacheError(
+            f"{layout.root} is being written by another process of the same part ({holder}); wait "
+            "for it, or give each process its own with --shard i/n"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    owner = json.dumps({"writer": writer, "host": socket.gethostname(), "pid": os.getpid()})
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner.encode(), 0)
+    except OSError as error:
+        raise disk_error(layout.writers, error) from error
+
+
+def _remove_leftovers(layout: CacheLayout, writer: str) -> None:
+    for path in layout.root.rglob(f"{TEMPORARY_PREFIX}*-{writer}-*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,176 @@
+"""Running the models: embeddings of batches, scores of videos, questions before each commit."""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from strive.cache.embeddings import VideoEmbeddings
+from strive.errors import DecodeError
+from strive.pipeline.batches import Batch, VideoSlot
+from strive.pipeline.clock import BusyClock
+from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, failure_row
+from strive.pipeline.session import ScorerSession
+from strive.pipeline.summary import StageCounts
+from strive.records import Record
+
+# On a CPU several batches are embedded at once, each by one thread: how many threads share a
+# matrix product can change its last bits, how many batches are at work cannot.
+MAX_CPU_BATCHES = 8
+
+
+class ModelRunner:
+    """Embeds and scores what the feeder passes; used by one thread, inside `with`."""
+
+    def __init__(
+        self,
+        sessions: Mapping[str, ScorerSession],
+        counts: StageCounts,
+        clock: BusyClock,
+        send: Send,
+    ) -> None:
+        self._sessions, self._counts, self._send = sessions, counts, send
+        self._clock = clock
+        self._num_at_once = min(MAX_CPU_BATCHES, os.cpu_count() or 1)
+        self._threads: ThreadPoolExecutor | None = None
+        self._at_work: deque[tuple[Batch, Future[np.ndarray]]] = deque()
+        self._unscored: dict[str, list[tuple[VideoEmbeddings, VideoSlot]]] = {}
+        self._done: list[VideoDone] = []
+
+    def __enter__(self) -> "ModelRunner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def take(self, item: Any) -> None:
+        """Do what was passed."""
+        if isinstance(item, VideoDone):
+            self._done.append(item)
+        elif isinstance(item, FedSlot):
+            self._end(item)
+        elif isinstance(item, Fed):
+            if item.batch is not None:
+                self._start(item.batch)
+            else:
+                with self._clock:
+                    self._run_whole(item)
+        else:
+            key, videos, records = item
+            with self._clock:
+                self._score_embedded(key, videos, records)
+
+    def drain(self) -> None:
+        """Wait for all batches at work."""
+        while self._at_work:
+            self._collect()
+
+    def done(self) -> list[VideoDone]:
+        """Return the videos that every scorer has finished since the last call."""
+        done, self._done = self._done, []
+        return done
+
+    def score(self) -> None:
+        """Score the questions of the videos that were embedded since the last call."""
+        unscored, self._unscored = self._unscored, {}
+        for key, pairs in unscored.items():
+            records = {slot.video_id: slot.records for _, slot in pairs}
+            with self._clock:
+                rows = self._sessions[key].score_split([video for video, _ in pairs], records)
+            self._send("scores", (key, rows))
+
+    def _start(self, batch: Batch) -> None:
+        session = self._sessions[batch.scorer_key]
+        scorer: Any = session.scorer
+        if session.device_type != "cpu" or self._num_at_once == 1:
+            self._finish(batch, self._embed(scorer, batch))
+            return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(
+                self._num_at_once, "strive-embed", initializer=_one_thread_each
+            )
+        if len(self._at_work) > self._num_at_once:
+            self._collect()
+        self._at_work.append((batch, self._threads.submit(self._embed, scorer, batch)))
+
+    def _embed(self, scorer: Any, batch: Batch) -> np.ndarray:
+        with self._clock:
+            return np.asarray(scorer.embed_prepared(batch.prepared))
+
+    def _collect(self) -> None:
+        batch, future = self._at_work.popleft()
+        self._finish(batch, future.result())
+
+    def _finish(self, batch: Batch, embeddings_BD: np.ndarray) -> None:
+        """Give each video its rows; a video whose last row this is, is embedded."""
+        start = 0
+        for slot, num_rows in batch.spans:
+            if slot.take(embeddings_BD[start : start + num_rows]):
+                self._store(slot, np.concatenate(slot.parts))
+                slot.parts = []
+            start += num_rows
+
+    def _store(self, slot: VideoSlot, embeddings_FD: np.ndarray) -> None:
+        session = self._sessions[slot.scorer_key]
+        try:
+            video = session.to_embeddings(
+                slot.video_id, embeddings_FD, slot.num_frames, slot.checksum
+            )
+        except DecodeError as error:
+            self._fail(slot, error, 0.0)
+        else:
+            self._unscored.setdefault(slot.scorer_key, []).append((video, slot))
+            self._send("embeddings", (slot.scorer_key, video), video.embeddings_FD.nbytes)
+        self._end(slot)
+
+    def _run_whole(self, item: Fed) -> None:
+        slot = item.slot
+        assert slot is not None
+        session = self._sessions[slot.scorer_key]
+        scorer: Any = session.scorer
+        started = time.monotonic()
+        try:
+            if session.mode == "split":
+                self._store(slot, scorer.embed_frames(item.frames_FHWC))
+                return
+            assert item.pts_seconds_F is not None
+            if session.mode == "frame_free":
+                rows = session.score_frame_free(item.pts_seconds_F, slot.records, slot.checksum)
+                self._counts.num_unscorable += len(slot.records) - len(rows)
+            else:
+                assert item.frames_FHWC is not None
+                rows = session.score_joint(
+                    item.frames_FHWC, item.pts_seconds_F, slot.records, slot.checksum
+                )
+            self._send("scores", (slot.scorer_key, rows))
+            self._counts.num_embedded += session.mode == "joint"
+        except DecodeError as error:
+            self._fail(slot, error, time.monotonic() - started)
+        self._end(slot)
+
+    def _score_embedded(
+        self, key: str, videos: list[VideoEmbeddings], records: Mapping[str, list[Record]]
+    ) -> None:
+        self._send("scores", (key, self._sessions[key].score_split(videos, records)))
+        self._done += [VideoDone(video.video_id, 0) for video in videos]
+
+    def _fail(self, slot: VideoSlot, error: DecodeError, seconds: float) -> None:
+        self._send("failure", failure_row(slot.video_id, "score", error, seconds, slot.scorer_key))
+
+    def _end(self, slot: VideoSlot) -> None:
+        assert isinstance(slot, FedSlot)
+        slot.done.num_left -= 1
+        if slot.done.num_left == 0:
+            self._done.append(slot.done)
+
+
+def _one_thread_each() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)

@@ -1,0 +1,77 @@
+"""What a call of the offline stage reports."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would cost, from a few videos that were really decoded (and embedded)."""
+
+    num_videos_to_decode: int
+    num_videos_to_embed: int
+    num_questions_to_score: int
+    num_videos_tried: int
+    num_tried_failed: int
+    bytes_on_disk: int
+    bytes_free: int
+    seconds: float
+    decode_seconds_per_video: float
+    embed_seconds_per_video: float
+    num_workers: int
+
+
+@dataclass(slots=True, kw_only=True)
+class StageCounts:
+    """What one stage has done; those of several (Ray actors) add up."""
+
+    num_decoded: int = 0
+    num_repaired: int = 0
+    num_embedded: int = 0
+    num_scored: int = 0
+    num_unscorable: int = 0  # questions that a scorer cannot score, such as ones without spans
+    num_frames: int = 0
+    failed_by_error: dict[str, int] = field(default_factory=dict)
+    bytes_written: int = 0
+    decode_seconds: float = 0.0  # summed over the workers
+    prepare_seconds: float = 0.0  # reading frames back and preparing them for the models
+    embed_seconds: float = 0.0  # models at work, frames and questions, summed over threads
+    embed_wall_seconds: float = 0.0  # in which any model was at work
+    write_seconds: float = 0.0
+
+    @property
+    def num_failed(self) -> int:
+        """Videos that have failed."""
+        return sum(self.failed_by_error.values())
+
+    def add(self, other: "StageCounts") -> None:
+        """Add what another stage has done."""
+        for item in fields(StageCounts):
+            value = getattr(other, item.name)
+            if isinstance(value, dict):
+                mine = getattr(self, item.name)
+                for name, count in value.items():
+                    mine[name] = mine.get(name, 0) + count
+            else:
+                setattr(self, item.name, getattr(self, item.name) + value)
+
+
+@dataclass(slots=True, kw_only=True)
+class PrecomputeSummary(StageCounts):
+    """What a call did and what the cache now holds of what was asked for."""
+
+    cache: Path
+    frames_key: str
+    scorer_keys: dict[str, str] = field(default_factory=dict)
+    num_videos: int = 0
+    num_questions: int = 0
+    num_image_rows: int = 0
+    num_ok: int = 0
+    truncated_share: dict[str, float | None] = field(default_factory=dict)
+    num_workers: int = 0
+    total_seconds: float = 0.0
+    run_seconds: float = 0.0  # wall time between the first video and the last commit
+    nothing_to_do: bool = False
+    interrupted: bool = False
+    subset_file: Path | None = None
+    estimate: Estimate | None = None
