@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from strive import __version__
-from strive.commands import caches, house, looking, offline, online
+from strive.commands import caches, house, looking, offline, online, quality
 from strive.errors import StriveError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command("evaluate")(online.evaluate)
 app.command("rescore")(online.rescore)
 app.command("compare")(online.compare)
 app.command("inspect-scores")(looking.inspect_scores)
+app.command("score-quality")(quality.score_quality)
 app.command("report")(looking.report)
 app.command("demo")(house.demo)
 app.command("doctor")(house.doctor)

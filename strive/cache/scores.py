@@ -14,6 +14,7 @@ from strive.cache.commit import commit_parquet, last_rows, new_part_path, read_p
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, read_settings
 from strive.errors import CacheError, nearest
+from strive.variants import DEFAULT_LOGIT_SCALE
 
 SCHEMA = pa.schema(
     [
@@ -130,6 +131,12 @@ class ScoreReader:
         self._num_text_tokens = table.column("num_text_tokens").to_pylist()
         self._text_truncated = table.column("text_truncated").to_pylist()
         self._scores, self._bounds = _flat_scores(table)
+
+    @property
+    def logit_scale(self) -> float:
+        """The scorer's own learned scale, which the transform `logit` multiplies by."""
+        scale = self.settings.get("details", {}).get("logit_scale")
+        return float(scale or DEFAULT_LOGIT_SCALE)
 
     @property
     def question_ids(self) -> list[str]:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from strive import variants
 from strive.cache.failures import read_failures
-from strive.cache.frames import FrameReader, VideoInfo
+from strive.cache.frames import VideoInfo
 from strive.cache.layout import CacheLayout, default_frames_key, open_cache
+from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
 from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
-from strive.progress import show_progress
 from strive.records import Record
 from strive.report.format import to_jsonable
 from strive.report.scores import (
@@ -30,7 +30,7 @@ from strive.report.scores import (
     InspectSource,
     QuestionStats,
     evidence_frames,
-    iter_stats,
+    measure_questions,
     open_source,
     question_stats,
 )
@@ -80,6 +80,7 @@ class ScorerSummary:
     effective_share: float
     expected_overlap: float
     evidence_auc: float
+    evidence_lift: float
     num_with_evidence: int
 
 
@@ -149,30 +150,38 @@ def summarise(
     failures = read_failures(layout)
     infos = [find_scorer(layout, scorer)] if scorer else list_scorers(layout)
     frames_key = _frames_key(layout, infos)
-    frames = FrameReader(layout, frames_key) if frames_key else None
-    videos = {v: frames.info(v) for v in frames.video_ids} if frames else {}
+    pools = {key: Pools(layout, key) for key in {info.frames_key for info in infos}}
+    if frames_key and frames_key not in pools:
+        pools[frames_key] = Pools(layout, frames_key)
+    videos = pools[frames_key] if frames_key else None
+    cached = set(videos or ())
+    sizes = Counter(videos.num_frames(v) for v in cached) if videos else Counter()
     named = {record.video_id for record in records}
-    failed = {row.video_id for row in failures} - set(videos)
+    failed = {row.video_id for row in failures} - cached
+    sources = (
+        InspectSource(layout, info.key, records=records, pools=pools[info.frames_key])
+        for info in infos
+    )
     scorers = tuple(
-        _summarise_scorer(layout, info.key, settings, strict=scorer is not None) for info in infos
+        _summarise_scorer(source, settings, strict=scorer is not None) for source in sources
     )
     return DatasetSummary(
         cache=str(cache_root),
         frames_key=frames_key,
         num_questions=len(records),
-        num_videos_named=len(named | set(videos) | failed),
-        num_videos_ok=len(videos),
-        num_videos_pending=len(named - set(videos) - failed),
+        num_videos_named=len(named | cached | failed),
+        num_videos_ok=len(cached),
+        num_videos_pending=len(named - cached - failed),
         failures_by_error=dict(Counter(f"{row.stage}: {row.error}" for row in failures)),
         questions_by_type=dict(Counter(record.problem_type for record in records)),
         num_questions_with_evidence=sum(r.evidence_spans_seconds is not None for r in records),
-        num_questions_without_frames=sum(record.video_id not in videos for record in records),
-        frames_per_video=dict(sorted(Counter(v.num_frames for v in videos.values()).items())),
-        num_videos_with_repeated_frames=sum(
-            len(np.unique(v.source_index_F)) < v.num_frames for v in videos.values()
+        num_questions_without_frames=sum(record.video_id not in cached for record in records),
+        frames_per_video=dict(sorted(sizes.items())),
+        num_videos_with_repeated_frames=sum(map(videos.has_repeats, cached)) if videos else 0,
+        num_videos_short=sum(
+            count for size, count in sizes.items() if size < settings.num_segments
         ),
-        num_videos_short=sum(v.num_frames < settings.num_segments for v in videos.values()),
-        duration_seconds_total=float(sum(v.duration_seconds for v in videos.values())),
+        duration_seconds_total=sum(map(videos.duration_seconds, cached)) if videos else 0.0,
         settings=settings,
         scorers=scorers,
         problems=tuple(_integrity_problems(scorers)),
@@ -194,38 +203,21 @@ def _integrity_problems(scorers: tuple[ScorerSummary, ...]) -> Iterator[str]:
             yield f"{row.name}: {row.num_wrong_length} questions have not one score per frame"
 
 
-SECONDS_MATTER = 20_000
-"""From so many questions on, the overview shows its progress (about 2,000 a second)."""
-
-
-def _all_stats(source: InspectSource, settings: InspectSettings) -> list[QuestionStats]:
-    if len(source.records) < SECONDS_MATTER:
-        return list(iter_stats(source, settings))
-    rows = []
-    with show_progress(f"scores of {source.info.name}", len(source.records), "questions") as bar:
-        for row in iter_stats(source, settings):
-            rows.append(row)
-            bar.advance()
-    return rows
-
-
 def _summarise_scorer(
-    layout: CacheLayout, key: str, settings: InspectSettings, *, strict: bool
+    source: InspectSource, settings: InspectSettings, *, strict: bool
 ) -> ScorerSummary:
-    source = InspectSource(layout, key)
     if not strict and settings.score_transform not in source.scores.allowed_transforms:
         settings = dataclasses.replace(settings, score_transform="none")
-    rows = _all_stats(source, settings)
+    rows = measure_questions(source, settings)
     good = [row for row in rows if row.is_finite]
-    weights_N = np.array([row.num_frames for row in good], dtype=np.float64)
-    with_frames = [r for r in source.records.values() if r.video_id in source.frames]
-    found = [source.scores.get(record.question_id) for record in with_frames]
-    num_scored = sum(scores is not None for scores in found)
+    score_mean, score_std = _pooled(good)
+    with_frames = [r for r in source.records.values() if r.video_id in source.pools]
+    num_scored = sum(record.question_id in source.scores for record in with_frames)
     truncated = [row.text_truncated for row in rows if row.text_truncated is not None]
-    aucs = [row.evidence_auc for row in good if not math.isnan(row.evidence_auc)]
+    with_evidence = [row for row in good if not math.isnan(row.evidence_auc)]
 
-    def mean(field: str) -> float:
-        return float(np.mean([getattr(row, field) for row in good])) if good else math.nan
+    def mean(field: str, over: list[QuestionStats] = good) -> float:
+        return float(np.mean([getattr(row, field) for row in over])) if over else math.nan
 
     return ScorerSummary(
         name=source.info.name,
@@ -238,38 +230,30 @@ def _summarise_scorer(
         num_wrong_length=num_scored - len(rows),
         truncated_share=float(np.mean(truncated)) if truncated else math.nan,
         flat_share=mean("is_flat"),
-        score_mean=(
-            float(np.average([row.score_mean for row in good], weights=weights_N))
-            if good
-            else math.nan
-        ),
-        score_std=_pooled_std(source, good),
+        score_mean=score_mean,
+        score_std=score_std,
         score_min=min((row.score_min for row in good), default=math.nan),
         score_max=max((row.score_max for row in good), default=math.nan),
         within_segment_std=mean("within_segment_std"),
         effective_frames=mean("effective_frames"),
         effective_share=mean("effective_share"),
         expected_overlap=mean("expected_overlap"),
-        evidence_auc=float(np.mean(aucs)) if aucs else math.nan,
-        num_with_evidence=len(aucs),
+        evidence_auc=mean("evidence_auc", with_evidence),
+        evidence_lift=mean("evidence_lift", with_evidence),
+        num_with_evidence=len(with_evidence),
     )
 
 
-def _pooled_std(source: InspectSource, good: list[QuestionStats]) -> float:
-    """Deviation over all frames of all questions."""
-    count, mean, squares = 0, 0.0, 0.0
-    for row in good:
-        found = source.scores.get(row.question_id)
-        assert found is not None
-        scores_F = np.asarray(found.scores_F, dtype=np.float64)
-        # Chan's update: the plain sum of squares loses cosines whose spread is 1e-3 of their mean.
-        delta = float(scores_F.mean()) - mean
-        total = count + len(scores_F)
-        squares += float(((scores_F - scores_F.mean()) ** 2).sum())
-        squares += delta**2 * count * len(scores_F) / total
-        mean += delta * len(scores_F) / total
-        count = total
-    return math.sqrt(squares / count) if count else math.nan
+def _pooled(good: list[QuestionStats]) -> tuple[float, float]:
+    """Mean and deviation over all frames of all questions."""
+    if not good:
+        return math.nan, math.nan
+    sizes_N = np.array([row.num_frames for row in good], dtype=np.float64)
+    means_N = np.array([row.score_mean for row in good])
+    mean = float(np.average(means_N, weights=sizes_N))
+    # By parts: the plain sum of squares loses cosines whose spread is 1e-3 of their mean.
+    squares_N = np.array([row.score_std for row in good]) ** 2 + (means_N - mean) ** 2
+    return mean, math.sqrt(float(np.average(squares_N, weights=sizes_N)))
 
 
 # --- one question -------------------------------------------------------------------------------
@@ -340,11 +324,8 @@ def view_question(
         evidence_seen_M=(
             None if spans is None else variants.evidence_seen(picks_MK, video.pts_seconds_F, spans)
         ),
-        stats=question_stats(
-            record, found, video,
-            kind=source.info.kind, settings=settings, logit_scale=source.logit_scale,
-        ),
-    )  # fmt: skip
+        stats=question_stats(source, record, found, settings),
+    )
 
 
 def importance_points(view: QuestionView, step: int) -> NDArray[np.float64]:
@@ -377,7 +358,7 @@ def select_questions(
         raise ConfigError(f"--sample is {count}; it must be at least 1")
     if worst is not None and worst not in get_args(Worst):
         raise unknown_name("--worst", worst, get_args(Worst))
-    rows = [row for row in iter_stats(source, settings) if row.is_finite]
+    rows = [row for row in measure_questions(source, settings) if row.is_finite]
     if worst == "flat":
         rows.sort(key=lambda row: (-row.effective_share, row.score_max - row.score_min))
     elif worst == "peaky":

@@ -1,21 +1,23 @@
 """One scorer's numbers per question: what every view of a cache is made of."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strive import variants
-from strive.cache.frames import FrameReader, VideoInfo
+from strive import measures, variants
+from strive.cache.frames import FrameReader
 from strive.cache.layout import CacheLayout, open_cache
+from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import QuestionScores, ScoreReader, find_scorer
+from strive.progress import show_progress
 from strive.records import Record
-from strive.statistics import roc_auc
 from strive.variants import ScoreTransform
 
 FLAT_RANGE = 1e-3
@@ -45,6 +47,8 @@ class QuestionStats:
     problem: str
     num_frames: int
     score_mean: float
+    score_std: float
+    """Over the pool's frames, ddof 0."""
     score_min: float
     score_max: float
     within_segment_std: float
@@ -60,31 +64,41 @@ class QuestionStats:
     """Both None where a scorer does not tell."""
     evidence_auc: float
     """Chance that an evidence frame outscores another one; NaN where no span is known."""
+    evidence_lift: float
+    """Evidence frames expected in a variant over those of a uniform draw; NaN without spans."""
 
 
 class InspectSource:
     """The readers of one cache and one scorer, opened once."""
 
-    def __init__(self, layout: CacheLayout, scorer: str | None) -> None:
+    def __init__(
+        self,
+        layout: CacheLayout,
+        scorer: str | None,
+        *,
+        records: Sequence[Record] | None = None,
+        pools: Pools | None = None,
+    ) -> None:
         self.layout = layout
         self.info = find_scorer(layout, scorer)
         self.scores = ScoreReader(layout, self.info.key)
-        self.frames = FrameReader(layout, self.info.frames_key)
-        self.records = {record.question_id: record for record in read_questions(layout)}
+        self.pools = Pools(layout, self.info.frames_key) if pools is None else pools
+        known = read_questions(layout) if records is None else records
+        self.records = {record.question_id: record for record in known}
+
+    @cached_property
+    def frames(self) -> FrameReader:
+        """The pixels, opened when a view needs them."""
+        return FrameReader(self.layout, self.info.frames_key)
 
     @property
     def logit_scale(self) -> float:
         """The scorer's own learned scale, which the transform `logit` multiplies by."""
-        return logit_scale_of(self.scores.settings)
+        return self.scores.logit_scale
 
     def probabilities(self, scores_F: Any, settings: InspectSettings) -> NDArray[np.float64]:
         """P(t) of Eq. 4 (or the normalised weights) under the settings."""
         return probabilities_of(scores_F, self.info.kind, settings, self.logit_scale)
-
-
-def logit_scale_of(scorer_settings: dict[str, Any]) -> float:
-    """Read a scorer's logit scale from its settings, as training does."""
-    return float(scorer_settings.get("logit_scale") or variants.DEFAULT_LOGIT_SCALE)
 
 
 def open_source(cache_root: Path, scorer: str | None = None) -> InspectSource:
@@ -111,85 +125,126 @@ def evidence_frames(record: Record, pts_seconds_F: NDArray[np.float64]) -> NDArr
     """Tell which frames lie in the record's evidence spans `[start, end)`; None without spans."""
     if record.evidence_spans_seconds is None:
         return None
-    index_F1 = np.arange(len(pts_seconds_F))[:, None]
-    return variants.evidence_seen(index_F1, pts_seconds_F, record.evidence_spans_seconds)
+    return measures.evidence_mask(pts_seconds_F, record.evidence_spans_seconds)
 
 
-def _segment_std(
-    scores_F: NDArray[np.float64], filled_K2: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """std (ddof 0) of each non-empty segment; the segments tile the pool."""
-    lengths_K = filled_K2[:, 1] - filled_K2[:, 0]
-    means_K = np.add.reduceat(scores_F, filled_K2[:, 0]) / lengths_K
-    deviations_F = scores_F - np.repeat(means_K, lengths_K)
-    squares_K = np.add.reduceat(deviations_F**2, filled_K2[:, 0])
-    return np.asarray(np.sqrt(squares_K / lengths_K), dtype=np.float64)
+SECONDS_MATTER = 100_000
+"""From so many questions on, measuring shows its progress (about 50,000 a second)."""
+_ROWS_AT_ONCE = 4096
 
 
-def _is_flat(scores_F: NDArray[np.float64], kind: str) -> bool:
-    scale = float(scores_F.max()) if kind == "weight" else 1.0
-    return float(np.ptp(scores_F)) < FLAT_RANGE * max(scale, 1e-30)
+def _measure_rows(
+    source: InspectSource,
+    found: Sequence[tuple[Record, QuestionScores]],
+    settings: InspectSettings,
+) -> list[QuestionStats]:
+    """Measure questions whose pools have one size, in the order given."""
+    scores_QF = np.stack([scores.scores_F for _, scores in found]).astype(np.float64)
+    finite_Q = np.asarray(np.isfinite(scores_QF).all(axis=1))
+    good_QF, kind, k = scores_QF[finite_Q], source.info.kind, settings.num_segments
+    columns = {name: np.full(len(found), math.nan) for name in _FIGURES}
+    if len(good_QF):
+        evidence_QF = np.stack(
+            [
+                measures.evidence_mask(
+                    source.pools[record.video_id], record.evidence_spans_seconds or ()
+                )
+                for (record, _), is_finite in zip(found, finite_Q.tolist(), strict=True)
+                if is_finite
+            ]
+        )
+        p_QF = measures.probability_rows(
+            good_QF,
+            score_kind=kind,
+            num_segments=k,
+            frame_temperature=settings.frame_temperature,
+            score_transform=settings.score_transform,
+            logit_scale=source.logit_scale,
+        )
+        effective_Q, share_Q = measures.effective_rows(p_QF, k)
+        scale_Q = good_QF.max(axis=1) if kind == "weight" else np.ones(len(good_QF))
+        figures = {
+            "score_mean": good_QF.mean(axis=1),
+            "score_std": good_QF.std(axis=1),
+            "score_min": good_QF.min(axis=1),
+            "score_max": good_QF.max(axis=1),
+            "within_segment_std": measures.segment_std_rows(good_QF, k),
+            "effective_frames": effective_Q,
+            "effective_share": share_Q,
+            "expected_overlap": measures.overlap_rows(p_QF, k),
+            "is_flat": np.ptp(good_QF, axis=1) < FLAT_RANGE * np.maximum(scale_Q, 1e-30),
+            "evidence_auc": measures.auc_rows(good_QF, evidence_QF),
+            "evidence_lift": measures.lift_rows(p_QF, evidence_QF, k),
+        }
+        for name, values_Q in figures.items():
+            columns[name][finite_Q] = values_Q
+    figures_Q = zip(*(columns[name].tolist() for name in _FIGURES), strict=True)
+    return [
+        QuestionStats(
+            **dict(zip(_FIGURES, figures, strict=True)) | {"is_flat": figures[_FLAT] == 1.0},
+            question_id=record.question_id,
+            video_id=record.video_id,
+            problem=record.problem,
+            num_frames=len(scores.scores_F),
+            num_text_tokens=scores.num_text_tokens,
+            text_truncated=scores.text_truncated,
+            is_finite=is_finite,
+        )
+        for (record, scores), is_finite, figures in zip(
+            found, finite_Q.tolist(), figures_Q, strict=True
+        )
+    ]
+
+
+_FIGURES = (
+    "score_mean", "score_std", "score_min", "score_max", "within_segment_std", "effective_frames",
+    "effective_share", "expected_overlap", "is_flat", "evidence_auc", "evidence_lift",
+)  # fmt: skip
+_FLAT = _FIGURES.index("is_flat")
 
 
 def question_stats(
-    record: Record,
-    found: QuestionScores,
-    video: VideoInfo,
-    *,
-    kind: str,
-    settings: InspectSettings,
-    logit_scale: float,
+    source: InspectSource, record: Record, found: QuestionScores, settings: InspectSettings
 ) -> QuestionStats:
     """Measure one question's scores and the probabilities they give."""
-    scores_F = np.asarray(found.scores_F, dtype=np.float64)
-    nan = math.nan
-    common: dict[str, Any] = {
-        "question_id": record.question_id,
-        "video_id": record.video_id,
-        "problem": record.problem,
-        "num_frames": len(scores_F),
-        "num_text_tokens": found.num_text_tokens,
-        "text_truncated": found.text_truncated,
-    }
-    if not np.isfinite(scores_F).all():
-        return QuestionStats(
-            **common, score_mean=nan, score_min=nan, score_max=nan, within_segment_std=nan,
-            effective_frames=nan, effective_share=nan, expected_overlap=nan, is_flat=False,
-            is_finite=False, evidence_auc=nan,
-        )  # fmt: skip
-    bounds_K2 = variants.segment_bounds(len(scores_F), settings.num_segments)
-    filled_K2 = bounds_K2[bounds_K2[:, 1] > bounds_K2[:, 0]]
-    probabilities_F = probabilities_of(scores_F, kind, settings, logit_scale)
-    effective_K = variants.effective_frames(probabilities_F, filled_K2)
-    evidence_F = evidence_frames(record, video.pts_seconds_F)
-    return QuestionStats(
-        **common,
-        score_mean=float(scores_F.mean()),
-        score_min=float(scores_F.min()),
-        score_max=float(scores_F.max()),
-        within_segment_std=float(_segment_std(scores_F, filled_K2).mean()),
-        effective_frames=float(effective_K.mean()),
-        effective_share=float(np.mean(effective_K / (filled_K2[:, 1] - filled_K2[:, 0]))),
-        expected_overlap=variants.expected_overlap(probabilities_F, filled_K2),
-        is_flat=_is_flat(scores_F, kind),
-        is_finite=True,
-        evidence_auc=nan if evidence_F is None else roc_auc(scores_F, evidence_F),
-    )
+    return _measure_rows(source, [(record, found)], settings)[0]
 
 
-def iter_stats(source: InspectSource, settings: InspectSettings) -> Iterator[QuestionStats]:
-    """Measure every question that has scores and frames, in the cache's order."""
-    videos: dict[str, VideoInfo] = {}
+def measure_questions(source: InspectSource, settings: InspectSettings) -> list[QuestionStats]:
+    """Measure every question that has one score for each frame, in the cache's order."""
+    by_size: dict[int, list[tuple[int, Record, QuestionScores]]] = {}
+    for place, (record, found) in enumerate(scored_questions(source)):
+        by_size.setdefault(len(found.scores_F), []).append((place, record, found))
+    total = sum(map(len, by_size.values()))
+    measured: dict[int, QuestionStats] = {}
+    for batch in _batches(by_size, f"scores of {source.info.name}", total):
+        rows = _measure_rows(source, [(record, found) for _, record, found in batch], settings)
+        measured.update(zip((place for place, _, _ in batch), rows, strict=True))
+    return [measured[place] for place in range(total)]
+
+
+def scored_questions(source: InspectSource) -> Iterator[tuple[Record, QuestionScores]]:
+    """Yield the questions that have frames and one score for each of them."""
     for record in source.records.values():
         found = source.scores.get(record.question_id)
-        if found is None or record.video_id not in source.frames:
+        if found is None or record.video_id not in source.pools:
             continue
-        if record.video_id not in videos:
-            videos[record.video_id] = source.frames.info(record.video_id)
-        video = videos[record.video_id]
-        if len(found.scores_F) != video.num_frames:
-            continue
-        yield question_stats(
-            record, found, video,
-            kind=source.info.kind, settings=settings, logit_scale=source.logit_scale,
-        )  # fmt: skip
+        if len(found.scores_F) == source.pools.num_frames(record.video_id):
+            yield record, found
+
+
+def _batches(
+    by_size: dict[int, list[tuple[int, Record, QuestionScores]]], label: str, total: int
+) -> Iterator[list[tuple[int, Record, QuestionScores]]]:
+    batches = [
+        rows[start : start + _ROWS_AT_ONCE]
+        for rows in by_size.values()
+        for start in range(0, len(rows), _ROWS_AT_ONCE)
+    ]
+    if total < SECONDS_MATTER:
+        yield from batches
+        return
+    with show_progress(label, total, "questions") as bar:
+        for batch in batches:
+            yield batch
+            bar.advance(len(batch))

@@ -15,9 +15,7 @@ from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
 from strive.errors import CacheError, ConfigError, UnknownNameError
 from strive.report import inspect, inspect_terminal
 from strive.report.inspect import InspectSettings
-from strive.report.scores import _segment_std
-from strive.seeding import derive_rng
-from strive.variants import draw_variants, segment_bounds
+from strive.variants import draw_variants
 
 from .conftest import FRAMES_KEY, HOSTILE, scores_of, write_cache
 
@@ -212,15 +210,6 @@ def test_a_wide_pool_is_wrapped(cache: Path) -> None:
     inspect_terminal.print_question(view, console)
     text = console.export_text()
     assert text.count("score  ") >= 2 and "(35" not in text
-
-
-@pytest.mark.parametrize("num_frames", [64, 61, 16, 9])
-def test_segment_std_against_a_loop(num_frames: int) -> None:
-    scores_F = derive_rng(num_frames, "segment std").normal(0.2, 1e-3, num_frames)
-    bounds_K2 = segment_bounds(num_frames, 16)
-    filled_K2 = bounds_K2[bounds_K2[:, 1] > bounds_K2[:, 0]]
-    wanted = [scores_F[a:b].std() for a, b in filled_K2]
-    assert _segment_std(scores_F, filled_K2) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_sparkline() -> None:

@@ -1,0 +1,177 @@
+"""What scores say about many questions at once: Eq. 4, ranks and evidence over arrays [Q, F].
+
+Every function takes questions whose pools have one size, and gives for each row what
+`strive.variants` and `strive.statistics` give for that question alone; a cache of 100,000 questions
+is measured in seconds. Axes: Q questions, F pool frames, K segments.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from strive import variants
+from strive.variants import DEFAULT_LOGIT_SCALE, segment_bounds
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def filled_bounds(num_frames: int, num_segments: int) -> NDArray[np.int64]:
+    """Return the segments that hold a frame (with F < K some are empty), as rows [start, end)."""
+    bounds_K2 = segment_bounds(num_frames, num_segments)
+    return bounds_K2[bounds_K2[:, 1] > bounds_K2[:, 0]]
+
+
+def transform_rows(
+    scores_QF: Floats, transform: str, *, logit_scale: float = DEFAULT_LOGIT_SCALE
+) -> Floats:
+    """Rescale each row as `variants.transform_scores` does."""
+    scores_QF = np.asarray(scores_QF, dtype=np.float64)
+    if transform == "none":
+        return scores_QF
+    if transform == "logit":
+        return logit_scale * scores_QF
+    if transform == "zscore":
+        offset_Q1, scale_Q1 = _column(scores_QF.mean(axis=1)), _column(scores_QF.std(axis=1))
+    elif transform == "minmax":
+        offset_Q1, scale_Q1 = _column(scores_QF.min(axis=1)), _column(np.ptp(scores_QF, axis=1))
+    else:
+        raise ValueError(f"score_transform '{transform}' has no rule here")
+    flat_Q1 = scale_Q1 <= 1e-9 * np.maximum(1.0, _column(np.abs(scores_QF).max(axis=1)))
+    return np.where(flat_Q1, 0.0, (scores_QF - offset_Q1) / np.where(flat_Q1, 1.0, scale_Q1))
+
+
+def probability_rows(
+    scores_QF: Floats,
+    *,
+    score_kind: str,
+    num_segments: int,
+    frame_temperature: float,
+    score_transform: str = "none",
+    logit_scale: float = DEFAULT_LOGIT_SCALE,
+) -> Floats:
+    """P(t) of each row: Eq. 4 for similarities, normalised weights otherwise; scores are finite.
+
+    With one segment it is the softmax (or the share) over the whole pool.
+
+    Raises:
+        ConfigError: a temperature or transform that `variants.probabilities_of` refuses.
+        CacheError: weights below 0.
+    """
+    suspects_QF = scores_QF[(scores_QF < 0).any(axis=1)] if score_kind == "weight" else scores_QF
+    for scores_F in (*suspects_QF[:1], *scores_QF[:1]):
+        variants.probabilities_of(
+            scores_F,
+            score_kind=score_kind,  # type: ignore[arg-type]
+            num_segments=num_segments,
+            frame_temperature=frame_temperature,
+            score_transform=score_transform,  # type: ignore[arg-type]
+        )
+    bounds_K2 = filled_bounds(scores_QF.shape[1], num_segments)
+    starts_K, lengths_K = bounds_K2[:, 0], bounds_K2[:, 1] - bounds_K2[:, 0]
+    values_QF = np.asarray(scores_QF, dtype=np.float64)
+    if score_kind == "similarity":
+        values_QF = transform_rows(values_QF, score_transform, logit_scale=logit_scale)
+    largest_QF = np.repeat(np.maximum.reduceat(values_QF, starts_K, axis=1), lengths_K, axis=1)
+    if score_kind == "similarity":
+        values_QF = np.exp((values_QF - largest_QF) / frame_temperature)
+    else:
+        nothing_QF = largest_QF == 0  # a segment without weight is uniform
+        values_QF = np.where(nothing_QF, 1.0, values_QF / np.where(nothing_QF, 1.0, largest_QF))
+    sums_QK = np.add.reduceat(values_QF, starts_K, axis=1)
+    return values_QF / np.repeat(sums_QK, lengths_K, axis=1)
+
+
+def segment_std_rows(scores_QF: Floats, num_segments: int) -> Floats:
+    """Mean over segments of the deviation (ddof 0) of the scores in it: [Q]."""
+    bounds_K2 = filled_bounds(scores_QF.shape[1], num_segments)
+    starts_K, lengths_K = bounds_K2[:, 0], bounds_K2[:, 1] - bounds_K2[:, 0]
+    means_QK = np.add.reduceat(scores_QF, starts_K, axis=1) / lengths_K
+    deviations_QF = scores_QF - np.repeat(means_QK, lengths_K, axis=1)
+    squares_QK = np.add.reduceat(deviations_QF**2, starts_K, axis=1) / lengths_K
+    return np.sqrt(squares_QK).mean(axis=1)
+
+
+def effective_rows(probabilities_QF: Floats, num_segments: int) -> tuple[Floats, Floats]:
+    """Mean over segments of exp(entropy of P), and of its share of the segment's frames: [Q], [Q].
+
+    The first runs from 1 (always the same frame) to the segment's length (uniform).
+    """
+    bounds_K2 = filled_bounds(probabilities_QF.shape[1], num_segments)
+    logs_QF = np.log(np.where(probabilities_QF > 0, probabilities_QF, 1.0))
+    entropy_QK = -np.add.reduceat(probabilities_QF * logs_QF, bounds_K2[:, 0], axis=1)
+    effective_QK = np.exp(entropy_QK)
+    lengths_K = bounds_K2[:, 1] - bounds_K2[:, 0]
+    return effective_QK.mean(axis=1), (effective_QK / lengths_K).mean(axis=1)
+
+
+def overlap_rows(probabilities_QF: Floats, num_segments: int) -> Floats:
+    """Chance that two variants show the same frame, mean over segments of sum P(t)^2: [Q]."""
+    num_filled = len(filled_bounds(probabilities_QF.shape[1], num_segments))
+    return (probabilities_QF**2).sum(axis=1) / num_filled
+
+
+def auc_rows(scores_QF: Floats, positive_QF: Bools) -> Floats:
+    """ROC-AUC of each row: chance that a positive outscores a negative, ties half.
+
+    NaN for a row without positives or without negatives.
+
+    By the identity of Mann and Whitney: (rank sum of the positives - n(n + 1) / 2) / (n m), with n
+    positives, m negatives and ties sharing their mean rank.
+    """
+    ranks_QF = rankdata(scores_QF, axis=1)
+    positives_Q = positive_QF.sum(axis=1)
+    pairs_Q = positives_Q * (positive_QF.shape[1] - positives_Q)
+    rank_sums_Q = np.where(positive_QF, ranks_QF, 0.0).sum(axis=1)
+    wins_Q = rank_sums_Q - positives_Q * (positives_Q + 1) / 2
+    return np.where(pairs_Q > 0, wins_Q / np.maximum(pairs_Q, 1), np.nan)
+
+
+def recall_rows(scores_QF: Floats, positive_QF: Bools, k_Q: NDArray[np.int64] | int) -> Floats:
+    """Share of the evidence among the k highest scores, of what k frames can hold at most: [Q].
+
+    |top k and evidence| / min(k, |evidence|): 1 for a perfect scorer at every k. Equal scores at
+    the border count by the share that a random choice among them would take. NaN without evidence.
+    """
+    ks_Q = np.clip(np.broadcast_to(np.asarray(k_Q), len(scores_QF)), 1, scores_QF.shape[1])
+    kth_Q1 = np.take_along_axis(-np.sort(-scores_QF, axis=1), _column(ks_Q) - 1, axis=1)
+    above_QF, level_QF = scores_QF > kth_Q1, scores_QF == kth_Q1
+    places_Q = ks_Q - above_QF.sum(axis=1)
+    share_Q = places_Q / np.maximum(level_QF.sum(axis=1), 1)
+    hits_Q = (above_QF & positive_QF).sum(axis=1) + share_Q * (level_QF & positive_QF).sum(axis=1)
+    most_Q = np.minimum(ks_Q, positive_QF.sum(axis=1))
+    return np.where(most_Q > 0, hits_Q / np.maximum(most_Q, 1), np.nan)
+
+
+def uniform_rows(num_frames: int, num_segments: int) -> Floats:
+    """P(t) of a draw that all frames of a segment share equally: [F]."""
+    bounds_K2 = filled_bounds(num_frames, num_segments)
+    lengths_K = bounds_K2[:, 1] - bounds_K2[:, 0]
+    return np.repeat(1.0 / lengths_K, lengths_K)
+
+
+def lift_rows(probabilities_QF: Floats, positive_QF: Bools, num_segments: int) -> Floats:
+    """Evidence frames expected in a variant, over those of a uniform draw: [Q]; NaN without any."""
+    uniform_F = uniform_rows(probabilities_QF.shape[1], num_segments)
+    mass_Q = np.where(positive_QF, probabilities_QF, 0.0).sum(axis=1)
+    base_Q = np.where(positive_QF, uniform_F, 0.0).sum(axis=1)
+    return np.where(base_Q > 0, mass_Q / np.where(base_Q > 0, base_Q, 1.0), np.nan)
+
+
+def seen_rows(probabilities_QF: Floats, positive_QF: Bools, num_segments: int) -> Floats:
+    """Chance that a variant shows an evidence frame: 1 - prod_k (1 - mass of segment k): [Q]."""
+    starts_K = filled_bounds(probabilities_QF.shape[1], num_segments)[:, 0]
+    mass_QK = np.add.reduceat(np.where(positive_QF, probabilities_QF, 0.0), starts_K, axis=1)
+    return 1.0 - np.prod(1.0 - np.minimum(mass_QK, 1.0), axis=1)
+
+
+def evidence_mask(pts_seconds_F: Floats, spans: tuple[tuple[float, float], ...]) -> Bools:
+    """Tell which frames lie in one of the half-open spans `[start, end)`, in seconds."""
+    inside_F = np.zeros(len(pts_seconds_F), dtype=bool)
+    for start, end in spans:
+        inside_F |= (pts_seconds_F >= start) & (pts_seconds_F < end)
+    return inside_F
+
+
+def _column(values_Q: NDArray) -> NDArray:
+    return values_Q[:, None]

@@ -1,0 +1,189 @@
+"""Rows against one question at a time, and the properties that each measure promises."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from strive import measures, statistics, variants
+from strive.errors import CacheError, ConfigError
+from strive.seeding import derive_rng
+
+SIZES = [(64, 16), (61, 16), (16, 16), (9, 16), (64, 1)]
+# Few distinct values: ties happen.
+SCORES = arrays(np.float64, (3, 20), elements=st.integers(-6, 6).map(lambda n: n / 8))
+FLAGS = arrays(np.bool_, (3, 20))
+
+
+def rows(num_frames: int, label: str = "rows") -> np.ndarray:
+    scores_QF = derive_rng(num_frames, label).normal(0.2, 0.05, (5, num_frames))
+    scores_QF[3] = 0.7  # flat
+    scores_QF[4] = np.round(scores_QF[4], 2)  # ties
+    return scores_QF
+
+
+@pytest.mark.parametrize("transform", variants.SCORE_TRANSFORMS)
+@pytest.mark.parametrize(("num_frames", "k"), SIZES)
+def test_rows_equal_eq4_of_each_question(num_frames: int, k: int, transform: str) -> None:
+    rule = {
+        "score_kind": "similarity", "num_segments": k, "frame_temperature": 0.1,
+        "score_transform": transform, "logit_scale": 14.0,
+    }  # fmt: skip
+    scores_QF = rows(num_frames)
+    got_QF = measures.probability_rows(scores_QF, **rule)  # type: ignore[arg-type]
+    for scores_F, got_F in zip(scores_QF, got_QF, strict=True):
+        wanted_F = variants.probabilities_of(scores_F, **rule)  # type: ignore[arg-type]
+        np.testing.assert_allclose(got_F, wanted_F, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("num_frames", "k"), SIZES)
+def test_rows_equal_weights_of_each_question(num_frames: int, k: int) -> None:
+    weights_QF = np.maximum(rows(num_frames, "weights") - 0.2, 0.0)
+    weights_QF[2] = 0.0
+    rule = {"score_kind": "weight", "num_segments": k, "frame_temperature": 0.4}
+    got_QF = measures.probability_rows(weights_QF, **rule)  # type: ignore[arg-type]
+    for weights_F, got_F in zip(weights_QF, got_QF, strict=True):
+        wanted_F = variants.segment_weight_probabilities(weights_F, num_segments=k)
+        np.testing.assert_allclose(got_F, wanted_F, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("num_frames", "k"), SIZES)
+def test_row_measures_equal_those_of_each_question(num_frames: int, k: int) -> None:
+    scores_QF = rows(num_frames)
+    p_QF = measures.probability_rows(
+        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=0.05
+    )
+    bounds_K2 = measures.filled_bounds(num_frames, k)
+    effective_Q, share_Q = measures.effective_rows(p_QF, k)
+    for q, p_F in enumerate(p_QF):
+        each_K = variants.effective_frames(p_F, bounds_K2)
+        assert effective_Q[q] == pytest.approx(each_K.mean())
+        lengths_K = bounds_K2[:, 1] - bounds_K2[:, 0]
+        assert share_Q[q] == pytest.approx(np.mean(each_K / lengths_K))
+        overlap = measures.overlap_rows(p_QF, k)[q]
+        assert overlap == pytest.approx(variants.expected_overlap(p_F, bounds_K2))
+        wanted = np.mean([scores_QF[q, a:b].std() for a, b in bounds_K2])
+        assert measures.segment_std_rows(scores_QF, k)[q] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_what_eq4_refuses_is_refused() -> None:
+    scores_QF = rows(20)
+    with pytest.raises(ConfigError, match="frame_temperature is 0"):
+        measures.probability_rows(
+            scores_QF, score_kind="similarity", num_segments=4, frame_temperature=0.0
+        )
+    with pytest.raises(CacheError, match="weights hold -1"):
+        measures.probability_rows(
+            np.array([[1.0, 2.0], [-1.0, 3.0]]),
+            score_kind="weight", num_segments=1, frame_temperature=0.4,
+        )  # fmt: skip
+
+
+def slow_auc(scores_F: np.ndarray, evidence_F: np.ndarray) -> float:
+    """Every pair of an evidence frame and another one: 1 for a win, 1/2 for a tie."""
+    pairs = [
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a in scores_F[evidence_F]
+        for b in scores_F[~evidence_F]
+    ]
+    return sum(pairs) / len(pairs) if pairs else math.nan
+
+
+@given(SCORES, FLAGS)
+def test_auc_against_all_pairs(scores_QF: np.ndarray, flags_QF: np.ndarray) -> None:
+    got_Q = measures.auc_rows(scores_QF, flags_QF)
+    for scores_F, flags_F, got in zip(scores_QF, flags_QF, got_Q, strict=True):
+        assert got == pytest.approx(slow_auc(scores_F, flags_F), abs=1e-12, nan_ok=True)
+        alone = statistics.roc_auc(scores_F, flags_F)
+        assert got == pytest.approx(alone, abs=1e-12, nan_ok=True)
+
+
+@given(SCORES, FLAGS)
+def test_ranks_do_not_change_under_monotone_maps(
+    scores_QF: np.ndarray, flags_QF: np.ndarray
+) -> None:
+    for mapped_QF in (np.exp(scores_QF), 100 * scores_QF - 7, np.arctan(scores_QF)):
+        for measure in (
+            measures.auc_rows,
+            lambda s, e: measures.recall_rows(s, e, 7),
+            lambda s, e: measures.recall_rows(s, e, e.sum(axis=1)),
+        ):
+            np.testing.assert_allclose(measure(mapped_QF, flags_QF), measure(scores_QF, flags_QF))
+    # Turned over, every win is a loss.
+    turned_Q = measures.auc_rows(-scores_QF, flags_QF)
+    np.testing.assert_allclose(turned_Q, 1 - measures.auc_rows(scores_QF, flags_QF))
+
+
+@given(FLAGS, st.floats(-3, 3), st.sampled_from([1, 4, 16, 20, 32]))
+def test_flat_scores_say_nothing(flags_QF: np.ndarray, level: float, k: int) -> None:
+    scores_QF = np.full(flags_QF.shape, level)
+    p_QF = measures.probability_rows(
+        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=0.4
+    )
+    some_Q = flags_QF.any(axis=1)
+    np.testing.assert_allclose(measures.lift_rows(p_QF, flags_QF, k)[some_Q], 1.0)
+    assert np.isnan(measures.lift_rows(p_QF, flags_QF, k)[~some_Q]).all()
+    both_Q = some_Q & ~flags_QF.all(axis=1)
+    np.testing.assert_allclose(measures.auc_rows(scores_QF, flags_QF)[both_Q], 0.5)
+    # A random choice of 5 of 20 frames holds 5/20 of the evidence.
+    num_Q = flags_QF.sum(axis=1)[some_Q]
+    wanted_Q = 5 / 20 * num_Q / np.minimum(5, num_Q)
+    np.testing.assert_allclose(measures.recall_rows(scores_QF, flags_QF, 5)[some_Q], wanted_Q)
+
+
+@given(FLAGS, st.sampled_from([1, 4, 16, 20, 32]))
+@settings(max_examples=50)
+def test_an_oracle_is_perfect(flags_QF: np.ndarray, k: int) -> None:
+    both_Q = flags_QF.any(axis=1) & ~flags_QF.all(axis=1)
+    scores_QF, flags_QF = flags_QF[both_Q].astype(np.float64), flags_QF[both_Q]
+    if not len(scores_QF):
+        return
+    assert (measures.auc_rows(scores_QF, flags_QF) == 1).all()
+    assert (measures.recall_rows(scores_QF, flags_QF, 5) == 1).all()
+    p_QF = measures.probability_rows(
+        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=0.4
+    )
+    uniform_QF = np.broadcast_to(measures.uniform_rows(20, k), p_QF.shape)
+    assert (measures.lift_rows(p_QF, flags_QF, k) >= 1 - 1e-12).all()
+    seen_Q = measures.seen_rows(p_QF, flags_QF, k)
+    assert (seen_Q >= measures.seen_rows(uniform_QF, flags_QF, k) - 1e-12).all()
+
+
+def test_measures_by_hand() -> None:
+    # Eight frames, two segments of four; frames 2 and 3 (and, in row 1, 4) are evidence.
+    weights_QF = np.array([[1.0, 1, 2, 4, 1, 1, 1, 1], [0, 0, 0, 0, 3, 1, 0, 0]])
+    evidence_QF = np.array([[0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0]], dtype=bool)
+    p_QF = measures.probability_rows(
+        weights_QF, score_kind="weight", num_segments=2, frame_temperature=0.4
+    )
+    # Row 0: segment 1 sums to 8, segment 2 to 4. Row 1: segment 1 has no weight, so it is uniform.
+    wanted = [
+        [1 / 8, 1 / 8, 2 / 8, 4 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 4],
+        [1 / 4, 1 / 4, 1 / 4, 1 / 4, 3 / 4, 1 / 4, 0, 0],
+    ]
+    np.testing.assert_allclose(p_QF, wanted)
+    # Row 0: mass 6/8 against 2/4. Row 1: 2/4 + 3/4 against 2/4 + 1/4.
+    np.testing.assert_allclose(
+        measures.lift_rows(p_QF, evidence_QF, 2), [(6 / 8) / (2 / 4), (5 / 4) / (3 / 4)]
+    )
+    # Row 0: only segment 1 can show it. Row 1: missed with 1/2 * 1/4.
+    np.testing.assert_allclose(measures.seen_rows(p_QF, evidence_QF, 2), [6 / 8, 1 - 1 / 8])
+    # Row 0, top 1 is frame 3 (a hit; 1 is the most that 1 frame can hold), top 3 are frames 3, 2
+    # and one of the six others. Row 1, top 1 is frame 4; top 3 are frames 4, 5 and one of the six
+    # zeros, of which two are evidence: 1 + 2/6 of at most 3.
+    np.testing.assert_allclose(measures.recall_rows(weights_QF, evidence_QF, 1), [1, 1])
+    np.testing.assert_allclose(
+        measures.recall_rows(weights_QF, evidence_QF, 3), [1, (1 + 1 / 3) / 3]
+    )
+    # Row 0: both beat all six others. Row 1: frame 4 beats five of five; the zeros (two) beat none,
+    # lose to frame 5 and tie with four: (5 + 2 * 4 / 2) / 15.
+    np.testing.assert_allclose(measures.auc_rows(weights_QF, evidence_QF), [1, (5 + 4) / 15])
+
+
+def test_spans_are_half_open() -> None:
+    pts_seconds_F = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
+    mask_F = measures.evidence_mask(pts_seconds_F, ((0.5, 1.0), (2.0, 9.0)))
+    assert mask_F.tolist() == [False, True, False, False, True]
