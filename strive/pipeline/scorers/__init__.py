@@ -2,11 +2,14 @@
 
 A scorer is made by a function that takes a `ScorerRequest`. It has `kind` and `identity()`, and
 either embeds frames and questions apart (`SplitScorer`: scores are their cosines, and a new
-question on a known video costs a matmul) or scores them together (`JointScorer`). It may also have
+question on a known video costs a matmul; `BatchedScorer` if its batches may mix videos), or scores
+them together (`JointScorer`), or scores a record without pixels (`FrameFreeScorer`). It may also
+have
 
 * `text_lengths(questions)`: tokens of each question and whether some were cut off;
 * `files` and `packages`: files and installed distributions that its numbers depend on besides its
   name, so that a later call knows the scorer again without loading it;
+* `needs_spans`: true if records without evidence spans cannot be scored;
 * `details`: facts for readers that do not change the numbers (logit scale, ...).
 
 To add one, write the function and enter it in `SCORERS`; a user's own is named `module:function`.
@@ -27,7 +30,11 @@ from strive.records import Record
 ScorerKind = Literal["similarity", "weight"]
 
 # Imported only when a scorer is made: most of them load torch.
-SCORERS: dict[str, str] = {"siglip2": "strive.pipeline.scorers.siglip2:load_siglip2"}
+SCORERS: dict[str, str] = {
+    "siglip2": "strive.pipeline.scorers.siglip2:load_siglip2",
+    "random": "strive.pipeline.scorers.controls:load_random",
+    "oracle": "strive.pipeline.scorers.controls:load_oracle",
+}
 
 ALLOWED_TRANSFORMS: dict[str, tuple[str, ...]] = {
     "similarity": ("none", "zscore", "minmax", "logit"),
@@ -128,7 +135,7 @@ def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
     if not isinstance(scorer, (SplitScorer, JointScorer, FrameFreeScorer)):
         raise ModelError(
             f"scorer '{name}' made a {type(scorer).__name__}, which lacks identity() and "
-            "embed_frames() with embed_questions(), or score()"
+            "embed_frames() with embed_questions(), or score(), or score_record()"
         )
     if getattr(scorer, "kind", None) not in ALLOWED_TRANSFORMS:
         raise ModelError(

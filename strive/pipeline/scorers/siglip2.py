@@ -16,17 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
 
 from strive.errors import ModelError
 from strive.pipeline.hub import go_offline_if_unreachable
 from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
+from strive.pipeline.scorers.common import (
+    DTYPES,
+    PixelRule,
+    embed_in_batches,
+    pad_batch,
+    pick_device,
+    pick_dtype,
+    tokenizer_digest,
+    unit_rows,
+)
 
 DEFAULT_MODEL = "ViT-SO400M-16-SigLIP2-384"
 DEFAULT_TAG = "webli"
-PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
 QUESTION_BATCH_SIZE = 32
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_siglip2(request: ScorerRequest) -> "OpenClipScorer":
@@ -45,20 +53,18 @@ class OpenClipScorer:
     packages = ("open_clip_torch",)
 
     def __init__(self, request: ScorerRequest) -> None:
-        self.device = _pick_device(request.device)
-        default_dtype = "float32" if self.device.type == "cpu" else "bfloat16"
-        self.dtype_name = request.dtype or default_dtype
-        if self.dtype_name not in _DTYPES:
-            raise ModelError(f"dtype '{self.dtype_name}' is not one of {', '.join(_DTYPES)}")
+        self.device = pick_device(request.device)
+        self.dtype_name = pick_dtype(request, self.device)
+        self.long_text = request.long_text
         self.batch_size = request.batch_size
         self.model_name = request.model or DEFAULT_MODEL
         source, weights, tokenizer = _resolve(self.model_name)
         self.model, self.tokenizer = _load(self.model_name, source, weights, tokenizer)
-        self.model.to(device=self.device, dtype=_DTYPES[self.dtype_name])
+        self.model.to(device=self.device, dtype=DTYPES[self.dtype_name])
         self.files = _files_of(source, weights)
         self._weights_digest = _file_digest(weights)
         self.context_length = int(self.tokenizer.context_length)
-        self.preprocess = _preprocess_config(self.model)
+        self.pixel_rule = _pixel_rule(self.model)
         scale, bias = self.model.logit_scale, getattr(self.model, "logit_bias", None)
         self.details = {
             "logit_scale": float(scale.exp()),
@@ -73,11 +79,11 @@ class OpenClipScorer:
             "tokenizer_digest": _tokenizer_digest(self.tokenizer),
             "backend": f"open_clip {version('open_clip_torch')}",
             "text_cleaning": getattr(self.tokenizer.clean_fn, "__name__", "default"),
-            "long_text": "truncate",
+            "long_text": self.long_text,
             "context_length": self.context_length,
             "pooling": "encode_image and encode_text",
             "dtype": self.dtype_name,
-            "preprocess": self.preprocess,
+            "preprocess": self.pixel_rule.fields(),
         }
 
     @property
@@ -85,65 +91,86 @@ class OpenClipScorer:
         """Whether the model was given as a folder."""
         return _as_folder(self.model_name) is not None
 
-    @torch.inference_mode()
     def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """Embed frames in batches that are padded to one size: float32 [F, D], unit length."""
-        parts = []
-        for start in range(0, len(frames_FHWC), self.batch_size):
-            chunk = torch.from_numpy(np.ascontiguousarray(frames_FHWC[start:][: self.batch_size]))
-            pixels = self._pixels(chunk.to(self.device))
-            padded = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.batch_size - len(chunk)))
-            features = self.model.encode_image(padded.to(_DTYPES[self.dtype_name]))
-            parts.append(F.normalize(features[: len(chunk)].float(), dim=-1).cpu())
-        return torch.cat(parts).numpy()
+        return embed_in_batches(self, frames_FHWC)
+
+    @torch.inference_mode()
+    def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:
+        """Resize and normalise uint8 frames: the tower's input [F, 3, S, S] on the device."""
+        dtype = DTYPES[self.dtype_name]
+        return self.pixel_rule.prepare(frames_FHWC, device=self.device, dtype=dtype)
+
+    @torch.inference_mode()
+    def embed_prepared(self, prepared_B: Tensor) -> np.ndarray:
+        """Embed at most `batch_size` prepared frames: float32 [B, D], unit length."""
+        pixels = pad_batch(prepared_B.to(self.device, non_blocking=True), self.batch_size)
+        features = self.model.encode_image(pixels)[: len(prepared_B)]
+        return unit_rows(features).cpu().numpy()
 
     @torch.inference_mode()
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
-        """Embed questions in batches that are padded to one size: float32 [Q, D], unit length."""
-        parts = []
-        for start in range(0, len(questions), QUESTION_BATCH_SIZE):
-            chunk = list(questions[start:][:QUESTION_BATCH_SIZE])
-            tokens = self._tokens(chunk + [""] * (QUESTION_BATCH_SIZE - len(chunk)))
-            features = self.model.encode_text(tokens.to(self.device))
-            parts.append(F.normalize(features[: len(chunk)].float(), dim=-1).cpu())
-        return torch.cat(parts).numpy()
+        """Embed questions in batches that are padded to one size: float32 [Q, D], unit length.
+
+        With `chunk-mean` a question longer than the context is the mean of its chunks' unit
+        embeddings, scaled to length 1 again.
+        """
+        if self.long_text == "truncate":
+            return self._embed_rows(self._tokens(questions)).numpy()
+        rows = [self._chunks(question) for question in questions]
+        chunks_ND = self._embed_rows(torch.cat(rows))
+        means = [chunks_CD.mean(0) for chunks_CD in chunks_ND.split([len(row) for row in rows])]
+        return unit_rows(torch.stack(means)).numpy()
 
     def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
         """Count each question's tokens as the model would see them without a limit."""
         lengths = [len(self._token_ids(question)) for question in questions]
-        return [TextLength(n, n > self.context_length) for n in lengths]
+        may_cut = self.long_text == "truncate"
+        return [TextLength(n, may_cut and n > self.context_length) for n in lengths]
 
-    def _pixels(self, frames_BHWC: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 frames into the tower's input [B, 3, S, S]."""
-        x = frames_BHWC.permute(0, 3, 1, 2).float() / 255.0
-        size = self.preprocess["size"]
-        if self.preprocess["resize_mode"] == "shortest":
-            height, width = x.shape[-2:]
-            scale = max(size[0] / height, size[1] / width)
-            grown = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
-            x = F.interpolate(x, size=grown, mode="bicubic", antialias=True)
-            top, left = (grown[0] - size[0]) // 2, (grown[1] - size[1]) // 2
-            x = x[..., top : top + size[0], left : left + size[1]]
-        else:
-            x = F.interpolate(x, size=tuple(size), mode="bicubic", antialias=True)
-        mean, std = (
-            torch.tensor(self.preprocess[name], device=x.device).view(1, 3, 1, 1)
-            for name in ("mean", "std")
-        )
-        return (x.clamp(0.0, 1.0) - mean) / std
+    def _embed_rows(self, tokens_NT: Tensor) -> Tensor:
+        """Embed token rows [N, context], a padded batch at a time: [N, D] on the CPU."""
+        parts = []
+        for chunk in tokens_NT.split(QUESTION_BATCH_SIZE):
+            features = self.model.encode_text(pad_batch(chunk, QUESTION_BATCH_SIZE).to(self.device))
+            parts.append(unit_rows(features[: len(chunk)]).cpu())
+        return torch.cat(parts)
+
+    def _chunks(self, question: str) -> Tensor:
+        """Token rows [C, context] that hold all of a question between the tokenizer's ends."""
+        if len(self._token_ids(question)) <= self.context_length:
+            return self._tokens([question])
+        start, end, pad = self._frame_ids()
+        ids = self._token_ids(question)
+        ids = ids[len(start) : len(ids) - len(end)]
+        room = self.context_length - len(start) - len(end)
+        rows = [start + ids[i : i + room] + end for i in range(0, len(ids), room)]
+        return torch.tensor([row + [pad] * (self.context_length - len(row)) for row in rows])
+
+    def _frame_ids(self) -> tuple[list[int], list[int], int]:
+        """What the tokenizer puts before and after every text, and its padding."""
+        if not hasattr(self.tokenizer, "tokenizer"):
+            return [self.tokenizer.sot_token_id], [self.tokenizer.eot_token_id], 0
+        encode = self.tokenizer.tokenizer
+        bare = encode("a", add_special_tokens=False)["input_ids"]
+        whole = list(encode("a")["input_ids"])
+        size = len(whole) - len(bare)
+        start = next(i for i in range(size + 1) if whole[i : i + len(bare)] == bare)
+        return whole[:start], whole[start + len(bare) :], int(encode.pad_token_id)
 
     def _token_ids(self, question: str) -> list[int]:
+        """Token ids of a question as the model would see them without a limit or padding."""
         if hasattr(self.tokenizer, "tokenizer"):
             encode = self.tokenizer.tokenizer
             cleaned = self.tokenizer.clean_fn(question)
             ids = encode(cleaned, padding=False, truncation=False, verbose=False)["input_ids"]
             return list(ids)
-        start_and_end = 2
-        return [0] * (len(self.tokenizer.encode(question)) + start_and_end)
+        start, end, _ = self._frame_ids()
+        return start + list(self.tokenizer.encode(question)) + end
 
-    def _tokens(self, questions: list[str]) -> torch.Tensor:
+    def _tokens(self, questions: Sequence[str]) -> Tensor:
         """Tokenise to exactly the context length, and check that padding stands on the right."""
-        tokens = self.tokenizer(questions)
+        tokens: Tensor = self.tokenizer(list(questions))
         if tokens.shape[1] != self.context_length:
             raise ModelError(
                 f"the tokenizer of {self.model_name} pads to {tokens.shape[1]} tokens, "
@@ -158,12 +185,6 @@ class OpenClipScorer:
                         "its pooled position would not be the one it was trained with"
                     )
         return tokens
-
-
-def _pick_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def _as_folder(model: str) -> Path | None:
@@ -254,19 +275,13 @@ def _load(name: str, source: str, weights: Path, tokenizer: str) -> tuple[Any, A
     return model.eval().requires_grad_(False), loaded_tokenizer
 
 
-def _preprocess_config(model: Any) -> dict[str, Any]:
+def _pixel_rule(model: Any) -> PixelRule:
     config = model.visual.preprocess_cfg
-    size = config["size"]
-    mode = config["resize_mode"]
+    size, mode = config["size"], config["resize_mode"]
     if mode not in ("squash", "shortest"):
         raise ModelError(f"resize_mode '{mode}' of this model is not squash or shortest")
-    return {
-        "rule": PREPROCESS_RULE,
-        "size": list(size) if isinstance(size, (list, tuple)) else [size, size],
-        "resize_mode": mode,
-        "mean": list(config["mean"]),
-        "std": list(config["std"]),
-    }
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return PixelRule((height, width), tuple(config["mean"]), tuple(config["std"]), mode)
 
 
 def _files_of(source: str, weights: Path) -> tuple[Path, ...]:
@@ -284,13 +299,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    backend = getattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer", None)
-    if backend is not None:
-        # Padding and truncation are set by the last call; what text becomes which ids is the rest.
-        state = json.loads(backend.to_str())
-        state.pop("padding", None)
-        state.pop("truncation", None)
-        text = json.dumps(state, sort_keys=True)
-    else:
-        text = json.dumps(sorted(tokenizer.encoder.items()))
+    if hasattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer"):
+        return tokenizer_digest(tokenizer.tokenizer)
+    text = json.dumps(sorted(tokenizer.encoder.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
