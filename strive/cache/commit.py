@@ -108,6 +108,12 @@ def new_part_path(folder: Path, prefix: str, suffix: str, writer: str) -> Path:
     return folder / f"{prefix}-{time.time_ns():019d}-{writer}-{secrets.token_hex(4)}{suffix}"
 
 
+def part_time_ns(path: Path) -> int:
+    """Return when a part's name was made (nanoseconds since 1970); 0 for a name of another kind."""
+    number = path.name.split("-")[1:2]
+    return int(number[0]) if number and number[0].isdigit() else 0
+
+
 def list_parts(folder: Path, prefix: str, suffix: str = ".parquet") -> list[Path]:
     """Return the committed parts of a folder, oldest first; an absent folder has none."""
     return sorted(folder.glob(f"{prefix}-*{suffix}"))

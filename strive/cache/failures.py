@@ -9,11 +9,15 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from strive.cache.commit import commit_parquet, new_part_path, read_parts
-from strive.cache.embeddings import read_embedding_states
-from strive.cache.frames import read_video_states
+from strive.cache.commit import (
+    commit_parquet,
+    list_parts,
+    new_part_path,
+    part_time_ns,
+    read_part,
+    read_parts,
+)
 from strive.cache.layout import CacheLayout
-from strive.cache.scores import SCHEMA as SCORES_SCHEMA
 
 SCHEMA = pa.schema(
     [
@@ -25,13 +29,22 @@ SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
         # The frames key (stage `decode`) or scorer key (stage `score`) that was being made.
         pa.field("key", pa.string(), nullable=False),
+        # When, and the file as it was then, so that a changed file that fails is not tried again
+        # until it changes once more. Nullable: older parts lack these columns.
+        pa.field("failed_ns", pa.int64()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("modified_ns", pa.int64()),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class FailureRow:
-    """One failure; `error` is a short kind such as `not_a_video`, `seconds` what it took."""
+    """One failure; `error` is a short kind such as `not_a_video`, `seconds` what it took.
+
+    `failed_ns` is the time of it (nanoseconds since 1970), `size_bytes` and `modified_ns` are the
+    video file's; None where they are not known.
+    """
 
     video_id: str
     path: str
@@ -40,6 +53,9 @@ class FailureRow:
     message: str
     seconds: float
     key: str
+    failed_ns: int | None = None
+    size_bytes: int | None = None
+    modified_ns: int | None = None
 
 
 def commit_failures(layout: CacheLayout, rows: Sequence[FailureRow], *, writer: str) -> None:
@@ -57,18 +73,27 @@ def read_failures(layout: CacheLayout) -> list[FailureRow]:
         failure = FailureRow(**row)
         latest[failure.video_id, failure.stage, failure.key] = failure
     succeeded = {
-        (stage, key): set(_succeeded(layout, stage, key))
+        (stage, key): _succeeded(layout, stage, key)
         for stage, key in {(failure.stage, failure.key) for failure in latest.values()}
     }
     return [
         failure
         for failure in latest.values()
-        if failure.video_id not in succeeded[failure.stage, failure.key]
+        if (at := succeeded[failure.stage, failure.key].get(failure.video_id)) is None
+        or at < (failure.failed_ns or 0)
     ]
 
 
-def _succeeded(layout: CacheLayout, stage: str, key: str) -> list[str]:
+def _succeeded(layout: CacheLayout, stage: str, key: str) -> dict[str, int]:
+    """Map each video that went well to the time (nanoseconds) when that was last committed."""
     if stage == "decode":
-        return list(read_video_states(layout, key))
-    scored = read_parts(layout.scores(key), "part", SCORES_SCHEMA, ["video_id"])
-    return [*read_embedding_states(layout, key), *scored.column(0).to_pylist()]
+        places = [(layout.frames(key), "videos")]
+    else:
+        places = [(layout.embeddings(key), "part"), (layout.scores(key), "part")]
+    latest: dict[str, int] = {}
+    for folder, prefix in places:
+        for path in list_parts(folder, prefix):
+            at = part_time_ns(path)
+            for video_id in read_part(path, ["video_id"]).column(0).unique().to_pylist():
+                latest[video_id] = max(at, latest.get(video_id, 0))
+    return latest

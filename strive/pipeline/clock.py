@@ -38,3 +38,8 @@ class BusyClock:
     def wall_seconds(self) -> float:
         """Seconds in which at least one block was running."""
         return self._wall_seconds
+
+    def reset(self) -> None:
+        """Begin again from zero, while nothing is running."""
+        with self._lock:
+            self._wall_seconds = self._total_seconds = 0.0

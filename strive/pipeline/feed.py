@@ -4,7 +4,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -15,7 +16,7 @@ from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.failures import FailureRow
 from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
 from strive.cache.layout import CacheLayout
-from strive.errors import CacheError, DecodeError
+from strive.errors import CacheError, DecodeError, StriveError
 from strive.pipeline.batches import Batch, Batcher, VideoSlot
 from strive.pipeline.channel import Channel
 from strive.pipeline.options import PrecomputeOptions
@@ -102,7 +103,7 @@ class Feeder:
         send: Send,
     ) -> None:
         self._layout, self._frames_key = layout, options.frames_key()
-        self._codec = options.codec
+        self._codec, self._video_root = options.codec, options.video_root
         self._sessions, self._fed, self._send = sessions, fed, send
         self._batchers: dict[str, Batcher] = {}
         self._reader: FrameReader | None = None
@@ -130,7 +131,12 @@ class Feeder:
     def _take_outcome(self, task: VideoTask, outcome: Outcome) -> None:
         if outcome.error is not None:
             row = failure_row(
-                task.video_id, "decode", outcome.error, outcome.seconds, self._frames_key
+                task.video_id,
+                "decode",
+                outcome.error,
+                outcome.seconds,
+                self._frames_key,
+                self._video_root,
             )
             self._write("failure", row)
             self._pass(VideoDone(task.video_id, 0))
@@ -183,16 +189,22 @@ class Feeder:
         try:
             prepared = scorer.prepare_frames(frames_FHWC)
         except DecodeError as error:
-            seconds = time.monotonic() - started
-            row = failure_row(slot.video_id, "score", error, seconds, slot.scorer_key)
-            self._write("failure", row)
-            self._pass(slot)
+            self._fail(slot, error, time.monotonic() - started)
+            return
+        except StriveError:
+            raise
+        except Exception as error:  # a fault of a user's scorer is this video's row
+            self._fail(slot, unexpected(error), time.monotonic() - started)
             return
         if slot.scorer_key not in self._batchers:
             self._batchers[slot.scorer_key] = Batcher(
                 slot.scorer_key, scorer.batch_size, pinned=session.device_type == "cuda"
             )
         self._pass_all(self._batchers[slot.scorer_key].add(slot, prepared))
+
+    def _fail(self, slot: FedSlot, error: DecodeError, seconds: float) -> None:
+        self._write("failure", failure_row(slot.video_id, "score", error, seconds, slot.scorer_key))
+        self._pass(slot)
 
     def _pass_all(self, batches: Any) -> None:
         for batch in batches:
@@ -230,9 +242,30 @@ def read_back(
     return frames_FHWC
 
 
+def unexpected(error: Exception) -> DecodeError:
+    """Return an error that no one foresaw as the kind that becomes a failure row."""
+    line = (str(error).splitlines() or [""])[0][:300]
+    return DecodeError("unexpected", f"{type(error).__name__}: {line}")
+
+
 def failure_row(
-    video_id: str, stage: str, error: DecodeError, seconds: float, key: str
+    video_id: str,
+    stage: str,
+    error: DecodeError,
+    seconds: float,
+    key: str,
+    video_root: Path | None = None,
 ) -> FailureRow:
-    """Return the row of a video that failed at a stage (`decode` or `score`) under a key."""
+    """Return the row of a video that failed at a stage (`decode` or `score`) under a key.
+
+    With a `video_root` the row says which file it was, by size and time stamp.
+    """
     message = ": ".join(str(item) for item in error.args[1:]) or error.kind
-    return FailureRow(video_id, video_id, stage, error.kind, message, seconds, key)
+    row = FailureRow(video_id, video_id, stage, error.kind, message, seconds, key, time.time_ns())
+    if video_root is None:
+        return row
+    try:
+        status = (video_root / video_id).stat()
+    except (OSError, ValueError):
+        return row
+    return replace(row, size_bytes=status.st_size, modified_ns=status.st_mtime_ns)

@@ -2,23 +2,31 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from strive.cache.codec import FrameCodec
 from strive.cache.layout import make_key
-from strive.errors import ConfigError
+from strive.errors import ConfigError, unknown_name
+from strive.pipeline.prepare import PrepareRule
 from strive.pipeline.scorers import check_scorer_name
+from strive.pipeline.session import QUERY_TEMPLATES
 from strive.video.decode import decoder_order
-from strive.video.frame_plan import FramePlan
+from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
 from strive.video.resize import RESIZE_RULE
 from strive.video.worker import DEFAULT_TIMEOUT_SECONDS
 
-DEFAULT_MAX_PIXELS = 128 * 28 * 28
+LONG_TEXTS = ("truncate", "chunk-mean")
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecomputeOptions:
-    """Every option of `strive-cli precompute`; `scorer_models` maps a scorer to an id or folder."""
+    """Every option of `strive-cli precompute`.
+
+    `scorer_models` maps a scorer to an id or folder. `max_pixels` None means the frame plan's own
+    budget. With `for_config` (the name of a training configuration) `subset` and `seed` sample
+    `data` as that run will, and the records of `held_out` are all taken beside it.
+    """
 
     data: tuple[Path, ...]
     video_root: Path
@@ -28,12 +36,20 @@ class PrecomputeOptions:
     filters: tuple[tuple[str, str], ...] = ()
     subset: int | None = None
     seed: int = 0
+    for_config: str | None = None
+    held_out: tuple[Path, ...] = ()
     limit: int | None = None
     frames: int = 64
     frame_plan: str = "uniform"
-    max_pixels: int = DEFAULT_MAX_PIXELS
+    max_pixels: int | None = None
     frame_codec: str = "jpeg"
     decoder: str = "auto"
+    query: str = "question"
+    long_text: Literal["truncate", "chunk-mean"] = "truncate"
+    allow_outside_root: bool = False
+    repair: bool = False
+    engine: str = "local"
+    ray_batch_videos: int = 64
     workers: int | None = None
     shard: tuple[int, int] = (0, 1)
     decode_timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -61,10 +77,14 @@ class PrecomputeOptions:
             )
         decoder_order(self.decoder)
         _check_range("--max-pixels", self.max_pixels, 1)
+        _check_name("query (--query)", self.query, QUERY_TEMPLATES)
+        _check_name("long-text rule (--long-text)", self.long_text, LONG_TEXTS)
+        _check_name("engine (--engine)", self.engine, ENGINES)
         _check_range("--workers", self.workers, 1)
         _check_range("--limit", self.limit, 1)
         _check_range("--subset", self.subset, 1)
         _check_range("embed_batch_size", self.embed_batch_size, 1)
+        _check_range("ray_batch_videos", self.ray_batch_videos, 1)
         if self.decode_timeout_seconds <= 0:
             raise ConfigError(
                 f"decode_timeout_seconds is {self.decode_timeout_seconds:g}; it must be more than 0"
@@ -83,6 +103,13 @@ class PrecomputeOptions:
         return FramePlan(self.frame_plan, self.frames)
 
     @property
+    def frame_pixels(self) -> int:
+        """The budget of one frame: as asked for, or the frame plan's."""
+        if self.max_pixels is not None:
+            return self.max_pixels
+        return DEFAULT_MAX_PIXELS[self.plan.kind]
+
+    @property
     def codec(self) -> FrameCodec:
         """The frame codec."""
         return FrameCodec(self.frame_codec)  # type: ignore[arg-type] # checked by FrameCodec
@@ -96,18 +123,35 @@ class PrecomputeOptions:
         """Everything that decides which pixels are cached."""
         return {
             "plan": self.plan.fields,
-            "max_pixels": self.max_pixels,
+            "max_pixels": self.frame_pixels,
             "resize": RESIZE_RULE,
             "codec": self.codec.fields,
             "decoder": self.decoder,
         }
 
+    def prepare_rule(self) -> PrepareRule:
+        """What each decode worker is told."""
+        return PrepareRule(
+            self.video_root.resolve(),
+            self.plan,
+            self.frame_pixels,
+            self.codec,
+            decoder_order(self.decoder),
+            allow_outside_root=self.allow_outside_root,
+            repair=self.repair,
+        )
+
     def frames_key(self) -> str:
         """The frames key."""
-        name = f"{self.frame_plan}{self.frames}-{self.max_pixels}px-{self.frame_codec}"
+        name = f"{self.frame_plan}{self.frames}-{self.frame_pixels}px-{self.frame_codec}"
         return make_key(name, self.frames_fields())
 
 
 def _check_range(knob: str, value: int | None, low: int) -> None:
     if value is not None and value < low:
         raise ConfigError(f"{knob} {value}; at least {low} is needed")
+
+
+def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise unknown_name(what, name, known)

@@ -69,6 +69,8 @@ class Part:
             DiskError: writing failed; what was committed before is intact.
         """
         started = time.monotonic()
+        num_parts = bool(self.frames.num_bytes) + len(self.embeddings) + len(self.scores)
+        self.counts.num_parts += num_parts + bool(self.failures)
         written = self.frames.commit()
         embeddings, self.embeddings = self.embeddings, {}
         for key, videos in embeddings.items():

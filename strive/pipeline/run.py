@@ -16,12 +16,12 @@ from strive.cache.scores import read_score_states
 from strive.errors import Interrupted, TooManyFailuresError
 from strive.pipeline.estimate import default_workers, estimate_work
 from strive.pipeline.options import PrecomputeOptions
-from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
+from strive.pipeline.prepare import next_decoder, prepare_video
 from strive.pipeline.scorers import ScorerRequest
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.stage import Stage
 from strive.pipeline.summary import PrecomputeSummary
-from strive.pipeline.work import Asked, Work, find_work, select_records, write_subset_ids
+from strive.pipeline.work import Asked, Work, find_work, select_records, write_sample_ids
 from strive.progress import show_progress
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Job, WorkerPool
@@ -60,7 +60,7 @@ def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
     work = find_work(options, layout, asked, _sessions(options, layout))
     summary = _new_summary(options, asked, work)
     if options.dry_run:
-        summary.estimate = estimate_work(options, work, prepare_rule(options))
+        summary.estimate = estimate_work(options, work, options.prepare_rule())
     else:
         try:
             with _writing(options, layout, work):
@@ -83,17 +83,6 @@ def _writing(options: PrecomputeOptions, layout: CacheLayout, work: Work) -> Ite
         yield
 
 
-def prepare_rule(options: PrecomputeOptions) -> PrepareRule:
-    """Return what each decode worker is told."""
-    return PrepareRule(
-        options.video_root.resolve(),
-        options.plan,
-        options.max_pixels,
-        options.codec,
-        decoder_order(options.decoder),
-    )
-
-
 def _open(options: PrecomputeOptions) -> CacheLayout:
     """Open the cache if there is one; it is made only when the scorers are known to load."""
     layout = CacheLayout(options.cache)
@@ -110,9 +99,11 @@ def _sessions(options: PrecomputeOptions, layout: CacheLayout) -> list[ScorerSes
                 options.device,
                 options.dtype,
                 options.embed_batch_size,
+                options.long_text,
             ),
             layout,
             frames_key,
+            options.query,
         )
         for name in dict.fromkeys(options.scorers)
     ]
@@ -126,6 +117,7 @@ def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> Precom
         num_videos=len(asked.by_video),
         num_questions=len(asked.records),
         num_image_rows=asked.num_image_rows,
+        num_unscorable=sum(scorer.num_unscorable for scorer in work.scorers),
         nothing_to_do=work.is_empty,
     )
     for failure in work.known_failures.values():
@@ -154,13 +146,18 @@ def _commit_frame(
             scorer.session.scorer  # noqa: B018 - a model that cannot be loaded ends the call now
         scorer.session.commit_settings()
     write_questions(layout, asked.records, writer=options.writer)
-    summary.subset_file = write_subset_ids(options, asked)
+    summary.subset_file = write_sample_ids(options, asked)
 
 
 def _run(
     options: PrecomputeOptions, layout: CacheLayout, work: Work, summary: PrecomputeSummary
 ) -> None:
     if work.is_empty:
+        return
+    if options.engine == "ray":
+        from strive.pipeline.ray_engine import run_with_ray
+
+        run_with_ray(options, layout, work, summary)
         return
     started = time.monotonic()
     sessions = [scorer.session for scorer in work.scorers]
@@ -192,7 +189,7 @@ def _decode_new(
     """Decode the videos that the cache lacks and hand them on."""
     if not work.to_decode:
         return
-    rule = prepare_rule(options)
+    rule = options.prepare_rule()
     jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in work.to_decode)
     summary.num_workers = min(options.workers or default_workers(), len(work.to_decode))
     with WorkerPool(

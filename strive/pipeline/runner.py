@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from strive.cache.embeddings import VideoEmbeddings
-from strive.errors import DecodeError
+from strive.errors import DecodeError, StriveError
 from strive.pipeline.batches import Batch, VideoSlot
 from strive.pipeline.clock import BusyClock
-from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, failure_row
+from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, failure_row, unexpected
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
 from strive.records import Record
@@ -130,29 +130,43 @@ class ModelRunner:
         self._end(slot)
 
     def _run_whole(self, item: Fed) -> None:
+        """Run a scorer that takes one video at a time."""
         slot = item.slot
         assert slot is not None
-        session = self._sessions[slot.scorer_key]
-        scorer: Any = session.scorer
         started = time.monotonic()
         try:
-            if session.mode == "split":
-                self._store(slot, scorer.embed_frames(item.frames_FHWC))
-                return
-            assert item.pts_seconds_F is not None
-            if session.mode == "frame_free":
-                rows = session.score_frame_free(item.pts_seconds_F, slot.records, slot.checksum)
-                self._counts.num_unscorable += len(slot.records) - len(rows)
-            else:
-                assert item.frames_FHWC is not None
-                rows = session.score_joint(
-                    item.frames_FHWC, item.pts_seconds_F, slot.records, slot.checksum
-                )
-            self._send("scores", (slot.scorer_key, rows))
-            self._counts.num_embedded += session.mode == "joint"
+            embeddings_FD = self._of_one_video(item, slot)
         except DecodeError as error:
             self._fail(slot, error, time.monotonic() - started)
+        except StriveError:
+            raise
+        except Exception as error:  # a fault of a user's scorer is this video's row
+            self._fail(slot, unexpected(error), time.monotonic() - started)
+        else:
+            if embeddings_FD is not None:
+                self._store(slot, embeddings_FD)
+                return
         self._end(slot)
+
+    def _of_one_video(self, item: Fed, slot: VideoSlot) -> np.ndarray | None:
+        """Return the embeddings of a video's frames; a scorer that gives scores sends them."""
+        session = self._sessions[slot.scorer_key]
+        if session.mode == "split":
+            model: Any = session.scorer
+            embeddings_FD: np.ndarray = model.embed_frames(item.frames_FHWC)
+            return embeddings_FD
+        assert item.pts_seconds_F is not None
+        if session.mode == "frame_free":
+            rows = session.score_frame_free(item.pts_seconds_F, slot.records, slot.checksum)
+            self._counts.num_unscorable += len(slot.records) - len(rows)
+        else:
+            assert item.frames_FHWC is not None
+            rows = session.score_joint(
+                item.frames_FHWC, item.pts_seconds_F, slot.records, slot.checksum
+            )
+            self._counts.num_embedded += 1
+        self._send("scores", (slot.scorer_key, rows))
+        return None
 
     def _score_embedded(
         self, key: str, videos: list[VideoEmbeddings], records: Mapping[str, list[Record]]

@@ -93,6 +93,14 @@ class ScorerSession:
         """The scorer key; loads the scorer if no earlier call left it."""
         return self._identified().key
 
+    def loaded_key(self) -> str:
+        """Load the scorer and return the key of what was loaded, whatever is remembered.
+
+        On another machine `auto` may mean another device and number type, hence other scores.
+        """
+        self.scorer  # noqa: B018 - the fields of the key are those of the loaded scorer
+        return make_key(self._readable_name(), self._fields())
+
     @property
     def is_split(self) -> bool:
         """Whether frames and questions are embedded apart."""

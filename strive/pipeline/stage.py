@@ -116,6 +116,15 @@ class Stage:
         """Take embeddings that are cached, with new questions by video: a matmul."""
         self._put(Ask(None, None, embedded=(scorer_key, videos, records)), 0)
 
+    def take_counts(self) -> StageCounts:
+        """Return what was done since the last call; call it after `flush`."""
+        self._read_clock()
+        taken = StageCounts()
+        taken.add(self.counts)
+        self.counts.reset()
+        self._embedding.reset()
+        return taken
+
     def flush(self) -> None:
         """Return when everything that was put is committed.
 
@@ -153,10 +162,13 @@ class Stage:
         self._fed.break_off()
         self._writes.close()  # the writer commits what it has and ends
         self._threads[2].join()
-        self.counts.embed_seconds = self._embedding.total_seconds
-        self.counts.embed_wall_seconds = self._embedding.wall_seconds
+        self._read_clock()
         for thread in self._threads[:2]:
             thread.join(0.1)
+
+    def _read_clock(self) -> None:
+        self.counts.embed_seconds = self._embedding.total_seconds
+        self.counts.embed_wall_seconds = self._embedding.wall_seconds
 
     def _put(self, ask: Ask, num_bytes: int) -> None:
         self._raise_fault()

@@ -32,6 +32,7 @@ class StageCounts:
     num_unscorable: int = 0  # questions that a scorer cannot score, such as ones without spans
     num_frames: int = 0
     failed_by_error: dict[str, int] = field(default_factory=dict)
+    num_parts: int = 0  # files that were committed
     bytes_written: int = 0
     decode_seconds: float = 0.0  # summed over the workers
     prepare_seconds: float = 0.0  # reading frames back and preparing them for the models
@@ -55,6 +56,12 @@ class StageCounts:
             else:
                 setattr(self, item.name, getattr(self, item.name) + value)
 
+    def reset(self) -> None:
+        """Begin again from zero."""
+        for item in fields(StageCounts):
+            value = getattr(self, item.name)
+            setattr(self, item.name, {} if isinstance(value, dict) else type(value)())
+
 
 @dataclass(slots=True, kw_only=True)
 class PrecomputeSummary(StageCounts):
@@ -68,7 +75,9 @@ class PrecomputeSummary(StageCounts):
     num_image_rows: int = 0
     num_ok: int = 0
     truncated_share: dict[str, float | None] = field(default_factory=dict)
+    engine: str = "local"  # with what a cluster has
     num_workers: int = 0
+    num_nodes_used: int = 1
     total_seconds: float = 0.0
     run_seconds: float = 0.0  # wall time between the first video and the last commit
     nothing_to_do: bool = False

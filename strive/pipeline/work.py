@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from strive.cache.commit import commit_json
 from strive.cache.embeddings import read_embedding_states
@@ -14,6 +15,7 @@ from strive.cache.layout import CacheLayout
 from strive.cache.scores import read_score_states
 from strive.errors import MissingInputError, RecordsError
 from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.prepare import content_digest
 from strive.pipeline.session import ScorerSession, query_digest
 from strive.records import (
     Record,
@@ -33,7 +35,7 @@ class Asked:
 
     records: tuple[Record, ...]
     num_image_rows: int
-    subset_ids: tuple[str, ...] | None
+    sample_ids: tuple[str, ...] | None
 
     @cached_property
     def by_video(self) -> dict[str, list[Record]]:
@@ -61,29 +63,50 @@ def select_records(options: PrecomputeOptions) -> Asked:
         raise RecordsError(
             f"no video record in {shown}" + (f" matches {filters}" if filters else "")
         )
-    subset_ids = None
-    if options.subset is not None:
+    sample_ids, num_image_rows = None, read.num_image_rows
+    if options.for_config is not None:
+        held_out = read_records(options.held_out)
+        records = _as_a_run_reads(options, records, held_out.records)
+        num_image_rows += held_out.num_image_rows
+        sample_ids = tuple(record.question_id for record in records)
+    elif options.subset is not None:
         records = sample_records(records, options.subset, options.seed)
-        subset_ids = tuple(record.question_id for record in records)
+        sample_ids = tuple(record.question_id for record in records)
     records = shard_records(records, *options.shard)
     if options.limit is not None:
         first = set(list(dict.fromkeys(record.video_id for record in records))[: options.limit])
         records = [record for record in records if record.video_id in first]
-    return Asked(tuple(records), read.num_image_rows, subset_ids)
+    return Asked(tuple(records), num_image_rows, sample_ids)
 
 
-def write_subset_ids(options: PrecomputeOptions, asked: Asked) -> Path | None:
+def _as_a_run_reads(
+    options: PrecomputeOptions, records: Sequence[Record], held_out: Sequence[Record]
+) -> tuple[Record, ...]:
+    """Return the sample that a training run draws from `records`, then its held-out records."""
+    if options.subset is not None and options.subset < len(records):
+        records = sample_records(records, options.subset, options.seed)
+    sampled = {record.question_id: record for record in records}
+    for record in held_out:
+        if sampled.setdefault(record.question_id, record) != record:
+            raise RecordsError(
+                f"problem_id {record.question_id} is another question in data than in held_out; "
+                "ids must be unique"
+            )
+    return tuple(sampled.values())
+
+
+def write_sample_ids(options: PrecomputeOptions, asked: Asked) -> Path | None:
     """Write the ids of a sample beside the cache, for whoever wants to train on the same."""
-    if asked.subset_ids is None:
+    if asked.sample_ids is None:
         return None
-    name = f"{options.cache.name}-subset-{options.subset}-seed-{options.seed}.json"
-    path = options.cache.parent / name
-    content = {
-        "subset": options.subset,
-        "seed": options.seed,
-        "filters": [list(pair) for pair in options.filters],
-        "question_ids": list(asked.subset_ids),
-    }
+    what = f"subset-{options.subset}"
+    content: dict[str, Any] = {"subset": options.subset, "seed": options.seed}
+    if options.for_config is not None:
+        what = f"for-{Path(options.for_config).stem}"
+        content = {"for_config": options.for_config, **content}
+    path = options.cache.parent / f"{options.cache.name}-{what}-seed-{options.seed}.json"
+    content["filters"] = [list(pair) for pair in options.filters]
+    content["question_ids"] = list(asked.sample_ids)
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != content:
         commit_json(path, content)
     return path
@@ -102,6 +125,7 @@ class ScorerWork:
     """What one scorer has to do: videos to run its model on, and questions to score."""
 
     session: ScorerSession
+    num_unscorable: int = 0
     to_embed: set[str] = field(default_factory=set)
     to_score: dict[str, list[Record]] = field(default_factory=dict)
 
@@ -164,17 +188,23 @@ def find_work(
     to_decode, known = [], {}
     for video_id in by_video:
         failure = failures.get((video_id, frames_key))
-        if video_id in cached and not _has_changed(options.video_root / video_id, cached[video_id]):
-            continue
+        if video_id in cached:
+            path = options.video_root / video_id
+            if not _has_changed(path, cached[video_id]):
+                continue
+            # What has changed into something broken is tried once, not on every run.
+            if failure is not None and not _is_as_it_failed(path, failure):
+                failure = None
         if failure is not None and failure.error not in ALWAYS_RETRIED:
             known[video_id] = failure
             continue
         to_decode.append(video_id)
     scorers = []
     for session in sessions:
-        work = _scorer_work(options, layout, session, by_video, set(to_decode), cached)
+        decoding = set(to_decode)
+        work = _scorer_work(options, layout, session, by_video, decoding, cached)
         for video_id in list(work.to_score):
-            failure = failures.get((video_id, session.key))
+            failure = None if video_id in decoding else failures.get((video_id, session.key))
             if video_id in known or failure is not None:
                 if failure is not None:
                     known.setdefault(video_id, failure)
@@ -195,8 +225,10 @@ def _scorer_work(
     scored = {} if options.overwrite else read_score_states(layout, session.key)
     embedded = {} if options.overwrite else read_embedding_states(layout, session.key)
     work = ScorerWork(session)
-    for video_id, records in by_video.items():
+    for video_id, asked_for in by_video.items():
         state = cached.get(video_id)
+        records = [record for record in asked_for if session.can_score(record)]
+        work.num_unscorable += len(asked_for) - len(records)
         missing = records
         if video_id not in to_decode and state is not None:
             missing = [
@@ -226,8 +258,24 @@ def _failures(
 
 
 def _has_changed(path: Path, state: VideoState) -> bool:
-    """Whether a file has another size than when it was cached; an absent file has not changed."""
+    """Whether a file has another content than when it was cached; an absent file has not changed.
+
+    A file of the same size is read only if its time stamp differs: copying changes that.
+    """
     try:
-        return path.stat().st_size != state.size_bytes
-    except OSError:
+        status = path.stat()
+        if status.st_size != state.size_bytes:
+            return True
+        if state.modified_ns is None or status.st_mtime_ns == state.modified_ns:
+            return False
+        return content_digest(path)[1] != state.content_digest
+    except (OSError, ValueError):
         return False  # the cache serves without the videos
+
+
+def _is_as_it_failed(path: Path, failure: FailureRow) -> bool:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return False
+    return (status.st_size, status.st_mtime_ns) == (failure.size_bytes, failure.modified_ns)
