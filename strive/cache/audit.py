@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strive.cache.commit import TEMPORARY_PREFIX, list_parts, read_json, read_part
+from strive.cache.commit import list_parts, read_json, read_part
 from strive.cache.embeddings import SCHEMA as EMBEDDINGS_SCHEMA
 from strive.cache.failures import SCHEMA as FAILURES_SCHEMA
 from strive.cache.failures import read_failures
 from strive.cache.frames import VIDEOS_SCHEMA, frames_checksum, read_video_states
 from strive.cache.layout import CacheLayout, make_key, open_cache, read_settings
+from strive.cache.prune import plan_prune
 from strive.cache.questions import SCHEMA as QUESTIONS_SCHEMA
 from strive.cache.questions import read_questions
 from strive.cache.scores import SCHEMA as SCORES_SCHEMA
@@ -54,7 +55,11 @@ class CacheInfo:
     scorers: tuple[ScorerSize, ...]
     failed_by_error: dict[str, int]
     num_bytes: int
-    num_unfinished_bytes: int
+    num_orphan_bytes: int
+    """Bytes that `cache prune` would free now."""
+    num_orphan_files: int
+    num_young_files: int
+    """Leftovers too young to be told from the work of a running precompute."""
 
 
 def cache_info(root: Path) -> CacheInfo:
@@ -78,7 +83,7 @@ def cache_info(root: Path) -> CacheInfo:
         )
         for info in list_scorers(layout)
     ]
-    unfinished = layout.root.rglob(f"{TEMPORARY_PREFIX}*")
+    leftovers = plan_prune(root)
     return CacheInfo(
         root=layout.root,
         format_version=read_json(layout.version_file)["format_version"],
@@ -87,7 +92,9 @@ def cache_info(root: Path) -> CacheInfo:
         scorers=tuple(scorers),
         failed_by_error=dict(Counter(failure.error for failure in read_failures(layout))),
         num_bytes=_num_bytes(layout.root),
-        num_unfinished_bytes=sum(path.stat().st_size for path in unfinished),
+        num_orphan_bytes=leftovers.num_bytes,
+        num_orphan_files=len(leftovers.removals),
+        num_young_files=leftovers.num_young,
     )
 
 

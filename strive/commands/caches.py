@@ -1,4 +1,8 @@
-"""`cache info` and `cache verify`."""
+"""`cache info`, `cache verify` and `cache prune`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +16,16 @@ from strive.commands.common import (
     plain_json,
     print_json,
 )
+from strive.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from strive.cache.audit import CacheInfo
+    from strive.cache.prune import PrunePlan
+
+SHOWN_PATHS = 20
+"""As many files as a dry run lists by name; the rest are counted."""
 
 
 def cache_info(
@@ -19,7 +33,6 @@ def cache_info(
 ) -> None:
     """Show a cache's keys, counts and sizes."""
     from strive.cache.audit import cache_info as describe
-    from strive.commands.views import print_cache_info
 
     info = describe(find_cache(cache, find_workspace(workspace)))
     if as_json:
@@ -28,7 +41,14 @@ def cache_info(
         print_cache_info(info, make_console())
 
 
-def cache_verify(cache: CacheOption = None, workspace: WorkspaceOption = None) -> None:
+def cache_verify(
+    cache: CacheOption = None,
+    video_root: Annotated[
+        Path | None,
+        typer.Option(help="Also digest the videos under DIR and list those that changed since."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
     """Check every committed part and every frame's checksum; exit 1 on damage."""
     from strive.cache.audit import verify_cache
 
@@ -36,6 +56,173 @@ def cache_verify(cache: CacheOption = None, workspace: WorkspaceOption = None) -
     problems = verify_cache(root)
     for problem in problems:
         print(f"damaged: {problem}")
-    if problems:
+    num_changed = 0 if video_root is None else _print_changed(root, video_root)
+    if problems or num_changed:
         raise typer.Exit(1)
     print(f"{root}: every part and frame is whole")
+
+
+def _print_changed(root: Path, video_root: Path) -> int:
+    from strive.pipeline.recheck import check_videos
+
+    check = check_videos(root, video_root)
+    for video_id in check.changed:
+        print(f"changed: {video_id} is not the file that was cached; precompute decodes it anew")
+    missing = f", {len(check.missing)} not there (the cache serves without)" * bool(check.missing)
+    print(
+        f"{video_root}: {check.num_same} videos are as they were cached, {len(check.changed)} "
+        f"changed{missing}"
+    )
+    return len(check.changed)
+
+
+def cache_prune(
+    cache: CacheOption = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(help="Drop this scorer (name or key) with its embeddings. Repeatable."),
+    ] = None,
+    frames_key: Annotated[
+        list[str] | None,
+        typer.Option(help="Drop this set of frames with its scorers. Repeatable."),
+    ] = None,
+    superseded: Annotated[
+        bool,
+        typer.Option(
+            "--superseded",
+            help="Also rows and pixels that later ones replace; not while a training reads them.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go and how large it is, then stop.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before dropping a set.")
+    ] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Remove what no reader can see: leftovers of killed runs, or whole sets that you name."""
+    from strive.cache.prune import apply_prune, plan_drop, plan_prune
+
+    root = find_cache(cache, find_workspace(workspace))
+    is_drop = bool(scorer or frames_key)
+    if is_drop:
+        plan = plan_drop(root, scorers=tuple(scorer or ()), frames_keys=tuple(frames_key or ()))
+    else:
+        plan = plan_prune(root, superseded=superseded)
+    if not as_json:
+        print_plan(plan, make_console(), names=dry_run or is_drop)
+    if is_drop and not (dry_run or yes):
+        if not sys.stdin.isatty():
+            raise ConfigError("dropping a set asks first, and nobody is there to ask; add --yes")
+        typer.confirm("Drop these for good?", abort=True, err=True)
+    freed = 0 if dry_run else apply_prune(plan)
+    if as_json:
+        print_json({**_plan_json(plan), "dry_run": dry_run, "freed_bytes": freed})
+    elif plan.removals and not dry_run:
+        from strive.commands.views import size_text
+
+        print(f"freed {size_text(freed)}")
+    if plan.damaged:
+        raise typer.Exit(1)
+
+
+def _plan_json(plan: "PrunePlan") -> dict[str, object]:
+    return {
+        "root": str(plan.root),
+        "num_bytes": plan.num_bytes,
+        "num_young": plan.num_young,
+        "damaged": list(plan.damaged),
+        "removals": [
+            {
+                "path": str(removal.path.relative_to(plan.root)),
+                "why": removal.why,
+                "num_bytes": removal.num_bytes,
+                "rows_kept": None if removal.keep is None else len(removal.keep),
+            }
+            for removal in plan.removals
+        ],
+    }
+
+
+# --- what they look like ------------------------------------------------------------------------
+
+
+def print_cache_info(info: "CacheInfo", console: "Console") -> None:
+    """Print a cache's sets of frames, scorers and leftovers."""
+    from rich.markup import escape
+
+    from strive.commands.views import facts_table, size_text
+
+    table = facts_table(f"Cache {escape(str(info.root))}")
+    table.add_row("questions", f"{info.num_questions}")
+    failed = ", ".join(f"{count} {name}" for name, count in sorted(info.failed_by_error.items()))
+    table.add_row("failures", escape(failed) or "none")
+    left = "none"
+    if info.num_orphan_files:
+        left = (
+            f"{info.num_orphan_files}, {size_text(info.num_orphan_bytes)}: strive-cli cache prune"
+        )
+    young = f"; {info.num_young_files} of a running or just ended writer"
+    table.add_row("leftovers", left + young * bool(info.num_young_files))
+    table.add_row("size", f"{size_text(info.num_bytes)}, cache format {info.format_version}")
+    console.print(table)
+    for frames in info.frames:
+        table = facts_table(f"Frames {escape(frames.key)}")
+        table.add_row("videos", f"{frames.num_videos} with {frames.num_frames} frames")
+        table.add_row("size", size_text(frames.num_bytes))
+        for name, value in frames.fields.items():
+            table.add_row(name.replace("_", " "), escape(_field_text(value)))
+        console.print(table)
+    for size in info.scorers:
+        scorer = size.scorer
+        table = facts_table(f"Scorer {escape(scorer.name)}")
+        table.add_row("key", escape(scorer.key))
+        table.add_row("scored", f"{scorer.num_questions} questions, kind {scorer.kind}")
+        table.add_row("of frames", escape(scorer.frames_key))
+        table.add_row("size", f"{size_text(size.num_bytes)} with embeddings and search index")
+        console.print(table)
+
+
+def _field_text(value: object) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(
+        str(item) if key in ("name", "kind") else f"{key.replace('_', ' ')} {item}"
+        for key, item in value.items()
+    )
+
+
+def print_plan(plan: "PrunePlan", console: "Console", *, names: bool) -> None:
+    """Print what goes, by reason, and with `names` which files."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from strive.commands.views import size_text
+
+    if plan.removals:
+        table = Table(title=f"Cache {escape(str(plan.root))}", title_justify="left")
+        for name in ("what goes", "count", "bytes"):
+            table.add_column(name, justify="left" if name == "what goes" else "right")
+        for why, (count, num_bytes) in plan.by_reason.items():
+            table.add_row(why, str(count), size_text(num_bytes))
+        console.print(table)
+    else:
+        console.print(f"{plan.root}: nothing to remove", markup=False, soft_wrap=True)
+    for removal in plan.removals[:SHOWN_PATHS] if names else ():
+        shorter = "" if removal.keep is None else f" (rewritten with {len(removal.keep)} rows)"
+        path = removal.path.relative_to(plan.root)
+        console.print(
+            f"  {path}{shorter}, {size_text(removal.num_bytes)}", markup=False, soft_wrap=True
+        )
+    more = len(plan.removals) - SHOWN_PATHS
+    if names and more > 0:
+        console.print(f"  and {more} more")
+    if plan.num_young:
+        console.print(
+            f"{plan.num_young} leftovers stay: a running precompute may own them, or they are "
+            "younger than an hour"
+        )
+    for problem in plan.damaged:
+        console.print(f"left alone: {problem}", markup=False, soft_wrap=True)

@@ -1,0 +1,360 @@
+"""Removing from a cache what no reader can see, and whole sets that the user names.
+
+By itself nothing but leftovers goes: hidden temporary files, pixel files that no committed part
+lists, folders without settings; each only when it is older than an hour and no running writer's
+name is on it, so that a precompute in another terminal loses nothing. `superseded` also rewrites
+parts without the rows that later ones replace: every part by an atomic rename onto itself, so that
+the order of parts, and with it what readers see, stays as it is at every moment.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from strive.cache.commit import (
+    TEMPORARY_PREFIX,
+    commit_parquet,
+    disk_error,
+    list_parts,
+    read_part,
+)
+from strive.cache.frames import frame_shards, read_video_states
+from strive.cache.layout import CacheLayout, open_cache
+from strive.cache.scores import find_scorer, list_scorers
+from strive.errors import CacheDamageError, CacheError, unknown_name
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+SAFE_AGE_SECONDS = 3600.0
+"""Leftovers younger than this stay: a writer renames its pixels a moment before it lists them."""
+
+TEMPORARY = "temporary file"
+UNLISTED = "pixels that no part lists"
+NO_SETTINGS = "set without settings"
+SUPERSEDED = "replaced by later rows"
+DROPPED = "dropped set"
+_MADE_FROM = ("video_id", "frames_checksum")
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A file or folder to remove, or (`keep` rows of it given) a part to rewrite shorter."""
+
+    path: Path
+    why: str
+    num_bytes: int
+    keep: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What a prune would do.
+
+    `num_young` leftovers stay because they may belong to a running precompute; `damaged` says which
+    sets of frames were left alone because a part of theirs cannot be read.
+    """
+
+    root: Path
+    removals: tuple[Removal, ...]
+    num_young: int
+    damaged: tuple[str, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are freed."""
+        return sum(removal.num_bytes for removal in self.removals)
+
+    @property
+    def by_reason(self) -> dict[str, tuple[int, int]]:
+        """{reason: (how many, bytes)}."""
+        counts = Counter(removal.why for removal in self.removals)
+        sizes: Counter[str] = Counter()
+        for removal in self.removals:
+            sizes[removal.why] += removal.num_bytes
+        return {why: (count, sizes[why]) for why, count in counts.items()}
+
+
+# --- planning -----------------------------------------------------------------------------------
+
+
+def plan_prune(
+    root: Path, *, superseded: bool = False, safe_age_seconds: float = SAFE_AGE_SECONDS
+) -> PrunePlan:
+    """Find what no reader of a cache can see; nothing is changed.
+
+    Raises:
+        CacheError: there is no cache.
+    """
+    layout = open_cache(root)
+    busy = live_writers(layout)
+    found: list[Removal] = []
+    damaged: list[str] = []
+    bare = list(_folders_without_settings(layout))
+    found += [_removal(path, NO_SETTINGS) for path in bare]
+    found += [
+        _removal(path, TEMPORARY)
+        for path in layout.root.rglob(f"{TEMPORARY_PREFIX}*")
+        if not any(path.is_relative_to(folder) for folder in bare)
+    ]
+    for key in layout.frames_keys():
+        try:
+            found += _unlisted_shards(layout, key)
+        except CacheDamageError as error:
+            damaged.append(str(error))
+    old = time.time() - safe_age_seconds
+    kept = [r for r in found if _is_idle(r.path, busy) and _newest_change(r.path) < old]
+    rewrites: list[Removal] = []
+    if superseded:
+        rewrites = list(_superseded(layout, damaged, old))
+    return PrunePlan(layout.root, tuple(kept + rewrites), len(found) - len(kept), tuple(damaged))
+
+
+def plan_drop(root: Path, *, scorers: tuple[str, ...], frames_keys: tuple[str, ...]) -> PrunePlan:
+    """Find the folders of whole sets: scorers by name or key, frames by key with their scorers.
+
+    Raises:
+        CacheError: no such scorer, or a precompute is writing to the cache.
+        UnknownNameError: no such frames key.
+    """
+    layout = open_cache(root)
+    busy = live_writers(layout)
+    if busy:
+        raise CacheError(
+            f"{root} is being written by {', '.join(sorted(busy))}; wait for that precompute "
+            "before dropping a set"
+        )
+    keys = {find_scorer(layout, name).key for name in scorers}
+    for frames_key in frames_keys:
+        if frames_key not in layout.frames_keys():
+            raise unknown_name("frames key (--frames-key)", frames_key, layout.frames_keys())
+    keys |= {info.key for info in list_scorers(layout) if info.frames_key in frames_keys}
+    folders = [
+        folder
+        for key in sorted(keys)
+        # Scores first: their settings are what lets readers know of the scorer at all.
+        for folder in (layout.scores(key), layout.embeddings(key))
+    ] + [layout.frames(key) for key in frames_keys]
+    removals = [_removal(folder, DROPPED) for folder in folders if folder.is_dir()]
+    return PrunePlan(layout.root, tuple(removals), 0, ())
+
+
+def live_writers(layout: CacheLayout) -> set[str]:
+    """Return the names of writers whose process runs, as far as can be told without disturbing it.
+
+    A process of this machine is looked up by its id, one of another by the lock that it holds.
+    """
+    alive = set()
+    for path in layout.writers.glob("*.lock"):
+        try:
+            owner = json.loads(path.read_text(encoding="utf-8"))
+            if owner["host"] == socket.gethostname():
+                is_alive = _runs(int(owner["pid"]))
+            else:
+                is_alive = _is_locked(path)
+        except FileNotFoundError:
+            continue
+        except (json.JSONDecodeError, KeyError, ValueError, UnicodeDecodeError, TypeError):
+            is_alive = _is_locked(path)  # it is being written this very moment, or was cut off
+        if is_alive:
+            alive.add(path.stem)
+    return alive
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    if fcntl is None:
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # a file system without locks
+    return False
+
+
+def _is_idle(path: Path, busy: set[str]) -> bool:
+    """Whether no running writer's name is part of a file's name, and no running process made it."""
+    if any(f"-{writer}-" in path.name for writer in busy):
+        return False
+    if not path.name.startswith(TEMPORARY_PREFIX):
+        return True
+    pid = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+    return not (pid.isdigit() and _runs(int(pid)))
+
+
+def _removal(path: Path, why: str) -> Removal:
+    return Removal(path, why, sum(size for size, _ in _files(path)))
+
+
+def _files(path: Path) -> Iterator[tuple[int, float]]:
+    """Yield size and time of a file, or of all files below a folder; vanished ones are left out."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            continue
+        if not file.is_dir():
+            yield status.st_size, status.st_mtime
+
+
+def _newest_change(path: Path) -> float:
+    own = path.stat().st_mtime if path.exists() else 0.0
+    return max([own, *(changed for _, changed in _files(path))])
+
+
+def _folders_without_settings(layout: CacheLayout) -> Iterator[Path]:
+    known = {"frames": layout.frames_keys(), "scores": layout.scorer_keys()}
+    known["embeddings"] = known["scores"]
+    for name, keys in known.items():
+        for folder in sorted((layout.root / name).glob("*")):
+            if folder.is_dir() and folder.name not in keys:
+                yield folder
+
+
+def _unlisted_shards(layout: CacheLayout, frames_key: str) -> Iterator[Removal]:
+    shards = frame_shards(layout, frames_key)  # before the parts: what is listed later is younger
+    listed = {
+        name
+        for part in list_parts(layout.frames(frames_key), "videos")
+        for name in read_part(part, ["shard"]).column(0).to_pylist()
+    }
+    for shard in shards:
+        if shard.name not in listed:
+            yield _removal(shard, UNLISTED)
+
+
+# --- rows that later ones replace ----------------------------------------------------------------
+
+
+def _superseded(layout: CacheLayout, damaged: list[str], old: float) -> Iterator[Removal]:
+    """Yield parts with replaced rows, then pixels that only such rows list."""
+    for key in layout.frames_keys():
+        folder = layout.frames(key)
+        try:
+            rewrites = list(_short_parts(folder, "videos", ["video_id"], old))
+            yield from rewrites
+            yield from _unused_shards(layout, key, {r.path: r.keep or () for r in rewrites})
+        except CacheDamageError as error:
+            damaged.append(str(error))
+    for key in layout.scorer_keys():
+        try:
+            frames_key = find_scorer(layout, key).frames_key
+            states = read_video_states(layout, frames_key)
+            current = {video_id: state.checksum for video_id, state in states.items()}
+            scores, embeddings = layout.scores(key), layout.embeddings(key)
+            yield from _short_parts(scores, "part", ["question_id"], old, current)
+            # Readers find the embeddings of the frames at hand even behind those of others.
+            columns = ["video_id", "frames_checksum"]
+            yield from _short_parts(embeddings, "part", columns, old, current)
+        except CacheDamageError as error:
+            damaged.append(str(error))
+
+
+def _short_parts(
+    folder: Path,
+    prefix: str,
+    id_columns: list[str],
+    old: float,
+    current: Mapping[str, str] | None = None,
+) -> Iterator[Removal]:
+    """Yield the parts that hold rows which a later row of the same id replaces.
+
+    Only rows in parts older than `old` replace others: a reader may have been opened before. With
+    `current` ({video_id: checksum}), rows that were made from other frames of a video go too.
+    """
+    columns = id_columns if current is None else sorted({*id_columns, *_MADE_FROM})
+    parts = [
+        (path, [tuple(row[name] for name in id_columns) for row in rows], rows)
+        for path in list_parts(folder, prefix)
+        if path.stat().st_mtime < old
+        for rows in [read_part(path, columns).to_pylist()]
+    ]
+    last = {key: (path, number) for path, keys, _ in parts for number, key in enumerate(keys)}
+    for path, keys, rows in parts:
+        keep = tuple(
+            number
+            for number, (key, row) in enumerate(zip(keys, rows, strict=True))
+            if last[key] == (path, number) and not (current and _is_stale(row, current))
+        )
+        if len(keep) < len(rows):
+            share = 1 - len(keep) / len(rows)
+            yield Removal(path, SUPERSEDED, int(path.stat().st_size * share), keep)
+
+
+def _is_stale(row: Mapping[str, str], current: Mapping[str, str]) -> bool:
+    """Whether a row belongs to frames that were since decoded anew; uncached videos stay."""
+    return current.get(row["video_id"]) not in (None, row["frames_checksum"])
+
+
+def _unused_shards(
+    layout: CacheLayout, frames_key: str, keep: Mapping[Path, tuple[int, ...]]
+) -> Iterator[Removal]:
+    """Yield the pixel files that only rows list which are about to go."""
+    used: set[str] = set()
+    listed: set[str] = set()
+    for path in list_parts(layout.frames(frames_key), "videos"):
+        names = read_part(path, ["shard"]).column(0).to_pylist()
+        listed.update(names)
+        used.update(names[row] for row in keep.get(path, range(len(names))))
+    for name in sorted(listed - used):
+        shard = layout.frames(frames_key) / name
+        if shard.is_file():
+            yield _removal(shard, SUPERSEDED)
+
+
+# --- doing it -----------------------------------------------------------------------------------
+
+
+def apply_prune(plan: PrunePlan) -> int:
+    """Do what a plan says; return the bytes that were freed.
+
+    Parts are rewritten before the pixels that they listed go, so that a kill in between leaves
+    unlisted pixels for the next prune and never a row without pixels.
+
+    Raises:
+        DiskError: something cannot be removed; what was done before is done.
+    """
+    freed = 0
+    for removal in plan.removals:
+        try:
+            freed += _apply(removal)
+        except FileNotFoundError:
+            continue  # its writer came to an end and removed it
+        except OSError as error:
+            raise disk_error(removal.path, error) from error
+    return freed
+
+
+def _apply(removal: Removal) -> int:
+    path = removal.path
+    if removal.keep:
+        before = path.stat().st_size
+        commit_parquet(path, read_part(path).take(list(removal.keep)))
+        return before - path.stat().st_size
+    if path.is_dir():
+        # Without settings a set does not exist for readers: a kill from here on harms nobody.
+        (path / "settings.json").unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return removal.num_bytes

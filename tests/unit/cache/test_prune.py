@@ -1,0 +1,267 @@
+"""Prune removes what no reader sees, and nothing else: every reader is asked before and after."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.conftest import add_frames, add_scorer, encoded
+from strive.cache.audit import cache_info, verify_cache
+from strive.cache.codec import FrameCodec
+from strive.cache.commit import atomic_file
+from strive.cache.embeddings import (
+    VideoEmbeddings,
+    commit_embeddings,
+    iter_embeddings,
+    read_embedding_states,
+)
+from strive.cache.frames import FrameReader, FrameWriter, frame_shards, read_video_states
+from strive.cache.layout import CacheLayout
+from strive.cache.prune import (
+    NO_SETTINGS,
+    SUPERSEDED,
+    TEMPORARY,
+    UNLISTED,
+    PrunePlan,
+    apply_prune,
+    live_writers,
+    plan_drop,
+    plan_prune,
+)
+from strive.cache.scores import QuestionScores, ScoreReader, ScoreRow, commit_scores
+from strive.errors import CacheError, UnknownNameError
+
+HOURS = 3600.0
+
+
+@pytest.fixture
+def filled(layout: CacheLayout) -> CacheLayout:
+    frames_key = add_frames(layout, "jpeg", "a", "b")
+    add_scorer(layout, "siglip2", frames_key, "1@a", "2@b")
+    return layout
+
+
+def age(path: Path, seconds: float = 2 * HOURS) -> None:
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        os.utime(file, (time.time() - seconds,) * 2)
+
+
+def orphan(layout: CacheLayout) -> Path:
+    """Pixels whose rows were never committed, as a kill between the two leaves them."""
+    folder = layout.frames(layout.frames_keys()[0])
+    path = folder / "frames-0000000000000000001-s0of1-0123abcd.arrow"
+    path.write_bytes(b"x" * 1000)
+    return path
+
+
+def everything_seen(layout: CacheLayout) -> dict[str, object]:
+    """All that readers see."""
+    seen: dict[str, object] = {}
+    for key in layout.frames_keys():
+        frames = FrameReader(layout, key)
+        for video_id in frames.video_ids:
+            info = frames.info(video_id)
+            frames_FHWC = frames.read(video_id, range(info.num_frames))
+            seen[f"{key} {video_id}"] = (frames_FHWC.tobytes(), info.pts_seconds_F.tolist())
+    for key in layout.scorer_keys():
+        scores = ScoreReader(layout, key)
+        for question_id in scores.question_ids:
+            found = scores.get(question_id)
+            assert found is not None
+            seen[f"{key} {question_id}"] = found.scores_F.tolist()
+        states = read_video_states(layout, scores.frames_key)
+        wanted = {video_id: state.checksum for video_id, state in states.items()}
+        for video in iter_embeddings(layout, key, wanted):
+            seen[f"{key} embedding {video.video_id}"] = video.embeddings_FD.tobytes()
+    return seen
+
+
+def test_a_clean_cache_stays_as_it_is(filled: CacheLayout) -> None:
+    age(filled.root)
+    plan = plan_prune(filled.root, superseded=True)
+    assert plan.removals == () and plan.num_young == 0
+
+
+def test_old_leftovers_go_and_nothing_else(filled: CacheLayout) -> None:
+    seen = everything_seen(filled)
+    temporary = filled.scores("x").parent / ".tmp-999999999-aa-part-1-s0of1-x.parquet"
+    temporary.write_bytes(b"y" * 10)
+    bare = filled.embeddings("dropped-1234")
+    bare.mkdir()
+    (bare / "part-1.parquet").write_bytes(b"z" * 7)
+    (bare / ".tmp-999999999-bb-part").write_bytes(b"z" * 3)
+    pixels = orphan(filled)
+    for path in (temporary, bare, pixels):
+        age(path)
+    plan = plan_prune(filled.root)
+    assert plan.by_reason == {TEMPORARY: (1, 10), NO_SETTINGS: (1, 10), UNLISTED: (1, 1000)}
+    assert temporary.exists() and bare.exists() and pixels.exists()  # a plan changes nothing
+    assert cache_info(filled.root).num_orphan_bytes == 1020
+    before = cache_info(filled.root).num_bytes
+    assert apply_prune(plan) == plan.num_bytes == 1020
+    assert cache_info(filled.root).num_bytes == before - 1020
+    assert not (temporary.exists() or bare.exists() or pixels.exists())
+    assert everything_seen(filled) == seen and verify_cache(filled.root) == []
+    assert apply_prune(plan) == 0  # gone already: nothing to do, no error
+
+
+def test_young_leftovers_stay(filled: CacheLayout) -> None:
+    pixels = orphan(filled)
+    with atomic_file(filled.frames(filled.frames_keys()[0]) / "frames-2.arrow") as temporary:
+        temporary.write_bytes(b"half of it")
+        plan = plan_prune(filled.root)
+        assert plan.removals == () and plan.num_young == 2
+        apply_prune(plan)
+        assert temporary.exists() and pixels.exists()
+        # However old: its process runs.
+        age(temporary)
+        age(pixels)
+        assert [r.path for r in plan_prune(filled.root).removals] == [pixels]
+
+
+def test_a_running_writers_files_stay_whatever_their_age(filled: CacheLayout) -> None:
+    pixels = orphan(filled)
+    age(pixels)
+    filled.writers.mkdir()
+    lock = filled.writers / "s0of1.lock"
+    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        owner = {"writer": "s0of1", "host": socket.gethostname(), "pid": sleeper.pid}
+        lock.write_text(json.dumps(owner))
+        assert live_writers(filled) == {"s0of1"}
+        assert plan_prune(filled.root).removals == ()
+        with pytest.raises(CacheError, match="being written by s0of1"):
+            plan_drop(filled.root, scorers=("siglip2",), frames_keys=())
+    finally:
+        sleeper.communicate(b"\n")
+    assert live_writers(filled) == set()
+    assert [r.path for r in plan_prune(filled.root).removals] == [pixels]
+
+
+def test_a_lock_held_elsewhere_counts(filled: CacheLayout) -> None:
+    filled.writers.mkdir()
+    lock = filled.writers / "s1of2.lock"
+    lock.write_text(json.dumps({"writer": "s1of2", "host": "another-machine", "pid": 1}))
+    assert live_writers(filled) == set()
+    hold = (
+        "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    assert live_writers(filled) == {"s1of2"}
+    holder.communicate(b"\n")
+    assert live_writers(filled) == set()
+
+
+def again(layout: CacheLayout, video_id: str, *, num_frames: int = 4) -> None:
+    """Decode a video anew, embed and score it, as `--overwrite` does."""
+    (frames_key,), (scorer_key,) = layout.frames_keys(), layout.scorer_keys()
+    writer = FrameWriter(layout, frames_key, writer="again")
+    writer.add(encoded(video_id, FrameCodec("jpeg"), num_frames))
+    writer.commit()
+    checksum = read_video_states(layout, frames_key)[video_id].checksum
+    embeddings_FD = np.full((num_frames, 3), 0.5, np.float16)
+    videos = [VideoEmbeddings(video_id, embeddings_FD, checksum)]
+    commit_embeddings(layout, scorer_key, videos, writer="again")
+    scores = QuestionScores(f"1@{video_id}", video_id, np.ones(num_frames, np.float32), 4, False)
+    commit_scores(layout, scorer_key, [ScoreRow(scores, "query", checksum)], writer="again")
+
+
+def test_superseded_rows_go_only_when_asked(filled: CacheLayout) -> None:
+    again(filled, "a")
+    again(filled, "b", num_frames=3)
+    (frames_key,) = filled.frames_keys()
+    first = frame_shards(filled, frames_key)[0]
+    age(filled.root)
+    seen = everything_seen(filled)
+    assert plan_prune(filled.root).removals == ()
+    plan = plan_prune(filled.root, superseded=True)
+    assert set(plan.by_reason) == {SUPERSEDED} and first in [r.path for r in plan.removals]
+    before = cache_info(filled.root).num_bytes
+    freed = apply_prune(plan)
+    assert cache_info(filled.root).num_bytes == before - freed
+    assert not first.exists()
+    assert everything_seen(filled) == seen and verify_cache(filled.root) == []
+    age(filled.root)
+    assert plan_prune(filled.root, superseded=True).removals == ()
+
+
+def test_a_kill_between_rewriting_and_removing_harms_nobody(filled: CacheLayout) -> None:
+    again(filled, "a")
+    again(filled, "b")
+    age(filled.root)
+    seen = everything_seen(filled)
+    plan = plan_prune(filled.root, superseded=True)
+    for count in range(len(plan.removals) + 1):
+        apply_prune(PrunePlan(plan.root, plan.removals[:count], 0, ()))
+        assert everything_seen(filled) == seen and verify_cache(filled.root) == []
+
+
+def test_young_replacements_keep_the_old_rows(filled: CacheLayout) -> None:
+    age(filled.root)
+    again(filled, "a")
+    again(filled, "b")
+    parts = plan_prune(filled.root, superseded=True).removals
+    # The rows that replace are young. Stale scores and embeddings are seen by nobody either way.
+    assert all(filled.frames(filled.frames_keys()[0]) not in r.path.parents for r in parts)
+
+
+def test_embeddings_of_the_frames_at_hand_stay_behind_those_of_others(filled: CacheLayout) -> None:
+    """A re-decode that was undone: the last embeddings row is stale, an earlier one is right."""
+    (scorer_key,) = filled.scorer_keys()
+    stale = [VideoEmbeddings("a", np.zeros((5, 3), np.float16), "of other frames")]
+    commit_embeddings(filled, scorer_key, stale, writer="again")
+    age(filled.root)
+    seen = everything_seen(filled)
+    apply_prune(plan_prune(filled.root, superseded=True))
+    assert everything_seen(filled) == seen
+    states = read_video_states(filled, filled.frames_keys()[0])
+    assert read_embedding_states(filled, scorer_key)["a"] == states["a"].checksum
+
+
+def test_pixels_stay_when_their_list_cannot_be_read(filled: CacheLayout) -> None:
+    (frames_key,) = filled.frames_keys()
+    part = next(filled.frames(frames_key).glob("videos-*.parquet"))
+    part.write_bytes(part.read_bytes()[:-5])
+    age(filled.root)
+    plan = plan_prune(filled.root)
+    assert plan.removals == () and part.name in plan.damaged[0]
+    assert part.name in plan_prune(filled.root, superseded=True).damaged[0]
+
+
+@pytest.mark.parametrize("name", [lambda key: "siglip2", lambda key: key])
+def test_dropping_a_scorer(filled: CacheLayout, name: Callable[[str], str]) -> None:
+    frames_key = filled.frames_keys()[0]
+    add_scorer(filled, "other", frames_key, "1@a")
+    key = next(key for key in filled.scorer_keys() if key.startswith("siglip2"))
+    seen = {text: value for text, value in everything_seen(filled).items() if key not in text}
+    plan = plan_drop(filled.root, scorers=(name(key),), frames_keys=())
+    assert [r.path for r in plan.removals] == [filled.scores(key), filled.embeddings(key)]
+    apply_prune(plan)
+    assert everything_seen(filled) == seen and verify_cache(filled.root) == []
+    assert not filled.embeddings(key).exists()
+
+
+def test_dropping_frames_takes_their_scorers_along(filled: CacheLayout) -> None:
+    kept = add_frames(filled, "raw", "a")
+    add_scorer(filled, "other", kept, "1@a")
+    gone = next(key for key in filled.frames_keys() if key != kept)
+    plan = plan_drop(filled.root, scorers=(), frames_keys=(gone,))
+    assert len(plan.removals) == 3
+    apply_prune(plan)
+    assert filled.frames_keys() == [kept] and len(filled.scorer_keys()) == 1
+    assert verify_cache(filled.root) == []
+    with pytest.raises(UnknownNameError, match="unknown frames key"):
+        plan_drop(filled.root, scorers=(), frames_keys=(gone,))
+    with pytest.raises(CacheError, match="has no scorer 'siglip2'"):
+        plan_drop(filled.root, scorers=("siglip2",), frames_keys=())
