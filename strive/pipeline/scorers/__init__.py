@@ -32,6 +32,7 @@ ScorerKind = Literal["similarity", "weight"]
 # Imported only when a scorer is made: most of them load torch.
 SCORERS: dict[str, str] = {
     "siglip2": "strive.pipeline.scorers.siglip2:load_siglip2",
+    "llava_ov": "strive.pipeline.scorers.llava_ov:load_llava_ov",
     "random": "strive.pipeline.scorers.controls:load_random",
     "oracle": "strive.pipeline.scorers.controls:load_oracle",
 }

@@ -9,7 +9,7 @@ import torch
 
 from strive.errors import ModelError
 from strive.lab.models import lab_model_path
-from strive.pipeline.scorers import ScorerRequest, SplitScorer, load_scorer
+from strive.pipeline.scorers import BatchedScorer, ScorerRequest, SplitScorer, load_scorer
 from strive.pipeline.scorers.siglip2 import OpenClipScorer
 
 FOLDER = str(lab_model_path("siglip2"))
@@ -79,6 +79,19 @@ def test_numbers_do_not_depend_on_company(scorer: OpenClipScorer) -> None:
     np.testing.assert_array_equal(scorer.embed_questions(texts[::-1])[::-1], together)
 
 
+def test_rows_do_not_depend_on_place_or_neighbours(scorer: OpenClipScorer) -> None:
+    # Batches hold frames of several videos, so a frame may stand anywhere, beside anything.
+    assert isinstance(scorer, BatchedScorer)
+    wanted = scorer.prepare_frames(frames(1, seed=1))
+    others = scorer.prepare_frames(frames(20, 180, 60, seed=2))
+    assert wanted.shape[1:] == others.shape[1:] and wanted.dtype == others.dtype
+    alone = scorer.embed_prepared(wanted)
+    for place in range(scorer.batch_size):
+        for size in (place + 1, scorer.batch_size):
+            rows = torch.cat([others[:place], wanted, others[place + 1 : size]])
+            np.testing.assert_array_equal(scorer.embed_prepared(rows)[place], alone[0])
+
+
 def test_text_lengths_and_truncation(scorer: OpenClipScorer) -> None:
     lengths = scorer.text_lengths([*QUESTIONS, "word " * 500])
     assert [length.truncated for length in lengths][:3] == [False, False, False]
@@ -86,6 +99,61 @@ def test_text_lengths_and_truncation(scorer: OpenClipScorer) -> None:
     # What is cut off does not change the embedding: the first 64 tokens are all there is.
     same = scorer.embed_questions([QUESTIONS[3], QUESTIONS[3] + "of another colour"])
     np.testing.assert_array_equal(same[0], same[1])
+
+
+def test_chunk_mean_is_the_mean_of_64_token_chunks(model: torch.nn.Module) -> None:
+    scorer = load_scorer("siglip2", ScorerRequest(model=FOLDER, long_text="chunk-mean"))
+    assert isinstance(scorer, OpenClipScorer)
+    words = [f"word{i} of the star" for i in range(60)]
+    long = " ".join(words)
+    encode = scorer.tokenizer.tokenizer
+    ids = encode(scorer.tokenizer.clean_fn(long), add_special_tokens=False)["input_ids"]
+    end = [encode.eos_token_id]
+    total, seen = np.zeros(64), []
+    for start in range(0, len(ids), 63):
+        chunk = ids[start : start + 63]
+        seen += chunk
+        row = (chunk + end + [encode.pad_token_id] * 64)[:64]
+        with torch.no_grad():
+            z = model.encode_text(torch.tensor([row]))[0].double()
+        total += (z / z.norm()).numpy()
+    assert seen == ids and len(ids) > 3 * 64
+    embedded = scorer.embed_questions(["a star", long])
+    np.testing.assert_allclose(embedded[1], total / np.linalg.norm(total), atol=1e-5)
+    np.testing.assert_allclose(embedded[0], reference_text(model, "a star"), atol=1e-5)
+    # Nothing is lost: the last word counts.
+    other = scorer.embed_questions([long + " circle"])[0]
+    assert np.abs(other - embedded[1]).max() > 1e-4
+    # To the last bit, whatever is asked beside it.
+    np.testing.assert_array_equal(scorer.embed_questions([long])[0], embedded[1])
+
+
+def test_chunk_mean_truncates_nothing_and_has_a_key_of_its_own(scorer: OpenClipScorer) -> None:
+    other = load_scorer(
+        "siglip2", ScorerRequest(model=FOLDER, batch_size=8, long_text="chunk-mean")
+    )
+    assert isinstance(other, OpenClipScorer)
+    (length,) = other.text_lengths(["word " * 500])
+    assert not length.truncated and length.num_tokens > 500
+    changed = {k for k, v in other.identity().items() if scorer.identity()[k] != v}
+    assert changed == {"long_text"}
+
+
+def test_chunks_of_clip_tokens() -> None:
+    # open_clip's other kind of tokenizer puts a token before and one after the text.
+    import open_clip
+
+    scorer = object.__new__(OpenClipScorer)
+    scorer.tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    scorer.context_length, scorer.model_name = 77, "ViT-B-32"
+    long = " ".join(f"number{i}" for i in range(90))
+    rows = scorer._chunks(long)
+    assert rows.shape[1] == 77 and len(rows) > 1
+    sot, eot = scorer.tokenizer.sot_token_id, scorer.tokenizer.eot_token_id
+    body = [t for row in rows.tolist() for t in row if t not in (sot, eot, 0)]
+    assert body == list(scorer.tokenizer.encode(long))
+    assert all(row[0] == sot and row.count(eot) == 1 for row in rows.tolist())
+    torch.testing.assert_close(scorer._chunks("a star"), scorer.tokenizer(["a star"]))
 
 
 def test_odd_sizes_are_squashed(scorer: OpenClipScorer) -> None:
