@@ -143,12 +143,24 @@ def read_parts(
     A nullable column that an older part lacks reads as nulls.
     """
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    tables = [_with_nulls(read_part(path, columns), wanted) for path in list_parts(folder, prefix)]
+    tables = [read_table(path, wanted, columns) for path in list_parts(folder, prefix)]
+    return pa.concat_tables(tables or [wanted.empty_table()])
+
+
+def read_table(path: Path, wanted: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read one part in the form of a schema; a nullable column that it lacks reads as nulls.
+
+    With `columns` only those are read, and the schema is of those.
+
+    Raises:
+        CacheDamageError: the file cannot be read, or lacks a column.
+    """
+    table = _with_nulls(read_part(path, columns), wanted)
     try:
-        return pa.concat_tables([table.cast(wanted) for table in tables] or [wanted.empty_table()])
+        return table.cast(wanted)
     except (pa.ArrowException, ValueError) as error:
         raise CacheDamageError(
-            f"a part in {folder} does not have the expected columns ({_first_line(error)})"
+            f"a part in {path.parent} does not have the expected columns ({_first_line(error)})"
         ) from None
 
 

@@ -15,7 +15,7 @@ from strive.cache.commit import (
     new_part_path,
     part_time_ns,
     read_part,
-    read_parts,
+    read_table,
 )
 from strive.cache.layout import CacheLayout
 
@@ -29,9 +29,8 @@ SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
         # The frames key (stage `decode`) or scorer key (stage `score`) that was being made.
         pa.field("key", pa.string(), nullable=False),
-        # When, and the file as it was then, so that a changed file that fails is not tried again
-        # until it changes once more. Nullable: older parts lack these columns.
-        pa.field("failed_ns", pa.int64()),
+        # The file as it was then, so that a changed file that fails is not tried again until it
+        # changes once more. Nullable: older parts lack these columns.
         pa.field("size_bytes", pa.int64()),
         pa.field("modified_ns", pa.int64()),
     ]
@@ -42,8 +41,7 @@ SCHEMA = pa.schema(
 class FailureRow:
     """One failure; `error` is a short kind such as `not_a_video`, `seconds` what it took.
 
-    `failed_ns` is the time of it (nanoseconds since 1970), `size_bytes` and `modified_ns` are the
-    video file's; None where they are not known.
+    `size_bytes` and `modified_ns` are the video file's; None where they are not known.
     """
 
     video_id: str
@@ -53,7 +51,6 @@ class FailureRow:
     message: str
     seconds: float
     key: str
-    failed_ns: int | None = None
     size_bytes: int | None = None
     modified_ns: int | None = None
 
@@ -67,20 +64,19 @@ def commit_failures(layout: CacheLayout, rows: Sequence[FailureRow], *, writer: 
 
 def read_failures(layout: CacheLayout) -> list[FailureRow]:
     """Read the failures that no later success has made moot."""
-    table = read_parts(layout.failures, "part", SCHEMA)
-    latest: dict[tuple[str, str, str], FailureRow] = {}
-    for row in table.to_pylist():
-        failure = FailureRow(**row)
-        latest[failure.video_id, failure.stage, failure.key] = failure
+    latest: dict[tuple[str, str, str], tuple[FailureRow, int]] = {}
+    for path in list_parts(layout.failures, "part"):
+        for row in read_table(path, SCHEMA).to_pylist():
+            failure = FailureRow(**row)
+            latest[failure.video_id, failure.stage, failure.key] = failure, part_time_ns(path)
     succeeded = {
         (stage, key): _succeeded(layout, stage, key)
-        for stage, key in {(failure.stage, failure.key) for failure in latest.values()}
+        for stage, key in {(stage, key) for _, stage, key in latest}
     }
     return [
         failure
-        for failure in latest.values()
-        if (at := succeeded[failure.stage, failure.key].get(failure.video_id)) is None
-        or at < (failure.failed_ns or 0)
+        for (video_id, stage, key), (failure, failed_at) in latest.items()
+        if succeeded[stage, key].get(video_id, -1) < failed_at
     ]
 
 

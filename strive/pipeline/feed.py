@@ -261,7 +261,7 @@ def failure_row(
     With a `video_root` the row says which file it was, by size and time stamp.
     """
     message = ": ".join(str(item) for item in error.args[1:]) or error.kind
-    row = FailureRow(video_id, video_id, stage, error.kind, message, seconds, key, time.time_ns())
+    row = FailureRow(video_id, video_id, stage, error.kind, message, seconds, key)
     if video_root is None:
         return row
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from strive.cache.embeddings import VideoEmbeddings
+from strive.cache.scores import ScoreRow
 from strive.errors import DecodeError, StriveError
 from strive.pipeline.batches import Batch, VideoSlot
 from strive.pipeline.clock import BusyClock
@@ -83,7 +84,7 @@ class ModelRunner:
             records = {slot.video_id: slot.records for _, slot in pairs}
             with self._clock:
                 rows = self._sessions[key].score_split([video for video, _ in pairs], records)
-            self._send("scores", (key, rows))
+            self._send_finite(key, rows)
 
     def _start(self, batch: Batch) -> None:
         session = self._sessions[batch.scorer_key]
@@ -171,8 +172,20 @@ class ModelRunner:
     def _score_embedded(
         self, key: str, videos: list[VideoEmbeddings], records: Mapping[str, list[Record]]
     ) -> None:
-        self._send("scores", (key, self._sessions[key].score_split(videos, records)))
+        self._send_finite(key, self._sessions[key].score_split(videos, records))
         self._done += [VideoDone(video.video_id, 0) for video in videos]
+
+    def _send_finite(self, key: str, rows: list[ScoreRow]) -> None:
+        """Send scores; a question that the model embeds as NaN is its video's failure row."""
+        finite = []
+        for row in rows:
+            if np.isfinite(row.scores.scores_F).all():
+                finite.append(row)
+                continue
+            text = f"question {row.scores.question_id} has scores that are NaN"
+            error = DecodeError("nonfinite", text)
+            self._send("failure", failure_row(row.scores.video_id, "score", error, 0.0, key))
+        self._send("scores", (key, finite))
 
     def _fail(self, slot: VideoSlot, error: DecodeError, seconds: float) -> None:
         self._send("failure", failure_row(slot.video_id, "score", error, seconds, slot.scorer_key))

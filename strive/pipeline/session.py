@@ -173,7 +173,10 @@ class ScorerSession:
     def score_split(
         self, videos: Sequence[VideoEmbeddings], records: Mapping[str, Sequence[Record]]
     ) -> list[ScoreRow]:
-        """Score the given questions of embedded videos: cosines in float32 from stored float16."""
+        """Score the given questions of embedded videos: cosines in float32 from stored float16.
+
+        A question whose embedding is not finite (it has no token, say) has NaN scores.
+        """
         assert isinstance(self.scorer, SplitScorer)
         pairs = [(video, record) for video in videos for record in records[video.video_id]]
         if not pairs:

@@ -339,10 +339,11 @@ def test_ctrl_c_keeps_what_is_finished(
     with pytest.raises(Interrupted, match="same command"):
         precompute(world.options(cache), on_summary=summaries.append)
     assert time.monotonic() - started < 5
-    assert summaries[0].interrupted and summaries[0].num_ok == 3
+    # The third video, and perhaps the fourth, was decoded by then; its frames are kept.
+    assert summaries[0].interrupted and summaries[0].num_ok in (3, 4)
     monkeypatch.setattr(Toy, "embed_frames", real)
     rest = precompute(world.options(cache))
-    assert (rest.num_decoded, rest.num_embedded) == (1, 2)
+    assert (rest.num_decoded, rest.num_embedded) == (4 - summaries[0].num_ok, 2)
     precompute(world.options(tmp_path / "plain"))
     assert scores_of(cache) == scores_of(tmp_path / "plain")
 
