@@ -220,8 +220,7 @@ class TrainingData:
         return float(effective_K[effective_K > 0].mean())
 
     def _logit_scale(self) -> float:
-        settings = self.scores.settings if self.scores else {}
-        return float(settings.get("logit_scale") or DEFAULT_LOGIT_SCALE)
+        return self.scores.logit_scale if self.scores else DEFAULT_LOGIT_SCALE
 
     def _video(
         self,

@@ -70,6 +70,7 @@ def make_cache(
             "kind": kind,
             "allowed_transforms": transforms,
             "fields": {"frames_key": FRAMES_KEY},
+            "details": {"logit_scale": 14.0},
         },
     )
     commit_scores(layout, SCORER_KEY, rows, writer="test")

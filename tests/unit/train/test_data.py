@@ -96,6 +96,19 @@ def test_a_sample_ignores_what_lies_outside_it(make_config, new_cache):
     assert ids(data.records) == chosen and data.num_unscored == 0
 
 
+def test_logit_multiplies_by_the_scorers_own_scale(make_config):
+    """P ~ exp(14 s / tau) within a segment: the scale that the scorer's settings hold, not 100."""
+    data = TrainingData(make_config(score_transform="logit"))
+    [record] = [record for record in data.records if record.question_id == "q1"]
+    scores_F = data.scores.get("q1").scores_F.astype(np.float64)
+    effective = []
+    for segment_E in scores_F.reshape(8, 3):  # 24 frames, 8 segments
+        p_E = np.exp(14.0 * segment_E / 0.4)
+        p_E /= p_E.sum()
+        effective.append(np.exp(-(p_E * np.log(p_E)).sum()))
+    assert data.read(record, step=0).effective_frames == pytest.approx(np.mean(effective))
+
+
 def test_clear_errors(make_config, tmp_path):
     with pytest.raises(CacheError, match="precompute"):
         TrainingData(make_config(cache=tmp_path / "none"))
