@@ -1,7 +1,9 @@
-"""Whether a file is as long as its own header says.
+"""Whether a file is whole, as far as its container can tell without decoding.
 
 A download that broke off often decodes without complaint up to where it ends, and its frames would
-then pass for those of the whole video. Containers that state no length cannot be judged.
+then pass for those of the whole video. Some codecs (VP9 first of all) show damaged data as wrong
+pictures and report nothing, so what a container offers is used: stated lengths, chained sizes,
+checksums. Containers that offer nothing cannot be judged.
 """
 
 import struct
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from strive.errors import DecodeError
+from strive.video.ebml import check_segment, segment_end
 
 _HEAD_BYTES = 1 << 16
-_MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+_TS_PACKET_BYTES = 188
+_M2TS_PACKET_BYTES = 192
 # ASF's File Properties Object, and the flag of a broadcast (its sizes mean nothing).
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_BROADCAST = 1
@@ -20,16 +24,19 @@ _MAX_BOXES = 1 << 20
 
 
 def check_complete(path: Path, container: str) -> None:
-    """Compare a file's size with the one that its header states, where it does.
+    """Compare a file with what its container says about it.
 
     Raises:
-        DecodeError: `truncated`; the file ends before its header says.
+        DecodeError: `truncated`, the file ends before its header says; `damaged`, its parts do not
+            follow one another as their sizes say, or a part differs from its checksum.
     """
     if container not in _STATED_SIZE:
         return
     size = path.stat().st_size
     with path.open("rb") as file:
         stated = _STATED_SIZE[container](file, size)
+        if stated is not None and stated <= size and container == "matroska":
+            check_segment(file, path.name, stated)
     if stated is not None and stated > size:
         raise DecodeError(
             "truncated", f"{path.name} has {size} bytes; its header speaks of {stated}"
@@ -42,29 +49,10 @@ def _avi_size(file: BinaryIO, size: int) -> int | None:
     return stated + 8 if head.startswith(b"RIFF") and 0 < stated < 0xFFFFFFFF else None
 
 
-def _matroska_size(file: BinaryIO, size: int) -> int | None:
-    head = file.read(_HEAD_BYTES)
-    # The EBML header first (always short), then the segment that holds everything else.
-    length, header_bytes = _ebml_size(head, 4)
-    if length is None or header_bytes is None:
-        return None
-    start = 4 + header_bytes + length
-    if head[start : start + 4] != _MATROSKA_SEGMENT:
-        return None
-    segment, size_bytes = _ebml_size(head, start + 4)
-    if segment is None or size_bytes is None:
-        return None
-    return start + 4 + size_bytes + segment
-
-
-def _ebml_size(data: bytes, at: int) -> tuple[int | None, int | None]:
-    """Return a size and how many bytes it is written in; None for an unknown size."""
-    if at >= len(data) or data[at] == 0:
-        return None, None
-    num_bytes = 9 - data[at].bit_length()
-    mask = (1 << 7 * num_bytes) - 1
-    value = int.from_bytes(data[at : at + num_bytes], "big") & mask
-    return (None if value == mask else value), num_bytes
+def _mpegts_size(file: BinaryIO, size: int) -> int | None:
+    """Whole packets; a recording that ends within one has lost the end of its last picture."""
+    packet = _TS_PACKET_BYTES if file.read(1) == b"\x47" else _M2TS_PACKET_BYTES
+    return -(-size // packet) * packet
 
 
 def _asf_size(file: BinaryIO, size: int) -> int | None:
@@ -108,7 +96,8 @@ def _fragmented_mp4_size(file: BinaryIO, size: int) -> int | None:
 
 _STATED_SIZE: dict[str, Callable[[BinaryIO, int], int | None]] = {
     "avi": _avi_size,
-    "matroska": _matroska_size,
+    "matroska": segment_end,
+    "mpegts": _mpegts_size,
     "asf": _asf_size,
     "flv": _flv_size,
     "mov": _fragmented_mp4_size,

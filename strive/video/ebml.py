@@ -1,0 +1,98 @@
+"""The skeleton of Matroska and WebM files (RFC 9559): sizes that chain, and checksums.
+
+A file is an EBML header and a segment; a segment is a row of elements, most of them clusters of
+frames. An element is an id, a size and its content, and may begin with a CRC-32 of the rest of it.
+"""
+
+import zlib
+from typing import BinaryIO
+
+from strive.errors import DecodeError
+
+_HEAD_BYTES = 1 << 16
+_EBML = 0x1A45DFA3
+_SEGMENT = 0x18538067
+_CLUSTER = 0x1F43B675
+_CRC_32 = 0xBF
+_MAX_CHECKED_BYTES = 64 << 20  # of one element; FFmpeg's clusters have 5 MiB at most
+
+
+def segment_end(file: BinaryIO, size: int) -> int | None:
+    """Return where a file's segment says that it ends; None if it does not say."""
+    bounds = _segment(file)
+    return None if bounds is None else bounds[1]
+
+
+def check_segment(file: BinaryIO, name: str, size: int) -> None:
+    """Follow a segment's elements to its end.
+
+    Raises:
+        DecodeError: `damaged`.
+    """
+    bounds = _segment(file)
+    if bounds is None:
+        return
+    at, end = bounds
+    while at < end:
+        file.seek(at)
+        element = _header(file.read(12), 0)
+        if element is None:
+            raise DecodeError("damaged", f"{name}: no element begins at byte {at}")
+        kind, length, header_bytes = element
+        if length is None:
+            return  # written live: nothing after this can be followed
+        start, at = at + header_bytes, at + header_bytes + length
+        if at > end:
+            raise DecodeError("damaged", f"{name}: the element at byte {start} is too long")
+        if length <= _MAX_CHECKED_BYTES:
+            file.seek(start)
+            _check_element(file.read(length), kind, name, start)
+
+
+def _segment(file: BinaryIO) -> tuple[int, int] | None:
+    """Return where the segment's content begins and ends; None if unknown."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    ebml = _header(head, 0)
+    if ebml is None or ebml[0] != _EBML or ebml[1] is None:
+        return None
+    at = ebml[2] + ebml[1]
+    segment = _header(head, at)
+    if segment is None or segment[0] != _SEGMENT or segment[1] is None:
+        return None
+    return at + segment[2], at + segment[2] + segment[1]
+
+
+def _check_element(data: bytes, kind: int, name: str, start: int) -> None:
+    first = _header(data, 0)
+    if first is not None and first[0] == _CRC_32 and first[1] == 4:
+        stated = int.from_bytes(data[first[2] : first[2] + 4], "little")
+        if zlib.crc32(memoryview(data)[first[2] + 4 :]) != stated:
+            raise DecodeError(
+                "damaged", f"{name}: the element at byte {start} differs from its CRC"
+            )
+    if kind != _CLUSTER:
+        return
+    at = 0
+    while at < len(data):
+        element = _header(data, at)
+        if element is None or element[1] is None:
+            raise DecodeError("damaged", f"{name}: the cluster at byte {start} is damaged")
+        at += element[2] + element[1]
+    if at != len(data):
+        raise DecodeError("damaged", f"{name}: the cluster at byte {start} is damaged")
+
+
+def _header(data: bytes, at: int) -> tuple[int, int | None, int] | None:
+    """Return an element's id, size (None: unknown) and bytes of both; None if there is none."""
+    if at >= len(data) or data[at] < 0x10:
+        return None
+    id_bytes = 9 - data[at].bit_length()
+    kind = int.from_bytes(data[at : at + id_bytes], "big")
+    at += id_bytes
+    if at >= len(data) or data[at] == 0:
+        return None
+    num_bytes = 9 - data[at].bit_length()
+    mask = (1 << 7 * num_bytes) - 1
+    length = int.from_bytes(data[at : at + num_bytes], "big") & mask
+    return kind, (None if length == mask else length), id_bytes + num_bytes
