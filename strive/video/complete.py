@@ -13,10 +13,9 @@ from typing import BinaryIO
 
 from strive.errors import DecodeError
 from strive.video.ebml import check_segment, segment_end
+from strive.video.mpegts import M2TS_PACKET_BYTES, PACKET_BYTES, SYNC_BYTE, check_packets
 
 _HEAD_BYTES = 1 << 16
-_TS_PACKET_BYTES = 188
-_M2TS_PACKET_BYTES = 192
 # ASF's File Properties Object, and the flag of a broadcast (its sizes mean nothing).
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_BROADCAST = 1
@@ -41,6 +40,8 @@ def check_complete(path: Path, container: str) -> None:
         raise DecodeError(
             "truncated", f"{path.name} has {size} bytes; its header speaks of {stated}"
         )
+    if container == "mpegts":
+        check_packets(path, path.name)
 
 
 def _avi_size(file: BinaryIO, size: int) -> int | None:
@@ -51,7 +52,7 @@ def _avi_size(file: BinaryIO, size: int) -> int | None:
 
 def _mpegts_size(file: BinaryIO, size: int) -> int | None:
     """Whole packets; a recording that ends within one has lost the end of its last picture."""
-    packet = _TS_PACKET_BYTES if file.read(1) == b"\x47" else _M2TS_PACKET_BYTES
+    packet = PACKET_BYTES if file.read(1)[0] == SYNC_BYTE else M2TS_PACKET_BYTES
     return -(-size // packet) * packet
 
 

@@ -77,3 +77,30 @@ def test_a_web_file_with_a_piece_lost_is_damaged(tmp_path: Path) -> None:
         path.write_bytes(data[:start] + data[start + 50 :] + bytes(50))
         with pytest.raises(DecodeError, match="damaged"):
             check_complete(path, "matroska")
+
+
+def test_a_transport_stream_that_lost_a_packet_is_damaged(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.ts", 60, g=20)
+    data = path.read_bytes()
+    starts = range(0, len(data), 188)
+    pictures = [s for s in starts if int.from_bytes(data[s + 1 : s + 3], "big") & 0x1FFF == 0x100]
+    begins_keyframe = [
+        bool(data[s + 1] & 0x40 and data[s + 3] & 0x20 and data[s + 5] & 0x40) for s in pictures
+    ]
+    lost = [
+        start
+        for start, here, following in zip(
+            pictures[1:], begins_keyframe[1:], begins_keyframe[2:], strict=False
+        )
+        if not here and not following  # where streams may be joined
+    ]
+    assert len(lost) > 50
+    for start in lost:
+        path.write_bytes(data[:start] + data[start + 188 :])
+        with pytest.raises(DecodeError, match="damaged"):
+            check_complete(path, "mpegts")
+    path.write_bytes(data + data)  # joined streams are whole
+    check_complete(path, "mpegts")
+    path.write_bytes(data[: 188 * 20] + b"\0" + data[188 * 20 + 1 :])
+    with pytest.raises(DecodeError, match="damaged"):
+        check_complete(path, "mpegts")
