@@ -19,7 +19,6 @@ _HEAD_BYTES = 1 << 16
 # ASF's File Properties Object, and the flag of a broadcast (its sizes mean nothing).
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_BROADCAST = 1
-_MAX_BOXES = 1 << 20
 
 
 def check_complete(path: Path, container: str) -> None:
@@ -78,21 +77,21 @@ def _flv_size(file: BinaryIO, size: int) -> int | None:
 def _fragmented_mp4_size(file: BinaryIO, size: int) -> int | None:
     """Where the last box of a fragmented MP4 ends; of others the demuxer counts the frames."""
     at, is_fragmented = 0, False
-    for _ in range(_MAX_BOXES):
+    while at < size:
         file.seek(at)
         head = file.read(16)
-        if len(head) < 8:
-            break
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:], "big")
-        if length < 8:  # 0 is "to the end of the file"
-            break
+        if length == 0 and len(head) >= 8:  # to the end of the file
+            return None
+        if length < 8 or not all(0x20 <= byte < 0x7F for byte in kind):
+            if is_fragmented:
+                raise DecodeError("damaged", f"no box begins at byte {at}, where one should")
+            return None
         is_fragmented |= kind == b"moof"
         at += length
-        if at >= size:
-            return at if is_fragmented and kind in (b"moof", b"mdat") else None
-    return None
+    return at if is_fragmented else None
 
 
 _STATED_SIZE: dict[str, Callable[[BinaryIO, int], int | None]] = {
