@@ -21,66 +21,152 @@ if TYPE_CHECKING:
     from strive.pipeline.summary import PrecomputeSummary
 
 
+RECORDS, SCORERS, FRAMES, RUNNING = "Records", "Scorers", "Frames", "Running"
+
+
 def precompute(
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Records: Video-R1 JSON, JSONL or Parquet. Repeatable."),
+        typer.Option(help="Video-R1 JSON, JSONL or Parquet. Repeatable.", rich_help_panel=RECORDS),
     ] = None,
     video_root: Annotated[
         Path | None,
         typer.Option(
-            help="What record paths are relative to.  \\[default: the first --data's folder]"
+            help="What paths are relative to.  \\[default: the first --data's folder]",
+            rich_help_panel=RECORDS,
         ),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Cache folder.  \\[default: in the workspace]")
+    allow_outside_root: Annotated[
+        bool,
+        typer.Option("--allow-outside-root", help="Let paths leave it.", rich_help_panel=RECORDS),
+    ] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", help="Keep records with field=value. Repeatable.", rich_help_panel=RECORDS
+        ),
+    ] = None,
+    subset: Annotated[
+        int | None,
+        typer.Option(help="Seeded sample of this many questions.", rich_help_panel=RECORDS),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of --subset.  \\[default: 0]", rich_help_panel=RECORDS)
+    ] = None,
+    for_config: Annotated[
+        str | None,
+        typer.Option(help="Just what a run of this preset or file reads.", rich_help_panel=RECORDS),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first N videos.", rich_help_panel=RECORDS)
     ] = None,
     scorer: Annotated[
         list[str] | None,
-        typer.Option(help="Scorer, or module:function. Repeatable.  \\[default: siglip2]"),
+        typer.Option(
+            help="A name, or module:function. Repeatable.  \\[default: siglip2]",
+            rich_help_panel=SCORERS,
+        ),
     ] = None,
     scorer_model: Annotated[
         list[str] | None,
-        typer.Option(help="Its model: ID_OR_DIR, lab:NAME, or SCORER=... Repeatable."),
+        typer.Option(
+            help="Its model: ID_OR_DIR, lab:NAME, or SCORER=... Repeatable.",
+            rich_help_panel=SCORERS,
+        ),
     ] = None,
-    subset: Annotated[
-        int | None, typer.Option(help="Seeded sample of this many questions.")
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Model of policy and gradient: ID_OR_DIR.", rich_help_panel=SCORERS),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --subset.")] = 0,
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--filter", help="Keep records with field=value. Repeatable."),
+    query: Annotated[
+        Literal["question", "question+options"],
+        typer.Option(
+            metavar="TEXT", help="question, or question+options.", rich_help_panel=SCORERS
+        ),
+    ] = "question",
+    long_text: Annotated[
+        Literal["truncate", "chunk-mean"],
+        typer.Option(
+            metavar="RULE",
+            help="Beyond a scorer's context: truncate, or chunk-mean.",
+            rich_help_panel=SCORERS,
+        ),
+    ] = "truncate",
+    embed_batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Frames embedded at a time; part of the key.", rich_help_panel=SCORERS
+        ),
+    ] = 64,
+    frames: Annotated[
+        int, typer.Option(min=1, help="F: frames kept per video.", rich_help_panel=FRAMES)
+    ] = 64,
+    frame_plan: Annotated[
+        Literal["uniform", "keyframe", "linspace", "fps"],
+        typer.Option(
+            metavar="PLAN", help="uniform, keyframe, linspace or fps.", rich_help_panel=FRAMES
+        ),
+    ] = "uniform",
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels per cached frame.  \\[default: by frame plan]", rich_help_panel=FRAMES
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N videos.")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="F: frames kept per video.")] = 64,
-    max_pixels: Annotated[int, typer.Option(help="Pixels per cached frame.")] = 128 * 28 * 28,
     frame_codec: Annotated[
-        Literal["jpeg", "raw"], typer.Option(help="How frames are stored.")
+        Literal["jpeg", "raw"],
+        typer.Option(help="How frames are stored.", rich_help_panel=FRAMES),
     ] = "jpeg",
     decoder: Annotated[
-        Literal["auto", "decord", "pyav"], typer.Option(help="auto: the first that can, per file.")
+        Literal["auto", "torchcodec", "decord", "pyav"],
+        typer.Option(
+            metavar="NAME",
+            help="torchcodec, decord, pyav, or auto: the first that can.",
+            rich_help_panel=FRAMES,
+        ),
     ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Decode processes.  \\[default: by cores]")
-    ] = None,
     decode_timeout: Annotated[
-        float, typer.Option(help="Seconds after which a decode is killed.")
+        float,
+        typer.Option(help="Seconds after which a decode is killed.", rich_help_panel=FRAMES),
     ] = 600.0,
-    embed_batch_size: Annotated[
-        int, typer.Option(min=1, help="Frames embedded at a time; part of the key.")
-    ] = 64,
-    shard: Annotated[str, typer.Option(help="Do part i of n, counted from 0.")] = "0/1",
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Remux or transcode what no decoder opens.", rich_help_panel=FRAMES
+        ),
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Cache folder.  \\[default: in the workspace]", rich_help_panel=RUNNING),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Decode processes.  \\[default: by cores]", rich_help_panel=RUNNING),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="This machine, or a Ray cluster.", rich_help_panel=RUNNING),
+    ] = "local",
+    shard: Annotated[
+        str, typer.Option(help="Do part i of n, counted from 0.", rich_help_panel=RUNNING)
+    ] = "0/1",
     max_failure_fraction: Annotated[
-        float, typer.Option(help="Exit 1 when more of the videos fail.")
+        float,
+        typer.Option(help="Exit 1 when more of the videos fail.", rich_help_panel=RUNNING),
     ] = 0.05,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try failed videos again.")
+        bool,
+        typer.Option("--retry-failed", help="Try failed videos again.", rich_help_panel=RUNNING),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make again what is there.")
+        bool,
+        typer.Option("--overwrite", help="Make again what is there.", rich_help_panel=RUNNING),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate time and disk, then stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Estimate time and disk, then stop.", rich_help_panel=RUNNING
+        ),
     ] = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
@@ -88,30 +174,32 @@ def precompute(
     """OFFLINE: decode each video once, score its frames for each question, fill the cache."""
     from strive.experiments import offline
     from strive.pipeline.options import PrecomputeOptions
-    from strive.pipeline.scorers import check_scorer_name
 
-    scorers = tuple(scorer or ["siglip2"])
-    for name in scorers:
-        check_scorer_name(name)
-    models = offline.parse_scorer_models(scorer_model or [], scorers)
-    filters, part = offline.parse_filters(where or []), offline.parse_shard(shard)
-    place = find_workspace(workspace)
-    if not data:
-        say(LAB_LINE)
-        models = offline.lab_scorer_models(scorers, models)
-    files, root, cache_dir = offline.choose_data(place, data or [], video_root, cache)
+    asked = offline.Asked(
+        data=tuple(data or ()),
+        video_root=video_root,
+        cache=cache,
+        filters=offline.parse_filters(where or []),
+        subset=subset,
+        seed=seed,
+        for_config=for_config,
+        scorers=tuple(scorer or ()),
+        scorer_models=tuple(scorer_model or ()),
+        policy=policy,
+    )
+    part = offline.parse_shard(shard)
+    found = offline.resolve(find_workspace(workspace), asked, say_lab=lambda: say(LAB_LINE))
     _run_and_print(
         PrecomputeOptions(
-            data=files,
-            video_root=root,
-            cache=cache_dir,
-            scorers=scorers,
-            scorer_models=models,
-            filters=filters,
-            subset=subset,
-            seed=seed,
+            **found,
             limit=limit,
+            query=query,
+            long_text=long_text,
+            allow_outside_root=allow_outside_root,
+            repair=repair,
+            engine=engine,
             frames=frames,
+            frame_plan=frame_plan,
             max_pixels=max_pixels,
             frame_codec=frame_codec,
             decoder=decoder,

@@ -49,7 +49,6 @@ class PrecomputeOptions:
     allow_outside_root: bool = False
     repair: bool = False
     engine: str = "local"
-    ray_batch_videos: int = 64
     workers: int | None = None
     shard: tuple[int, int] = (0, 1)
     decode_timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -65,7 +64,7 @@ class PrecomputeOptions:
         """Refuse what cannot work, before anything is read."""
         if not self.data:
             raise ConfigError("no records file; give one with --data")
-        if not self.scorers:
+        if not self.scorers and self.for_config is None:
             raise ConfigError("no scorer; give one with --scorer")
         for name in self.scorers:
             check_scorer_name(name)
@@ -84,7 +83,6 @@ class PrecomputeOptions:
         _check_range("--limit", self.limit, 1)
         _check_range("--subset", self.subset, 1)
         _check_range("embed_batch_size", self.embed_batch_size, 1)
-        _check_range("ray_batch_videos", self.ray_batch_videos, 1)
         if self.decode_timeout_seconds <= 0:
             raise ConfigError(
                 f"decode_timeout_seconds is {self.decode_timeout_seconds:g}; it must be more than 0"
