@@ -112,26 +112,34 @@ def snapped_size(
     return rows * factor, columns * factor
 
 
-def _snap_video(policy: Policy, video: VideoFrames, max_pixels: int | None) -> Tensor:
-    """Frames [K, 3, H, W] uint8 on the patch grid, resized as the processor resizes."""
+def snap_frames(policy: Policy, frames_KHWC: NDArray[np.uint8], pixel_limit: int) -> Tensor:
+    """Frames [K, 3, H, W] uint8 on the policy's patch grid, resized as its processor resizes."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as transforms
 
-    num_frames, height, width, _ = video.frames_KHWC.shape
-    if num_frames == 0:
-        raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
+    height, width = frames_KHWC.shape[1:3]
     vision = policy.config.vision_config
-    limit = policy.family.frame_pixel_limit(policy.processor, num_frames)
     size = snapped_size(
         height,
         width,
         factor=vision.patch_size * vision.spatial_merge_size,
-        pixel_limit=limit if max_pixels is None else min(limit, max_pixels),
+        pixel_limit=pixel_limit,
     )
-    frames = torch.from_numpy(np.ascontiguousarray(video.frames_KHWC)).permute(0, 3, 1, 2)
+    frames = torch.from_numpy(np.ascontiguousarray(frames_KHWC)).permute(0, 3, 1, 2)
     if size == (height, width):
         return frames
     return transforms.resize(frames, list(size), InterpolationMode.BICUBIC, antialias=True)
+
+
+def _snap_video(policy: Policy, video: VideoFrames, max_pixels: int | None) -> Tensor:
+    """Frames [K, 3, H, W] uint8 on the patch grid, within the processor's limit for a video."""
+    num_frames = len(video.frames_KHWC)
+    if num_frames == 0:
+        raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
+    limit = policy.family.frame_pixel_limit(policy.processor, num_frames)
+    return snap_frames(
+        policy, video.frames_KHWC, limit if max_pixels is None else min(limit, max_pixels)
+    )
 
 
 def _render(policy: Policy, texts: Sequence[str]) -> list[str]:

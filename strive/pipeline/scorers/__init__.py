@@ -33,6 +33,8 @@ ScorerKind = Literal["similarity", "weight"]
 SCORERS: dict[str, str] = {
     "siglip2": "strive.pipeline.scorers.siglip2:load_siglip2",
     "llava_ov": "strive.pipeline.scorers.llava_ov:load_llava_ov",
+    "policy": "strive.pipeline.scorers.policy:load_policy_scorer",
+    "gradient": "strive.pipeline.scorers.gradient:load_gradient",
     "random": "strive.pipeline.scorers.controls:load_random",
     "oracle": "strive.pipeline.scorers.controls:load_oracle",
 }
