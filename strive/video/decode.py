@@ -2,7 +2,7 @@
 
 A decoder returns the frames that were asked for, upright, or raises `DecodeError`: it never returns
 a neighbour, a repeat or a grey picture in their place. To add one, write a function with the
-signature of `_decode_pyav` and enter it in `DECODERS` (and in `AUTO_ORDER` where it should serve).
+signature of `decode_pyav` and enter it in `DECODERS` (and in `AUTO_ORDER` where it should serve).
 """
 
 from collections.abc import Callable, Iterator
@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import av
-import av.container
-import av.error
 import numpy as np
 
 from strive.errors import DecodeError, unknown_name
 from strive.video.frame_plan import FramePlan
-from strive.video.resize import fit_size, resize_frame
-from strive.video.source import VideoSource, error_text, open_container, probe, video_stream
+from strive.video.pyav_decoder import UprightFrame, decode_pyav, first_picture
+from strive.video.resize import FrameScaler
+from strive.video.source import VideoSource, error_text, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,56 +34,9 @@ class DecodedVideo:
     decoder: str
 
 
-@dataclass(frozen=True, slots=True)
-class UprightFrame:
-    """One full-size RGB frame after rotation, and by how many degrees it was turned."""
-
-    frame_HWC: np.ndarray
-    rotation: int
-
-
-def _decode_pyav(source: VideoSource, indices_F: np.ndarray) -> Iterator[UprightFrame]:
-    """Decode from the start and keep the frames whose stamps (or counts) are wanted.
-
-    Damaged picture data is an error: FFmpeg would otherwise conceal it with what is around it.
-    """
-    wanted = _wanted_stamps(source, indices_F)
-    num_found = 0
-    with open_container(source.path, source.container) as opened:
-        for count, frame in enumerate(_all_frames(opened)):
-            stamp = count if source.pts_N is None else frame.pts
-            if stamp != wanted[num_found]:
-                continue
-            if frame.is_corrupt:
-                raise DecodeError("damaged", f"frame {indices_F[num_found]} is damaged")
-            num_found += 1
-            rgb = frame.reformat(format="rgb24", threads=1).to_ndarray()
-            rotation = int(frame.rotation) % 360
-            yield UprightFrame(np.rot90(rgb, rotation // 90), rotation)
-            if num_found == len(wanted):
-                return
-    raise DecodeError(
-        "frames_missing", f"frame {indices_F[num_found]} of {source.num_frames} is not in the file"
-    )
-
-
-def _all_frames(opened: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-    stream = video_stream(opened)
-    assert stream is not None  # `probe` found it
-    stream.codec_context.thread_count = 1  # many processes, one thread each
-    stream.codec_context.options = {"err_detect": "explode"}
-    try:
-        yield from opened.decode(stream)
-    except av.error.InvalidDataError as error:
-        raise DecodeError("damaged", f"its picture data is damaged ({error_text(error)})") from None
-
-
-def _wanted_stamps(source: VideoSource, indices_F: np.ndarray) -> list[int]:
-    stamps = indices_F if source.pts_N is None else source.pts_N[indices_F]
-    return [int(stamp) for stamp in stamps]
-
-
-def _decode_decord(source: VideoSource, indices_F: np.ndarray) -> Iterator[UprightFrame]:
+def _decode_decord(
+    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler
+) -> Iterator[UprightFrame]:
     """Read single frames by index; decord rotates them itself and tells no angle.
 
     Its first frame must be the one that PyAV gives: decord computes a line's length from the
@@ -94,7 +45,7 @@ def _decode_decord(source: VideoSource, indices_F: np.ndarray) -> Iterator[Uprig
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    first = next(_decode_pyav(source, np.zeros(1, np.int64)))
+    first = first_picture(source)
     try:
         # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
         reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
@@ -106,7 +57,7 @@ def _decode_decord(source: VideoSource, indices_F: np.ndarray) -> Iterator[Uprig
             raise DecodeError("wrong_picture", "decord shows another first frame than PyAV")
         for index in indices_F:
             # Not get_batch: it can hang where single reads of the same indices return (dmlc #373).
-            yield UprightFrame(reader[int(index)].asnumpy(), first.rotation)
+            yield UprightFrame(scaler.from_rgb(reader[int(index)].asnumpy()), first.rotation)
     except (decord.DECORDError, AssertionError, IndexError) as error:
         raise DecodeError("undecodable", error_text(error)) from None
 
@@ -118,8 +69,8 @@ def _same_picture(a_HWC: np.ndarray, b_HWC: np.ndarray) -> bool:
     return float(np.abs(a_HWC.astype(np.int16) - b_HWC).mean()) < 2.0
 
 
-Decoder = Callable[[VideoSource, np.ndarray], Iterator[UprightFrame]]
-DECODERS: dict[str, Decoder] = {"decord": _decode_decord, "pyav": _decode_pyav}
+Decoder = Callable[[VideoSource, np.ndarray, FrameScaler], Iterator[UprightFrame]]
+DECODERS: dict[str, Decoder] = {"decord": _decode_decord, "pyav": decode_pyav}
 # PyAV first: it tells damaged pictures apart, which decord conceals.
 AUTO_ORDER: tuple[str, ...] = ("pyav", "decord")
 # What no other decoder should be asked about: it would return a picture made up for a damaged one.
@@ -166,7 +117,9 @@ def decode_frames(
     errors: list[tuple[str, DecodeError]] = []
     for name in decoders:
         try:
-            frames_FHWC, rotation = _collect(DECODERS[name](source, indices_F), max_pixels)
+            frames_FHWC, rotation = _collect(
+                DECODERS[name](source, indices_F, FrameScaler(max_pixels))
+            )
         except DecodeError as error:
             errors.append((name, error))
             if error.kind in _FINAL_KINDS:
@@ -189,15 +142,7 @@ def decode_frames(
     raise DecodeError(errors[-1][1].kind, messages)
 
 
-def _collect(frames: Iterator[UprightFrame], max_pixels: int | None) -> tuple[np.ndarray, int]:
-    """Resize frame by frame, so that full-size frames never pile up."""
-    resized: list[np.ndarray] = []
-    size: tuple[int, int] | None = None
-    rotation = 0
-    for frame in frames:
-        if size is None:
-            size = fit_size(frame.frame_HWC.shape[0], frame.frame_HWC.shape[1], max_pixels)
-            rotation = frame.rotation
-        # A stream that changes its size midway is brought to the first frame's.
-        resized.append(resize_frame(np.ascontiguousarray(frame.frame_HWC), *size))
-    return np.stack(resized), rotation
+def _collect(frames: Iterator[UprightFrame]) -> tuple[np.ndarray, int]:
+    """Take resized frames one by one, so that full-size frames never pile up."""
+    taken = list(frames)
+    return np.stack([frame.frame_HWC for frame in taken]), taken[0].rotation

@@ -30,7 +30,10 @@ class VideoSource:
     """A checked local video file.
 
     `pts_N` are the presentation stamps of its frames in display order, or None where the container
-    does not stamp every frame once (then frames are told apart by counting).
+    does not stamp every frame once (then frames are told apart by counting). With stamps,
+    `decode_rank_N` is each frame's place in the order in which they are stored, `keyframes_K` are
+    the display indices of the frames that the container marks as keyframes, and `seek_stamps_K`
+    what to ask the demuxer for to get there.
     """
 
     path: Path
@@ -38,6 +41,9 @@ class VideoSource:
     codec: str
     num_frames: int
     pts_N: np.ndarray | None
+    decode_rank_N: np.ndarray
+    keyframes_K: np.ndarray
+    seek_stamps_K: np.ndarray
     seconds_per_tick: Fraction
     fps: float
     duration_seconds: float
@@ -45,7 +51,7 @@ class VideoSource:
     @property
     def facts(self) -> SourceFacts:
         """What a frame plan looks at."""
-        return SourceFacts(self.num_frames, self.fps, self.duration_seconds)
+        return SourceFacts(self.num_frames, self.fps, self.duration_seconds, self.keyframes_K)
 
     def pts_seconds(self, indices_F: np.ndarray) -> np.ndarray:
         """Return seconds from the file's first frame; from the frame rate where stamps lack."""
@@ -94,17 +100,31 @@ def probe(path: Path) -> VideoSource:
                 f"{path.name} is {context.width}x{context.height}; "
                 f"at most {MAX_SOURCE_PIXELS} pixels a frame are decoded",
             )
-        pts_N, num_frames, num_discarded = _frame_stamps(opened, stream)
+        stamps = _frame_stamps(opened, stream)
+        num_frames = stamps.num_frames
         if num_frames == 0:
             raise DecodeError("no_frames", f"{path.name} has a video stream without frames")
-        if container == "mov" and stream.frames > num_frames + num_discarded:
+        if container == "mov" and stream.frames > num_frames + stamps.num_discarded:
             raise DecodeError(
                 "truncated",
                 f"{path.name} lists {stream.frames} frames and holds {num_frames}",
             )
         tick = stream.time_base or Fraction(1, 1000)
-        fps, duration = _fps_and_duration(stream, pts_N, num_frames, tick)
-        return VideoSource(path, container, context.name, num_frames, pts_N, tick, fps, duration)
+        order = stamps.in_display_order(container)
+        fps, duration = _fps_and_duration(stream, order.pts_N, num_frames, tick)
+        return VideoSource(
+            path=path,
+            container=container,
+            codec=context.name,
+            num_frames=num_frames,
+            pts_N=order.pts_N,
+            decode_rank_N=order.decode_rank_N,
+            keyframes_K=order.keyframes_K,
+            seek_stamps_K=order.seek_stamps_K,
+            seconds_per_tick=tick,
+            fps=fps,
+            duration_seconds=duration,
+        )
 
 
 def video_stream(opened: av.container.InputContainer) -> av.VideoStream | None:
@@ -113,26 +133,58 @@ def video_stream(opened: av.container.InputContainer) -> av.VideoStream | None:
     return stream if isinstance(stream, av.VideoStream) else None
 
 
-def _frame_stamps(
-    opened: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[np.ndarray | None, int, int]:
-    """Return display-ordered stamps (None if not one a frame), and how many are shown and not."""
-    stamps: list[int] = []
-    num_frames = num_discarded = 0
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The frames of a stream in display order; see `VideoSource`."""
+
+    pts_N: np.ndarray | None
+    decode_rank_N: np.ndarray
+    keyframes_K: np.ndarray
+    seek_stamps_K: np.ndarray
+
+
+@dataclass(slots=True)
+class _Stamps:
+    """What demuxing tells of a stream's frames, in the order in which they are stored."""
+
+    pts: list[int]
+    dts: list[int]
+    is_keyframe: list[bool]
+    num_frames: int
+    num_discarded: int
+
+    def in_display_order(self, container: str) -> _Order:
+        """Sort by stamp; everything is empty where stamps lack or repeat."""
+        pts_P = np.asarray(self.pts, np.int64)
+        stored_N = np.argsort(pts_P, kind="stable")  # display order -> place in the file
+        pts_N = pts_P[stored_N]
+        if len(pts_N) != self.num_frames or (np.diff(pts_N) == 0).any():
+            empty = np.zeros(0, np.int64)
+            return _Order(None, empty, empty, empty)
+        keyframes_K = np.flatnonzero(np.asarray(self.is_keyframe, bool)[stored_N])
+        # Matroska indexes its keyframes by presentation stamps; the others search decode stamps.
+        seek_P = pts_P if container == "matroska" else np.asarray(self.dts, np.int64)
+        return _Order(pts_N, stored_N, keyframes_K, seek_P[stored_N][keyframes_K])
+
+
+def _frame_stamps(opened: av.container.InputContainer, stream: av.VideoStream) -> _Stamps:
+    """Demux the whole stream, and count how many frames are shown and not."""
+    stamps = _Stamps([], [], [], 0, 0)
     try:
         for packet in opened.demux(stream):
             if packet.size == 0:
                 continue
             if packet.is_discard:  # outside the edit list: decoded by players, never shown
-                num_discarded += 1
+                stamps.num_discarded += 1
                 continue
-            num_frames += 1
+            stamps.num_frames += 1
             if packet.pts is not None:
-                stamps.append(packet.pts)
+                stamps.pts.append(packet.pts)
+                stamps.dts.append(packet.pts if packet.dts is None else packet.dts)
+                stamps.is_keyframe.append(packet.is_keyframe)
     except av.error.FFmpegError as error:
         raise DecodeError("undecodable", f"cannot read its packets: {error_text(error)}") from None
-    pts_N = np.unique(np.asarray(stamps, np.int64))
-    return (pts_N if len(pts_N) == num_frames else None), num_frames, num_discarded
+    return stamps
 
 
 def _fps_and_duration(

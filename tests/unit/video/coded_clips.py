@@ -104,3 +104,20 @@ def write_audio(path: Path) -> Path:
         .run(cmd=FFMPEG)
     )
     return path
+
+
+def write_moving(path: Path, num_frames: int, *, codec: str = "libx264", **output: Any) -> Path:
+    """Encode pictures of which no two are alike, in colour: a zoom into a fractal, with noise."""
+    (
+        ffmpeg.input("mandelbrot=s=160x96:r=25", f="lavfi")
+        .filter("noise", alls=8, allf="t")
+        .output(
+            str(path),
+            vframes=num_frames,
+            **{"vcodec": codec, "pix_fmt": "yuv420p", "threads": 1, **output},
+        )
+        .overwrite_output()
+        .global_args("-loglevel", "error")
+        .run(cmd=FFMPEG, capture_stderr=True)  # an encoder's banner ignores -loglevel
+    )
+    return path
