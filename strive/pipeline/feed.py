@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -187,14 +188,10 @@ class Feeder:
         scorer: Any = session.scorer
         started = time.monotonic()
         try:
-            prepared = scorer.prepare_frames(frames_FHWC)
+            with foreseen():
+                prepared = scorer.prepare_frames(frames_FHWC)
         except DecodeError as error:
             self._fail(slot, error, time.monotonic() - started)
-            return
-        except StriveError:
-            raise
-        except Exception as error:  # a fault of a user's scorer is this video's row
-            self._fail(slot, unexpected(error), time.monotonic() - started)
             return
         if slot.scorer_key not in self._batchers:
             self._batchers[slot.scorer_key] = Batcher(
@@ -242,10 +239,20 @@ def read_back(
     return frames_FHWC
 
 
-def unexpected(error: Exception) -> DecodeError:
-    """Return an error that no one foresaw as the kind that becomes a failure row."""
-    line = (str(error).splitlines() or [""])[0][:300]
-    return DecodeError("unexpected", f"{type(error).__name__}: {line}")
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """Make a failure of this video out of an error that no one foresaw in a (user's) scorer.
+
+    Raises:
+        DecodeError: `unexpected`, in place of what is no StriveError.
+    """
+    try:
+        yield
+    except StriveError:
+        raise
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0][:300]
+        raise DecodeError("unexpected", f"{type(error).__name__}: {line}") from error
 
 
 def failure_row(

@@ -12,10 +12,10 @@ import numpy as np
 
 from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.scores import ScoreRow
-from strive.errors import DecodeError, StriveError
+from strive.errors import DecodeError
 from strive.pipeline.batches import Batch, VideoSlot
 from strive.pipeline.clock import BusyClock
-from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, failure_row, unexpected
+from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, failure_row, foreseen
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
 from strive.records import Record
@@ -136,13 +136,10 @@ class ModelRunner:
         assert slot is not None
         started = time.monotonic()
         try:
-            embeddings_FD = self._of_one_video(item, slot)
+            with foreseen():
+                embeddings_FD = self._of_one_video(item, slot)
         except DecodeError as error:
             self._fail(slot, error, time.monotonic() - started)
-        except StriveError:
-            raise
-        except Exception as error:  # a fault of a user's scorer is this video's row
-            self._fail(slot, unexpected(error), time.monotonic() - started)
         else:
             if embeddings_FD is not None:
                 self._store(slot, embeddings_FD)
