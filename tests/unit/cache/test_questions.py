@@ -37,12 +37,15 @@ def row(video_id: str, key: str, stage: str = "decode", error: str = "damaged") 
 
 
 def test_a_later_success_hides_a_failure(layout: CacheLayout) -> None:
-    frames_key = add_frames(layout, "raw", "good")
-    failures = [row("good", frames_key), row("bad", frames_key), row("good", "other-key")]
+    frames_key = add_frames(layout, "raw", "changed")
+    names = ("changed", "good", "bad")
+    failures = [row(name, frames_key) for name in names] + [row("good", "other-key")]
     commit_failures(layout, failures, writer="w")
-    assert read_failures(layout) == failures[1:]
-    add_frames(layout, "raw", "bad")
-    assert read_failures(layout) == failures[2:]
+    assert read_failures(layout) == failures
+    add_frames(layout, "raw", "good")
+    assert read_failures(layout) == [failures[0], *failures[2:]]
+    add_frames(layout, "raw", "bad", "changed")
+    assert read_failures(layout) == failures[3:]
 
 
 def test_the_last_failure_of_a_video_is_shown(layout: CacheLayout) -> None:
@@ -53,6 +56,8 @@ def test_the_last_failure_of_a_video_is_shown(layout: CacheLayout) -> None:
 
 def test_failures_of_a_scorer_are_hidden_by_its_scores(layout: CacheLayout) -> None:
     frames_key = add_frames(layout, "raw", "a", "b")
-    key = add_scorer(layout, "siglip2", frames_key, "1@a")
+    key = add_scorer(layout, "siglip2", frames_key)
     commit_failures(layout, [row("a", key, "score"), row("z", key, "score")], writer="w")
+    assert [failure.video_id for failure in read_failures(layout)] == ["a", "z"]
+    assert add_scorer(layout, "siglip2", frames_key, "1@a") == key
     assert [failure.video_id for failure in read_failures(layout)] == ["z"]
