@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import Any
 
 from strive.cache.embeddings import find_embeddings, read_embeddings
 from strive.cache.failures import commit_failures
+from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
 from strive.errors import DecodeError, ModelError, StriveError, TooManyFailuresError
 from strive.pipeline.feed import failure_row
@@ -65,12 +67,17 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an actor says of one batch that it has committed (or of the fault that ended it)."""
+    """What an actor says of one batch.
+
+    `items` are committed. With `lost` some fault of a scorer ended the batch, and the rest of it is
+    to be done again; a `fault` ends the run.
+    """
 
     items: tuple[str, ...]
     video_ids: tuple[str, ...]
     counts: StageCounts
     node_ids: frozenset[str]
+    lost: str = ""
     fault: Exception | None = None
 
 
@@ -158,6 +165,8 @@ class _Flow:
         self.ray, self.cluster, self.options, self.work = ray, cluster, options, work
         self.summary, self.progress = summary, progress
         self.node_ids: set[str] = set()
+        self._lost: Counter[str] = Counter()
+        self._lost_allowed = 0
         self._seen: set[str] = set()
         self._started = time.monotonic()
 
@@ -169,9 +178,9 @@ class _Flow:
         """
         with _quiet(self.ray) as context:
             dataset, num_blocks = self._dataset(list(items.values()), batch_videos)
-            context.max_errored_blocks = max(MIN_LOST_BLOCKS, int(num_blocks * MAX_LOST_FRACTION))
-            if batch_videos == 1:
-                context.max_errored_blocks = -1
+            allowed = max(MIN_LOST_BLOCKS, int(num_blocks * MAX_LOST_FRACTION))
+            self._lost_allowed = len(items) if batch_videos == 1 else allowed
+            context.max_errored_blocks = self._lost_allowed
             rows = iter(dataset.iter_rows())
             try:
                 for row in rows:
@@ -223,6 +232,13 @@ class _Flow:
         self.node_ids |= report.node_ids
         if report.fault is not None:
             raise report.fault
+        if report.lost:
+            self._lost[report.lost] += 1
+            if self._lost.total() > self._lost_allowed:
+                raise TooManyFailuresError(
+                    f"a scorer failed on {self._lost.total()} batches ({report.lost}); what was "
+                    "committed is kept, the same command goes on"
+                )
         new = set(report.video_ids) - self._seen
         self._seen |= new
         frames = self.summary.num_frames / max(time.monotonic() - self._started, 1e-9)
@@ -231,17 +247,20 @@ class _Flow:
 
     def give_up(self, items: Iterable[Item]) -> None:
         """Commit failure rows of videos that ended their process every time."""
-        error = DecodeError("crashed", "the Ray process that worked on it died, alone as well")
+        reason = "the Ray process that worked on it died or failed, each time, alone as well"
+        if self._lost:
+            reason = f"{reason}: {self._lost.most_common(1)[0][0]}"
+        error = DecodeError("crashed", reason)
         rows = []
+        layout, frames_key = CacheLayout(self.options.cache), self.options.frames_key()
+        cached = read_video_states(layout, frames_key)
         for item in items:
-            stage, key = ("decode", self.options.frames_key()), item.scorer_key
+            keys = list(item.task.records) if item.task else [item.scorer_key]
             for video_id in item.video_ids:
-                keys = [key] if key else list(item.task.records) if item.task else []
-                if item.decode:
-                    rows.append(failure_row(video_id, stage[0], error, 0.0, stage[1]))
+                if item.decode and video_id not in cached:
+                    rows.append(failure_row(video_id, "decode", error, 0.0, frames_key))
                 else:
-                    rows += [failure_row(video_id, "score", error, 0.0, name) for name in keys]
-        layout = CacheLayout(self.options.cache)
+                    rows += [failure_row(video_id, "score", error, 0.0, key) for key in keys]
         commit_failures(layout, rows, writer=self.options.writer)
         failed = {row.video_id for row in rows}
         self.summary.add(StageCounts(failed_by_error={error.kind: len(failed)} if failed else {}))
@@ -274,6 +293,15 @@ def _quiet(ray: Any) -> Iterator[Any]:
             setattr(context, name, value)
 
 
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """An item on its way to an actor: encoded frames if it was decoded, and by which node."""
+
+    item: Item
+    outcome: Outcome | None
+    node_id: str
+
+
 _worker: Worker | None = None
 
 
@@ -287,7 +315,8 @@ def _decode(
         place.enter()
         job = Job(item.video_ids[0], {"video_id": item.video_ids[0], "rule": rule})
         outcome = _prepare(job, timeout_seconds)
-    return {"item": item, "outcome": outcome, "node_id": _node_id()}
+    # One object a row: a column of its own for outcomes would turn absent ones into NaN.
+    return {"decoded": _Decoded(item, outcome, _node_id())}
 
 
 def _prepare(job: Job, timeout_seconds: float) -> Outcome:
@@ -334,26 +363,29 @@ class _Embedder:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Embed, score and commit the items of a batch; one row: the report."""
-        items: list[Item] = list(batch["item"])
-        nodes = frozenset({self._node_id, *map(str, batch["node_id"])})
+        decoded: list[_Decoded] = list(batch["decoded"])
+        nodes = frozenset({self._node_id, *(one.node_id for one in decoded)})
         counts = StageCounts()
-        fault = self._fault
+        fault, lost = self._fault, ""
         if fault is None:
             writer = f"{self._options.writer}-{self._node_id[:6]}{os.getpid()}"
             stage = Stage(self._options, self._sessions, writer=writer)
             try:
                 with stage:
-                    for item, outcome in zip(items, batch["outcome"], strict=True):
-                        _put(stage, item, outcome)
+                    for one in decoded:
+                        _put(stage, one.item, one.outcome)
             except StriveError as error:
                 fault = error
+            except Exception as error:  # the batch is divided, so that only the guilty video fails
+                lost = f"{type(error).__name__}: {error}"[:300]
             counts = stage.counts
-        done = () if fault is not None else tuple(items)
+        done = [] if fault is not None or lost else [one.item for one in decoded]
         report = Report(
             tuple(item.key for item in done),
             tuple(video_id for item in done for video_id in item.video_ids),
             counts,
             nodes,
+            lost,
             fault,
         )
         return {"report": [report]}

@@ -1,0 +1,75 @@
+"""Scorers that fail on one video (of five frames): by an exception, by ending the process."""
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+from pipeline.toy_scorer import Toy
+from strive.pipeline.scorers import ScorerRequest
+
+SHORT = 10
+
+
+class Raising(Toy):
+    def identity(self) -> dict[str, Any]:
+        return {"model": "raising"}
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        if len(frames_FHWC) < SHORT:
+            raise ValueError("a fault of the user's own")
+        return super().embed_frames(frames_FHWC)
+
+
+class Batched(Toy):
+    """Toy's embeddings in batches across videos; fails on a whole batch."""
+
+    batch_size = 8
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "batched"}
+
+    def prepare_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        prepared = super().embed_frames(frames_FHWC)
+        return -prepared if len(frames_FHWC) < SHORT else prepared
+
+    def embed_prepared(self, prepared_B: np.ndarray) -> np.ndarray:
+        if (prepared_B < 0).any():
+            raise ValueError("a fault that names no video")
+        return prepared_B
+
+
+class Killing(Toy):
+    def identity(self) -> dict[str, Any]:
+        return {"model": "killing"}
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        if len(frames_FHWC) < SHORT:
+            os._exit(1)
+        return super().embed_frames(frames_FHWC)
+
+
+class Slow(Toy):
+    def identity(self) -> dict[str, Any]:
+        return {"model": "slow"}
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
+        return super().embed_frames(frames_FHWC)
+
+
+def make_raising(request: ScorerRequest) -> Toy:
+    return Raising()
+
+
+def make_batched(request: ScorerRequest) -> Toy:
+    return Batched()
+
+
+def make_killing(request: ScorerRequest) -> Toy:
+    return Killing()
+
+
+def make_slow(request: ScorerRequest) -> Toy:
+    return Slow()
