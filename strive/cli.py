@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from strive import __version__
-from strive.commands import caches, house, looking, offline, online, quality
+from strive.commands import caches, house, looking, offline, online, quality, searching
 from strive.errors import StriveError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("rescore")(online.rescore)
 app.command("compare")(online.compare)
 app.command("inspect-scores")(looking.inspect_scores)
 app.command("score-quality")(quality.score_quality)
+app.command("search")(searching.search)
 app.command("report")(looking.report)
 app.command("demo")(house.demo)
 app.command("doctor")(house.doctor)
