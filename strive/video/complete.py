@@ -13,7 +13,9 @@ from typing import BinaryIO
 
 from strive.errors import DecodeError
 from strive.video.ebml import check_segment, segment_end
+from strive.video.fragments import end_of_fragments
 from strive.video.mpegts import M2TS_PACKET_BYTES, PACKET_BYTES, SYNC_BYTE, check_packets
+from strive.video.riff import check_chunks
 
 _HEAD_BYTES = 1 << 16
 # ASF's File Properties Object, and the flag of a broadcast (its sizes mean nothing).
@@ -33,14 +35,12 @@ def check_complete(path: Path, container: str) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         stated = _STATED_SIZE[container](file, size)
-        if stated is not None and stated <= size and container == "matroska":
-            check_segment(file, path.name, stated)
-    if stated is not None and stated > size:
-        raise DecodeError(
-            "truncated", f"{path.name} has {size} bytes; its header speaks of {stated}"
-        )
-    if container == "mpegts":
-        check_packets(path, path.name)
+        if stated is not None and stated > size:
+            raise DecodeError(
+                "truncated", f"{path.name} has {size} bytes; its header speaks of {stated}"
+            )
+        if container in _STRUCTURE:
+            _STRUCTURE[container](file, path.name)
 
 
 def _avi_size(file: BinaryIO, size: int) -> int | None:
@@ -74,31 +74,16 @@ def _flv_size(file: BinaryIO, size: int) -> int | None:
     return int(stated) if 0 < stated < 2**53 else None
 
 
-def _fragmented_mp4_size(file: BinaryIO, size: int) -> int | None:
-    """Where the last box of a fragmented MP4 ends; of others the demuxer counts the frames."""
-    at, is_fragmented = 0, False
-    while at < size:
-        file.seek(at)
-        head = file.read(16)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if length == 1 and len(head) == 16:
-            length = int.from_bytes(head[8:], "big")
-        if length == 0 and len(head) >= 8:  # to the end of the file
-            return None
-        if length < 8 or not all(0x20 <= byte < 0x7F for byte in kind):
-            if is_fragmented:
-                raise DecodeError("damaged", f"no box begins at byte {at}, where one should")
-            return None
-        is_fragmented |= kind == b"moof"
-        at += length
-    return at if is_fragmented else None
-
-
 _STATED_SIZE: dict[str, Callable[[BinaryIO, int], int | None]] = {
     "avi": _avi_size,
     "matroska": segment_end,
     "mpegts": _mpegts_size,
     "asf": _asf_size,
     "flv": _flv_size,
-    "mov": _fragmented_mp4_size,
+    "mov": end_of_fragments,
+}
+_STRUCTURE: dict[str, Callable[[BinaryIO, str], None]] = {
+    "avi": check_chunks,
+    "matroska": check_segment,
+    "mpegts": check_packets,
 }

@@ -23,7 +23,7 @@ def segment_end(file: BinaryIO, size: int) -> int | None:
     return None if bounds is None else bounds[1]
 
 
-def check_segment(file: BinaryIO, name: str, size: int) -> None:
+def check_segment(file: BinaryIO, name: str) -> None:
     """Follow a segment's elements to its end.
 
     Raises:

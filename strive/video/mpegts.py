@@ -3,7 +3,7 @@
 FFmpeg drops what was lost and decodes on: the pictures that build on it come out wrong.
 """
 
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,7 +15,7 @@ M2TS_PACKET_BYTES = 192  # four bytes of time code before each packet, as on Blu
 _BLOCK_PACKETS = 100_000
 
 
-def check_packets(path: Path, name: str) -> None:
+def check_packets(file: BinaryIO, name: str) -> None:
     """Follow the packets of a file and their counters.
 
     A counter may jump where a picture that needs no other begins: that is how streams are joined.
@@ -24,14 +24,14 @@ def check_packets(path: Path, name: str) -> None:
         DecodeError: `damaged`.
     """
     last_counters: dict[int, int] = {}
-    with path.open("rb") as file:
-        stride = PACKET_BYTES if file.read(1)[0] == SYNC_BYTE else M2TS_PACKET_BYTES
-        file.seek(0)
-        while block := file.read(stride * _BLOCK_PACKETS):
-            num_packets = len(block) // stride
-            packets_NB = np.frombuffer(block, np.uint8, num_packets * stride)
-            packets_NB = packets_NB.reshape(num_packets, stride)[:, stride - PACKET_BYTES :]
-            _check_block(packets_NB, last_counters, name)
+    file.seek(0)
+    stride = PACKET_BYTES if file.read(1)[0] == SYNC_BYTE else M2TS_PACKET_BYTES
+    file.seek(0)
+    while block := file.read(stride * _BLOCK_PACKETS):
+        num_packets = len(block) // stride
+        packets_NB = np.frombuffer(block, np.uint8, num_packets * stride)
+        packets_NB = packets_NB.reshape(num_packets, stride)[:, stride - PACKET_BYTES :]
+        _check_block(packets_NB, last_counters, name)
 
 
 def _check_block(packets_NB: np.ndarray, last_counters: dict[int, int], name: str) -> None:

@@ -104,3 +104,24 @@ def test_a_transport_stream_that_lost_a_packet_is_damaged(tmp_path: Path) -> Non
     path.write_bytes(data[: 188 * 20] + b"\0" + data[188 * 20 + 1 :])
     with pytest.raises(DecodeError, match="damaged"):
         check_complete(path, "mpegts")
+
+
+def test_a_lost_chunk_header_of_an_avi_is_damage(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.avi", 60, codec="mpeg4", qscale=2)
+    data = path.read_bytes()
+    pictures = [i for i in range(len(data)) if data.startswith(b"00dc", i)][:60]
+    for start in pictures[1::7]:
+        path.write_bytes(data[:start] + bytes(8) + data[start + 8 :])
+        with pytest.raises(DecodeError, match="damaged"):
+            check_complete(path, "avi")
+
+
+@pytest.mark.parametrize("box", [b"moof", b"traf", b"trun"])
+def test_a_box_of_a_fragment_that_nobody_knows_is_damage(tmp_path: Path, box: bytes) -> None:
+    path = write_clip(tmp_path / "a.mp4", 60, g=12, movflags=FRAGMENTS)
+    data = bytearray(path.read_bytes())
+    start = data.index(box, data.index(box) + 4)
+    data[start : start + 4] = b"what"
+    path.write_bytes(data)
+    with pytest.raises(DecodeError, match="damaged"):
+        check_complete(path, "mov")
