@@ -3,6 +3,12 @@
 A decoder returns the frames that were asked for, upright, or raises `DecodeError`: it never returns
 a neighbour, a repeat or a grey picture in their place. To add one, write a function with the
 signature of `decode_pyav` and enter it in `DECODERS` (and in `AUTO_ORDER` where it should serve).
+
+`auto` asks PyAV first, then torchcodec, then decord. PyAV is the only one that can be told to
+report damaged picture data (the others return a picture made up from what is around it), it decodes
+the least (groups of pictures and unreferenced frames that nobody wants are passed over), it brings
+its own FFmpeg, and a worker with it holds about 120 MB. torchcodec imports torch, which takes
+seconds and 700 MB, and does not find the first frame of most MPEG-TS files.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from strive.errors import DecodeError, unknown_name
+from strive.errors import ConfigError, DecodeError, unknown_name
 from strive.video.frame_plan import FramePlan
-from strive.video.pyav_decoder import UprightFrame, decode_pyav, first_picture
+from strive.video.pyav_decoder import UprightFrame, decode_pyav
 from strive.video.resize import FrameScaler
-from strive.video.source import VideoSource, error_text, probe
+from strive.video.rgb_decoders import (
+    TORCHCODEC_FIX,
+    decode_decord,
+    decode_torchcodec,
+    torchcodec_import_error,
+)
+from strive.video.source import VideoSource, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,56 +46,33 @@ class DecodedVideo:
     decoder: str
 
 
-def _decode_decord(
-    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler
-) -> Iterator[UprightFrame]:
-    """Read single frames by index; decord rotates them itself and tells no angle.
-
-    Its first frame must be the one that PyAV gives: decord computes a line's length from the
-    picture's width, and for some sizes (rotated ones, mostly) reads skewed pictures from that.
-    """
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    first = first_picture(source)
-    try:
-        # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
-        reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
-        if len(reader) != source.num_frames:
-            raise DecodeError(
-                "frame_count", f"decord counts {len(reader)} frames of {source.num_frames}"
-            )
-        if not _same_picture(reader[0].asnumpy(), first.frame_HWC):
-            raise DecodeError("wrong_picture", "decord shows another first frame than PyAV")
-        for index in indices_F:
-            # Not get_batch: it can hang where single reads of the same indices return (dmlc #373).
-            yield UprightFrame(scaler.from_rgb(reader[int(index)].asnumpy()), first.rotation)
-    except (decord.DECORDError, AssertionError, IndexError) as error:
-        raise DecodeError("undecodable", error_text(error)) from None
-
-
-def _same_picture(a_HWC: np.ndarray, b_HWC: np.ndarray) -> bool:
-    """Whether two pictures differ by no more than rounding in the colour conversion."""
-    if a_HWC.shape != b_HWC.shape:
-        return False
-    return float(np.abs(a_HWC.astype(np.int16) - b_HWC).mean()) < 2.0
-
-
 Decoder = Callable[[VideoSource, np.ndarray, FrameScaler], Iterator[UprightFrame]]
-DECODERS: dict[str, Decoder] = {"decord": _decode_decord, "pyav": decode_pyav}
-# PyAV first: it tells damaged pictures apart, which decord conceals.
-AUTO_ORDER: tuple[str, ...] = ("pyav", "decord")
+DECODERS: dict[str, Decoder] = {
+    "torchcodec": decode_torchcodec,
+    "decord": decode_decord,
+    "pyav": decode_pyav,
+}
+AUTO_ORDER: tuple[str, ...] = ("pyav", "torchcodec", "decord")
 # What no other decoder should be asked about: it would return a picture made up for a damaged one.
 _FINAL_KINDS = ("damaged", "frames_missing")
-_DISTRIBUTIONS = {"decord": "decord2", "pyav": "av"}
+_DISTRIBUTIONS = {"torchcodec": "torchcodec", "decord": "decord2", "pyav": "av"}
 
 
 def decoder_order(decoder: str) -> tuple[str, ...]:
-    """Return the decoders that a request (`auto` or a name) tries, in order."""
+    """Return the decoders that a request (`auto` or a name) tries, in order.
+
+    Raises:
+        ConfigError: the name is unknown, or torchcodec was asked for and cannot be imported.
+    """
     if decoder == "auto":
         return AUTO_ORDER
     if decoder not in DECODERS:
         raise unknown_name("decoder", decoder, ["auto", *DECODERS])
+    if decoder == "torchcodec" and (problem := torchcodec_import_error()):
+        raise ConfigError(
+            f"--decoder torchcodec: it cannot be imported ({problem}); {TORCHCODEC_FIX}, "
+            "or choose --decoder auto"
+        )
     return (decoder,)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from strive.errors import DecodeError
-from strive.video.resize import FrameScaler
+from strive.video.resize import FrameScaler, as_progressive
 from strive.video.runs import Run, decode_runs, one_run
 from strive.video.source import VideoSource, error_text, open_container, video_stream
 
@@ -83,7 +83,8 @@ def first_picture(source: VideoSource) -> UprightFrame:
     """Return the first frame in full size, converted as other decoders do it."""
     picture = next(all_pictures(source, np.zeros(1, np.int64)))
     rotation = int(picture.rotation) % 360
-    return UprightFrame(np.rot90(picture.to_ndarray(format="rgb24"), rotation // 90), rotation)
+    rgb = as_progressive(picture).to_ndarray(format="rgb24")
+    return UprightFrame(np.rot90(rgb, rotation // 90), rotation)
 
 
 def _upright(picture: av.VideoFrame, scaler: FrameScaler, index: int) -> UprightFrame:

@@ -12,6 +12,7 @@ import math
 import av
 import av.error
 import numpy as np
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
@@ -58,6 +59,7 @@ class FrameScaler:
 
     def from_picture(self, picture: av.VideoFrame, rotation: int) -> np.ndarray:
         """Return a decoded picture as uint8 [H, W, 3], turned counter-clockwise by `rotation`."""
+        picture = as_progressive(picture)
         turns = rotation // 90
         height, width = picture.height, picture.width
         height, width = self._fit(*((width, height) if turns % 2 else (height, width)))
@@ -81,3 +83,24 @@ class FrameScaler:
         if self._size is None:
             self._size = fit_size(height, width, self.max_pixels)
         return self._size
+
+
+def as_progressive(picture: av.VideoFrame) -> av.VideoFrame:
+    """Return the picture without its mark of being interlaced, if it has one.
+
+    swscale would scale the two fields on their own and interleave the results: combs stay in moving
+    parts, and still parts (all of a progressive film in an interlaced stream) lose half a line.
+    """
+    if not picture.interlaced_frame:
+        return picture
+    copy = av.VideoFrame(picture.width, picture.height, picture.format.name)
+    for ours, theirs in zip(copy.planes, picture.planes, strict=True):
+        rows, source = _rows(ours), _rows(theirs)
+        width = min(rows.shape[1], source.shape[1])
+        rows[:, :width] = source[:, :width]
+    copy.colorspace, copy.color_range = picture.colorspace, picture.color_range
+    return copy
+
+
+def _rows(plane: VideoPlane) -> np.ndarray:
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)

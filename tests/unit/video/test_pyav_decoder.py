@@ -17,7 +17,7 @@ from strive.video.pyav_decoder import (
     has_one_temporal_layer,
     run_pictures,
 )
-from strive.video.resize import FrameScaler
+from strive.video.resize import FrameScaler, as_progressive
 from strive.video.runs import Run, decode_runs, one_run
 from strive.video.source import VideoSource, open_container, probe, video_stream
 from video.coded_clips import remux, write_moving
@@ -237,3 +237,17 @@ def test_keyframe_plan_decodes_one_frame_for_each(moving: Path) -> None:
     got = pictures(run_pictures(source, runs))
     full = pictures(all_pictures(source, np.arange(600)))
     assert_same(got, full, indices)
+
+
+def test_interlaced_pictures_are_scaled_as_one(moving: Path) -> None:
+    source = clip(moving, "interlaced.mp4")
+    picture = next(all_pictures(source, np.array([30])))
+    assert picture.interlaced_frame
+    progressive = as_progressive(picture)
+    assert not progressive.interlaced_frame
+    np.testing.assert_array_equal(progressive.to_ndarray(), picture.to_ndarray())
+    # The same planes in a picture that never was interlaced.
+    plain = av.VideoFrame.from_ndarray(picture.to_ndarray(), "yuv420p")
+    np.testing.assert_array_equal(
+        FrameScaler(2000).from_picture(picture, 0), FrameScaler(2000).from_picture(plain, 0)
+    )

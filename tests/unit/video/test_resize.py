@@ -1,8 +1,11 @@
+import av
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from strive.video.resize import fit_size, resize_frame
+from strive.video.resize import FrameScaler, as_progressive, fit_size, resize_frame
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 200_000))
@@ -32,3 +35,45 @@ def test_shrinking_is_antialiased() -> None:
     frame = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
     small = resize_frame(frame, 16, 16)[2:-2, 2:-2]
     assert np.abs(small.astype(int) - 127).max() <= 3
+
+
+def coloured(height: int, width: int, fmt: str) -> av.VideoFrame:
+    """A picture of soft colour spots, as a decoder would give it."""
+    spots = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    rgb = np.asarray(Image.fromarray(spots).resize((width, height), Image.Resampling.BICUBIC))
+    return av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format=fmt)
+
+
+@pytest.mark.parametrize(
+    "fmt", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "nv12", "gbrp", "yuva420p"]
+)
+@pytest.mark.parametrize("size", [(720, 1280), (97, 131), (1081, 33), (48, 64)])
+def test_scaling_in_one_step_is_pillows_resize(fmt: str, size: tuple[int, int]) -> None:
+    picture = coloured(*size, fmt)
+    small = FrameScaler(6000).from_picture(picture, 0)
+    full = FrameScaler(None).from_picture(picture, 0)
+    expected = resize_frame(full, *fit_size(*size, 6000))
+    assert small.shape == expected.shape
+    difference = np.abs(small.astype(int) - expected)
+    assert difference.mean() < 1 and difference.max() <= 12
+
+
+def test_scaling_turns_and_keeps_the_first_size() -> None:
+    scaler = FrameScaler(6000)
+    upright = FrameScaler(6000).from_picture(coloured(120, 160, "yuv444p"), 0)
+    turned = scaler.from_picture(coloured(120, 160, "yuv444p"), 90)
+    assert turned.shape == (89, 67, 3)
+    np.testing.assert_array_equal(np.rot90(upright), turned)
+    # A stream that changes its size midway is brought to the size of its first picture.
+    assert scaler.from_picture(coloured(240, 160, "yuv444p"), 0).shape == turned.shape
+    assert scaler.from_rgb(upright).shape == turned.shape
+
+
+def test_extreme_shrinking_works() -> None:
+    assert FrameScaler(4).from_picture(coloured(1000, 1000, "yuv420p"), 0).shape == (2, 2, 3)
+    assert FrameScaler(10).from_picture(coloured(8, 4000, "yuv420p"), 0).shape == (1, 10, 3)
+
+
+def test_progressive_pictures_are_left_alone() -> None:
+    picture = coloured(48, 64, "yuv420p")
+    assert as_progressive(picture) is picture

@@ -1,0 +1,124 @@
+"""decord and torchcodec: decoders that return upright RGB frames by their index.
+
+Neither is believed blindly: the number of frames must be the one that demuxing found, and the first
+picture the one that PyAV gives.
+"""
+
+import functools
+import importlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from strive.errors import DecodeError
+from strive.video.pyav_decoder import UprightFrame, first_picture
+from strive.video.resize import FrameScaler
+from strive.video.source import VideoSource, error_text
+
+TORCHCODEC_FIX = (
+    "pip install torchcodec, and install FFmpeg's shared libraries "
+    "(apt-get install ffmpeg, or conda install ffmpeg)"
+)
+
+
+def decode_decord(
+    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler
+) -> Iterator[UprightFrame]:
+    """Read single frames by index; decord rotates them itself and tells no angle.
+
+    decord computes a line's length from the picture's width, and for some sizes (rotated ones,
+    mostly) reads skewed pictures from that: hence the look at the first picture.
+
+    Raises:
+        DecodeError: `frame_count`, `wrong_picture` or `undecodable`.
+    """
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    first = first_picture(source)
+    try:
+        # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
+        reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
+        _check_count("decord", len(reader), source)
+        _check_first("decord", reader[0].asnumpy(), first)
+        for index in indices_F:
+            # Not get_batch: it can hang where single reads of the same indices return (dmlc #373).
+            frame_HWC = reader[int(index)].asnumpy()
+            yield UprightFrame(scaler.from_rgb(frame_HWC), first.rotation)
+    except (decord.DECORDError, AssertionError, IndexError) as error:
+        raise DecodeError("undecodable", error_text(error)) from None
+
+
+@functools.cache
+def torchcodec_import_error() -> str:
+    """Import torchcodec, once, and return what is wrong with it; empty when it works.
+
+    Its package may be there without the FFmpeg libraries that it loads when it is imported, so
+    asking whether it is installed would not do.
+    """
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, OSError, RuntimeError) as error:
+        return error_text(error)
+    return ""
+
+
+def decode_torchcodec(
+    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler
+) -> Iterator[UprightFrame]:
+    """Read single frames by index, in exact mode (the approximate one errs at variable rates).
+
+    Raises:
+        DecodeError: `unavailable`, `frame_count`, `wrong_picture` or `undecodable`.
+    """
+    if problem := torchcodec_import_error():
+        raise DecodeError("unavailable", f"torchcodec cannot be imported ({problem})")
+    from torchcodec.decoders import VideoDecoder
+
+    first = first_picture(source)
+    try:
+        decoder = VideoDecoder(
+            str(source.path.absolute()),
+            seek_mode="exact",
+            num_ffmpeg_threads=1,
+            device="cpu",
+            dimension_order="NHWC",
+        )
+        _check_count("torchcodec", len(decoder), source)
+        _check_first("torchcodec", decoder.get_frame_at(0).data.numpy(), first)
+        for index in indices_F:
+            frame = decoder.get_frame_at(int(index))
+            if source.pts_N is not None:
+                _check_stamp(frame.pts_seconds, source, int(index))
+            yield UprightFrame(scaler.from_rgb(frame.data.numpy()), first.rotation)
+    except DecodeError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DecodeError("undecodable", error_text(error)) from None
+
+
+def _check_count(name: str, count: int, source: VideoSource) -> None:
+    if count != source.num_frames:
+        raise DecodeError("frame_count", f"{name} counts {count} frames of {source.num_frames}")
+
+
+def _check_first(name: str, frame_HWC: np.ndarray, first: UprightFrame) -> None:
+    if not _same_picture(frame_HWC, first.frame_HWC):
+        raise DecodeError("wrong_picture", f"{name} shows another first frame than PyAV")
+
+
+def _check_stamp(pts_seconds: float, source: VideoSource, index: int) -> None:
+    assert source.pts_N is not None
+    expected = float(int(source.pts_N[index]) * source.seconds_per_tick)
+    if abs(pts_seconds - expected) > 1e-3:
+        raise DecodeError(
+            "wrong_picture",
+            f"torchcodec gave the frame at {pts_seconds:.3f} s for the one at {expected:.3f} s",
+        )
+
+
+def _same_picture(a_HWC: np.ndarray, b_HWC: np.ndarray) -> bool:
+    """Whether two pictures differ by no more than rounding in the colour conversion."""
+    if a_HWC.shape != b_HWC.shape:
+        return False
+    return float(np.abs(a_HWC.astype(np.int16) - b_HWC).mean()) < 2.0
