@@ -80,7 +80,7 @@ def compare(raw_F: np.ndarray, coded_F: np.ndarray, kind: str) -> dict[str, floa
 
 def _spearman(a_F: np.ndarray, b_F: np.ndarray) -> float:
     ranks = [np.argsort(np.argsort(values_F)) for values_F in (a_F, b_F)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, float]:

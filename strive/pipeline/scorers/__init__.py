@@ -162,8 +162,11 @@ def _factory(name: str) -> Callable[[ScorerRequest], Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name != module_name:
-            raise
+        missing = error.name or ""
+        if module_name != missing and not module_name.startswith(f"{missing}."):
+            raise MissingInputError(
+                f"scorer '{name}' imports '{missing}', which is not installed here"
+            ) from error
         raise MissingInputError(
             f"scorer '{name}': no module '{module_name}' in the working directory or on PYTHONPATH"
         ) from None
