@@ -56,21 +56,40 @@ def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
     for name, share in summary.truncated_share.items():
         text = "" if share is None else f", text cut in {share:.1%} of the questions"
         table.add_row(f"scorer {escape(name)}", f"{summary.scorer_keys.get(name, '')}{text}")
+    if summary.num_unscorable:
+        table.add_row(
+            "no score", f"{summary.num_unscorable} questions that a scorer cannot score (no spans)"
+        )
     if summary.nothing_to_do:
         table.add_row("this run", "nothing to do: the cache is complete for this call")
+        table.add_row("time", time_text(summary.total_seconds))
     else:
-        table.add_row(
-            "this run",
-            f"{summary.num_decoded} decoded, {summary.num_embedded} embedded, "
-            f"{summary.num_scored} questions scored, {size_text(summary.bytes_written)} written",
-        )
-    table.add_row(
-        "time",
-        f"{time_text(summary.total_seconds)} (decode {time_text(summary.decode_seconds)} over all "
-        f"workers, embed {time_text(summary.embed_seconds)}, "
-        f"write {time_text(summary.write_seconds)})",
-    )
+        _add_this_run(table, summary)
     console.print(table)
+
+
+def _add_this_run(table: Table, summary: "PrecomputeSummary") -> None:
+    """Add what one call did and where its time went."""
+    repaired = f", {summary.num_repaired} of them repaired" if summary.num_repaired else ""
+    table.add_row(
+        "this run",
+        f"{summary.num_decoded} decoded{repaired}, {summary.num_embedded} embedded, "
+        f"{summary.num_scored} questions scored, {size_text(summary.bytes_written)} written",
+    )
+    if summary.engine != "local":
+        table.add_row("engine", escape(summary.engine))
+    table.add_row("time", time_text(summary.total_seconds))
+    shares = summary.time_shares
+    for name, seconds, text in (
+        ("decode", summary.decode_seconds, f"of {summary.num_workers} workers' time"),
+        ("prepare", summary.prepare_seconds, "of the run"),
+        ("embed", summary.embed_seconds, "of the run"),
+        ("write", summary.write_seconds, "of the run"),
+    ):
+        if seconds:
+            table.add_row(f"  {name}", f"{time_text(seconds)}, {shares[name]:.0%} {text}")
+    if summary.bottleneck:
+        table.add_row("slowest", summary.bottleneck)
 
 
 def print_estimate(summary: "PrecomputeSummary", console: Console) -> None:

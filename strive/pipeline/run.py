@@ -69,6 +69,7 @@ def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
         except KeyboardInterrupt:
             summary.interrupted = True
     summary.total_seconds = time.monotonic() - started
+    summary.explain_time()
     _count_results(layout, asked, work, summary)
     return summary
 

@@ -84,3 +84,36 @@ class PrecomputeSummary(StageCounts):
     interrupted: bool = False
     subset_file: Path | None = None
     estimate: Estimate | None = None
+    time_shares: dict[str, float] = field(default_factory=dict)
+    bottleneck: str = ""
+
+    def explain_time(self) -> None:
+        """Fill `time_shares` and `bottleneck` from the seconds.
+
+        Shares are of the run's wall time: `decode` of all workers' time together, `embed` in which
+        a model was at work, `waiting` in which neither the models nor the writer were.
+        """
+        wall = self.run_seconds
+        if wall <= 0:
+            return
+        shares = {
+            "decode": self.decode_seconds / (wall * max(self.num_workers, 1)),
+            "prepare": self.prepare_seconds / wall,
+            "embed": self.embed_wall_seconds / wall,
+            "write": self.write_seconds / wall,
+        }
+        shares = {name: min(share, 1.0) for name, share in shares.items()}
+        shares["waiting"] = max(0.0, 1.0 - max(shares["embed"], shares["write"]))
+        self.time_shares = shares
+        slowest = max(_KNOBS, key=lambda name: shares[name])
+        if self.num_decoded + self.num_embedded + self.num_scored:
+            self.bottleneck = _KNOBS[slowest]
+
+
+# What a user can turn when a part of the work is the one that all others wait for.
+_KNOBS = {
+    "decode": "decoding; more cores and --workers, --shard i/n, --engine ray, --frame-plan keyframe",
+    "prepare": "reading frames back and preparing them; --shard i/n, or a smaller --max-pixels",
+    "embed": "the models; a GPU, a smaller --scorer-model, --shard i/n or --engine ray",
+    "write": "writing; a faster disk under --cache, or --frame-codec jpeg",
+}

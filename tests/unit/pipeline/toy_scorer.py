@@ -69,3 +69,19 @@ def make_wrong(request: ScorerRequest) -> WrongShape:
 
 def make_nothing(request: ScorerRequest) -> object:
     return object()
+
+
+class RaisesOnShort(Toy):
+    """A user's scorer with a fault of its own on videos with fewer than ten frames."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "raises-on-short"}
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        if len(frames_FHWC) < 10:
+            raise ValueError("too short for me")
+        return super().embed_frames(frames_FHWC)
+
+
+def make_raising(request: ScorerRequest) -> RaisesOnShort:
+    return RaisesOnShort()
