@@ -184,6 +184,8 @@ def _frame_stamps(opened: av.container.InputContainer, stream: av.VideoStream) -
                 stamps.is_keyframe.append(packet.is_keyframe)
     except av.error.FFmpegError as error:
         raise DecodeError("undecodable", f"cannot read its packets: {error_text(error)}") from None
+    except IndexError:  # PyAV, when a damaged file gains a stream while it is read
+        raise DecodeError("damaged", "its streams change while it is read") from None
     return stamps
 
 
