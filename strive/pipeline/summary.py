@@ -112,7 +112,7 @@ class PrecomputeSummary(StageCounts):
 
 # What a user can turn when a part of the work is the one that all others wait for.
 _KNOBS = {
-    "decode": "decoding; more cores and --workers, --shard i/n, --engine ray, --frame-plan keyframe",
+    "decode": "decoding; more cores and --workers, --shard i/n, or --frame-plan keyframe",
     "prepare": "reading frames back and preparing them; --shard i/n, or a smaller --max-pixels",
     "embed": "the models; a GPU, a smaller --scorer-model, --shard i/n or --engine ray",
     "write": "writing; a faster disk under --cache, or --frame-codec jpeg",
