@@ -5,38 +5,33 @@
 An item is a video to decode, a cached video that a scorer's model has not seen, or a part of cached
 embeddings with new questions. Between the stages travel encoded frames, never pixels. An actor
 commits its batch before it reports it, so that nothing is lost when the job ends, and what was
-never committed is found again by the same command. Only this file and ray_cluster.py know of Ray,
-and both import it when called.
+never committed is found again by the same command. Ray is known here, in ray_cluster.py (finding
+or starting one) and in ray_tasks.py (what runs on the nodes), and imported when it is called.
 """
 
 import logging
-import os
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from strive.cache.embeddings import find_embeddings, read_embeddings
+from strive.cache.embeddings import find_embeddings
 from strive.cache.failures import commit_failures
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
-from strive.errors import DecodeError, ModelError, StriveError, TooManyFailuresError
+from strive.errors import DecodeError, TooManyFailuresError
 from strive.pipeline.feed import failure_row
 from strive.pipeline.options import PrecomputeOptions
-from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.ray_cluster import Cluster, check_nodes, connected, import_ray
-from strive.pipeline.session import ScorerSession
-from strive.pipeline.stage import Stage
+from strive.pipeline.ray_tasks import Embedder, Item, Place, Report, decode_item
 from strive.pipeline.summary import PrecomputeSummary, StageCounts
-from strive.pipeline.work import VideoTask, Work
+from strive.pipeline.work import Work
 from strive.progress import Progress, show_progress
-from strive.records import Record
-from strive.video.worker import Job, Outcome, Worker
 
 # A task takes tens of milliseconds of Ray's own time: a few videos each make that little.
 MAX_VIDEOS_PER_TASK = 8
@@ -46,39 +41,9 @@ VIDEOS_PER_EMBEDDED_ITEM = 256
 # A batch that ends its actor is tried once more, then its videos one by one.
 MAX_BATCH_RETRIES = 1
 MAX_INIT_DEATHS = 3
-# Blocks that may be lost in the first round; more mean that it is not the videos.
+# Batches that may be lost in the first round; more mean that it is not the videos.
 MAX_LOST_FRACTION = 0.1
-MIN_LOST_BLOCKS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One unit of work; `part` is a file of embeddings that hold the videos of `embedded`."""
-
-    key: str
-    video_ids: tuple[str, ...]
-    task: VideoTask | None = None
-    decode: bool = False
-    scorer_key: str = ""
-    part: Path | None = None
-    embedded: dict[str, str] = field(default_factory=dict)
-    records: dict[str, list[Record]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an actor says of one batch.
-
-    `items` are committed. With `lost` some fault of a scorer ended the batch, and the rest of it is
-    to be done again; a `fault` ends the run.
-    """
-
-    items: tuple[str, ...]
-    video_ids: tuple[str, ...]
-    counts: StageCounts
-    node_ids: frozenset[str]
-    lost: str = ""
-    fault: Exception | None = None
+MIN_LOST_BATCHES = 4
 
 
 def run_with_ray(
@@ -177,11 +142,10 @@ class _Flow:
             StriveError: a fault that an actor reported.
         """
         with _quiet(self.ray) as context:
-            dataset, num_blocks = self._dataset(list(items.values()), batch_videos)
-            allowed = max(MIN_LOST_BLOCKS, int(num_blocks * MAX_LOST_FRACTION))
+            allowed = max(MIN_LOST_BATCHES, int(len(items) / batch_videos * MAX_LOST_FRACTION))
             self._lost_allowed = len(items) if batch_videos == 1 else allowed
-            context.max_errored_blocks = self._lost_allowed
-            rows = iter(dataset.iter_rows())
+            context.max_errored_blocks = self._lost_allowed  # the dataset takes a copy
+            rows = iter(self._dataset(list(items.values()), batch_videos).iter_rows())
             try:
                 for row in rows:
                     report: Report = row["report"]
@@ -193,17 +157,17 @@ class _Flow:
                 if close is not None:
                     close()
 
-    def _dataset(self, items: list[Item], batch_videos: int) -> tuple[Any, int]:
+    def _dataset(self, items: list[Item], batch_videos: int) -> Any:
         per_task = len(items) // (4 * max(self.cluster.num_cpus, 1))
         num_blocks = -(-len(items) // min(max(per_task, 1), MAX_VIDEOS_PER_TASK))
         options = self.options
         sessions = [scorer.session for scorer in self.work.scorers]
-        place = _Place(str(Path.cwd()), tuple(sys.path))
+        place = Place(str(Path.cwd()), tuple(sys.path))
         arguments = (options, sessions, [session.key for session in sessions], place)
         decoded = self.ray.data.from_items(
             [{"item": item} for item in items], override_num_blocks=num_blocks
         ).map(
-            _decode,
+            decode_item,
             fn_kwargs={
                 "rule": options.prepare_rule(),
                 "timeout_seconds": options.decode_timeout_seconds,
@@ -216,7 +180,7 @@ class _Flow:
             # Ray wants named arguments in place of max_task_retries, but has none for it.
             warnings.simplefilter("ignore", DeprecationWarning)
             reports = decoded.map_batches(
-                _Embedder,
+                Embedder,
                 fn_constructor_args=arguments,
                 batch_size=batch_videos,
                 batch_format="numpy",
@@ -225,7 +189,7 @@ class _Flow:
                 max_task_retries=MAX_BATCH_RETRIES,
                 **self.cluster.actor_resources,
             )
-        return reports, num_blocks
+        return reports
 
     def _take(self, report: Report) -> None:
         self.summary.add(report.counts)
@@ -291,152 +255,6 @@ def _quiet(ray: Any) -> Iterator[Any]:
         logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """An item on its way to an actor: encoded frames if it was decoded, and by which node."""
-
-    item: Item
-    outcome: Outcome | None
-    node_id: str
-
-
-_worker: Worker | None = None
-
-
-def _decode(
-    row: dict[str, Any], *, rule: PrepareRule, timeout_seconds: float, place: "_Place"
-) -> dict[str, Any]:
-    """Decode one item's video in a process that can be killed, as the local engine does."""
-    item: Item = row["item"]
-    outcome = None
-    if item.decode:
-        place.enter()
-        job = Job(item.video_ids[0], {"video_id": item.video_ids[0], "rule": rule})
-        outcome = _prepare(job, timeout_seconds)
-    # One object a row: a column of its own for outcomes would turn absent ones into NaN.
-    return {"decoded": _Decoded(item, outcome, _node_id())}
-
-
-def _prepare(job: Job, timeout_seconds: float) -> Outcome:
-    global _worker
-    _worker = _worker or Worker()
-    started = time.monotonic()
-    attempt: Job | None = job
-    while attempt is not None:
-        try:
-            value = _worker.call(prepare_video, attempt.kwargs, timeout_seconds)
-            return Outcome(job.key, value, None, time.monotonic() - started)
-        except DecodeError as error:
-            last = error
-            attempt = next_decoder(attempt, error)
-        except (StriveError, OSError) as error:
-            last = DecodeError("unexpected", f"{type(error).__name__}: {error}")
-            attempt = None
-    return Outcome(job.key, None, last, time.monotonic() - started)
-
-
-class _Embedder:
-    """An actor: loads the scorers once, and commits each batch before it reports it."""
-
-    def __init__(
-        self,
-        options: PrecomputeOptions,
-        sessions: Sequence[ScorerSession],
-        keys: Sequence[str],
-        place: "_Place",
-    ) -> None:
-        self._options, self._sessions = options, sessions
-        self._fault: Exception | None = None
-        self._node_id = _node_id()
-        try:
-            place.enter()
-            _check_keys(sessions, keys)
-        except StriveError as error:
-            self._fault = error  # raised by the driver, as if it had met it itself
-        except Exception as error:  # an actor that cannot begin would be begun again and again
-            self._fault = ModelError(
-                f"a scorer cannot be loaded on node {self._node_id[:8]} "
-                f"({type(error).__name__}: {error})"
-            )
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Embed, score and commit the items of a batch; one row: the report."""
-        decoded: list[_Decoded] = list(batch["decoded"])
-        nodes = frozenset({self._node_id, *(one.node_id for one in decoded)})
-        counts = StageCounts()
-        fault, lost = self._fault, ""
-        if fault is None:
-            writer = f"{self._options.writer}-{self._node_id[:6]}{os.getpid()}"
-            stage = Stage(self._options, self._sessions, writer=writer)
-            try:
-                with stage:
-                    for one in decoded:
-                        _put(stage, one.item, one.outcome)
-            except StriveError as error:
-                fault = error
-            except Exception as error:  # the batch is divided, so that only the guilty video fails
-                lost = f"{type(error).__name__}: {error}"[:300]
-            counts = stage.counts
-        done = [] if fault is not None or lost else [one.item for one in decoded]
-        report = Report(
-            tuple(item.key for item in done),
-            tuple(video_id for item in done for video_id in item.video_ids),
-            counts,
-            nodes,
-            lost,
-            fault,
-        )
-        return {"report": [report]}
-
-
-def _put(stage: Stage, item: Item, outcome: Outcome | None) -> None:
-    if item.part is not None:
-        videos = list(read_embeddings(item.part, item.embedded))
-        stage.put_embedded(item.scorer_key, videos, item.records)
-    elif outcome is not None:
-        assert item.task is not None
-        stage.put(outcome, item.task)
-    else:
-        assert item.task is not None
-        stage.put_cached(item.task)
-
-
-def _check_keys(sessions: Sequence[ScorerSession], keys: Sequence[str]) -> None:
-    """Load the scorers, and refuse to store under the driver's key what differs here.
-
-    Raises:
-        ModelError: a scorer has another key on this node.
-    """
-    for session, key in zip(sessions, keys, strict=True):
-        here = session.loaded_key()
-        if here != key:
-            raise ModelError(
-                f"scorer '{session.name}' is {here} on node {_node_id()[:8]} but {key} where the "
-                "command was given (another device, number type, model file or library version); "
-                "give --device and --dtype, and the same versions on all nodes"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the command was given: relative model paths and a user's own modules begin there."""
-
-    folder: str
-    import_paths: tuple[str, ...]
-
-    def enter(self) -> None:
-        """Work there, as far as this node has these folders."""
-        if Path(self.folder).is_dir():
-            os.chdir(self.folder)
-        sys.path += [path for path in self.import_paths if path not in sys.path]
-
-
-def _node_id() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id())
 
 
 def _last_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from strive.cache.failures import read_failures
 from strive.cache.layout import open_cache
 from strive.errors import ConfigError, ModelError, StriveError
 from strive.lab.models import lab_model_path
-from strive.pipeline import ray_engine
+from strive.pipeline import ray_tasks
 from strive.pipeline.ray_cluster import Cluster as ClusterFacts
 from strive.pipeline.run import precompute
 from strive.records import shard_of, write_records
@@ -109,7 +109,7 @@ def test_only_what_is_missing_is_done(many: World, tmp_path: Path, on_two_nodes:
         assert scores_of(cache, scorer) == scores_of(tmp_path / "plain", scorer)
     assert verify_cache(cache) == []
     (many.root / "gone.mp4").write_text("not a video either")
-    precompute(replace(again, engine="ray"))
+    precompute(again)
     nothing = precompute(replace(again, engine="ray"))
     assert nothing.nothing_to_do and nothing.engine == "local"  # Ray is not even started
 
@@ -181,7 +181,7 @@ def test_without_ray_the_command_to_install_it_is_named(world: World, tmp_path: 
 def test_encoded_frames_travel_not_pixels(world: World, tmp_path: Path) -> None:
     rule = world.options(tmp_path / "cache").prepare_rule()
     job = Job("clip0.mp4", {"video_id": "clip0.mp4", "rule": rule})
-    outcome = ray_engine._prepare(job, 60.0)
+    outcome = ray_tasks._prepare(job, 60.0)
     video = outcome.value
     pixels = video.info.num_frames * video.info.height * video.info.width * 3
     assert len(pickle.dumps(outcome)) < 1.2 * video.num_bytes + 4000 < pixels / 2
