@@ -80,7 +80,7 @@ def load_policy(
             f"{' or '.join(FAMILIES)}; name another one with --model"
         )
     family.check(config)
-    with _opening(name), _without_progress_bars():
+    with _opening(name), without_progress_bars():
         model: Any = AutoModelForImageTextToText.from_pretrained(
             name, dtype=_as_dtype(dtype), **options
         )
@@ -123,7 +123,7 @@ def save_policy(
     `state_dict` replaces the model's own weights, for weights gathered from several processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _without_progress_bars():
+    with without_progress_bars():
         policy.model.save_pretrained(folder, state_dict=state_dict)
     policy.processor.save_pretrained(folder)
 
@@ -192,7 +192,7 @@ def _read_config(name: str, options: dict[str, bool]) -> Any:
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Keep transformers' own bars out of our output."""
     from transformers.utils import logging
 

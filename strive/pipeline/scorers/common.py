@@ -17,8 +17,8 @@ from strive.pipeline.scorers import BatchedScorer, ScorerRequest
 
 PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FRAMES_PER_RESIZE = 8
-"""Frames that exist at full size as floats at once."""
+FRAMES_PER_RESIZE = {"cpu": 8}
+"""Frames that exist at full size as floats at once; a GPU takes a whole pool in one copy."""
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _CONFIGS = (
@@ -95,8 +95,9 @@ class PixelRule:
     ) -> Tensor:
         """Prepare all frames of a video, a few at a time: [F, 3, S, S] on `device`."""
         prepared = torch.empty((len(frames_FHWC), 3, *self.size), dtype=dtype, device=device)
-        for start in range(0, len(frames_FHWC), FRAMES_PER_RESIZE):
-            chunk = np.ascontiguousarray(frames_FHWC[start:][:FRAMES_PER_RESIZE])
+        size = FRAMES_PER_RESIZE.get(device.type, 64)
+        for start in range(0, len(frames_FHWC), size):
+            chunk = np.ascontiguousarray(frames_FHWC[start:][:size])
             pixels = self.apply(torch.from_numpy(chunk).to(device))
             prepared[start : start + len(chunk)] = pixels.to(dtype)
         return prepared

@@ -19,6 +19,7 @@ the backward pass, so that 64 frames fit.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class GradientScorer:
             (gradient_ND,) = torch.autograd.grad(loss, pixels_ND)
         return self._norms(gradient_ND.float(), prompt, len(frames_FHWC)).cpu().numpy()
 
-    def text_lengths(self, questions: list[str]) -> list[TextLength]:
+    def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
         """Count each question's tokens; none are ever cut off."""
         lengths = [len(token_ids(self.policy.tokenizer, text)) for text in questions]
         return [TextLength(length, False) for length in lengths]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from strive.errors import ModelError
+from strive.models.loading import without_progress_bars
 from strive.pipeline.hub import go_offline_if_unreachable
 from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.pipeline.scorers.common import (
@@ -132,7 +133,8 @@ def _open(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
                 f"'{name}' is of family '{kind}'; scorer 'llava_ov' takes a llava_onevision model "
                 "(--scorer-model llava_ov=ID_OR_DIR); a policy scores with --scorer policy"
             )
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(name, dtype=dtype)
+        with without_progress_bars():
+            model = LlavaOnevisionForConditionalGeneration.from_pretrained(name, dtype=dtype)
         return model.eval().requires_grad_(False), AutoProcessor.from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
