@@ -175,3 +175,30 @@ def evidence_mask(pts_seconds_F: Floats, spans: tuple[tuple[float, float], ...])
 
 def _column(values_Q: NDArray) -> NDArray:
     return values_Q[:, None]
+
+
+def correlation_rows(a_QF: Floats, b_QF: Floats) -> Floats:
+    """Pearson's correlation of each row of one array with that of another; NaN for a flat row."""
+    a_QF = a_QF - a_QF.mean(axis=1, keepdims=True)
+    b_QF = b_QF - b_QF.mean(axis=1, keepdims=True)
+    norms_Q = np.sqrt((a_QF**2).sum(axis=1) * (b_QF**2).sum(axis=1))
+    # Rounding noise of a constant row is no spread.
+    flat_Q = norms_Q <= 1e-15
+    return np.where(flat_Q, np.nan, (a_QF * b_QF).sum(axis=1) / np.where(flat_Q, 1.0, norms_Q))
+
+
+def spearman_rows(a_QF: Floats, b_QF: Floats) -> Floats:
+    """Spearman's rank correlation of each row, ties sharing their mean rank; NaN for a flat row."""
+    return correlation_rows(rankdata(a_QF, axis=1), rankdata(b_QF, axis=1))
+
+
+def jaccard_rows(a_QF: Floats, b_QF: Floats, k: int) -> Floats:
+    """|A and B| / |A or B| of the k highest of each row; of equal values the earlier ones count."""
+    k = min(k, a_QF.shape[1])
+    chosen = []
+    for values_QF in (a_QF, b_QF):
+        top_QK = np.argsort(-values_QF, axis=1, kind="stable")[:, :k]
+        flags_QF = np.zeros(values_QF.shape, dtype=bool)
+        np.put_along_axis(flags_QF, top_QK, True, axis=1)
+        chosen.append(flags_QF)
+    return (chosen[0] & chosen[1]).sum(axis=1) / (chosen[0] | chosen[1]).sum(axis=1)

@@ -1,7 +1,8 @@
 """`inspect-scores` and `report`: they read what is there and load neither torch nor a model."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +16,10 @@ from strive.commands.common import (
     print_json,
     say,
 )
+from strive.errors import ConfigError
+
+if TYPE_CHECKING:
+    from strive.report.scores import InspectSettings
 
 
 def inspect_scores(
@@ -29,6 +34,10 @@ def inspect_scores(
     worst: Annotated[
         Literal["flat", "peaky", "truncated"] | None,
         typer.Option(help="List the questions that are worst in this way."),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Put two scorers side by side: where do they differ?"),
     ] = None,
     frame_temperature: Annotated[float, typer.Option(help="Tau of Eq. 4.")] = 0.4,
     score_transform: Annotated[
@@ -62,6 +71,11 @@ def inspect_scores(
     )
     root = find_cache(cache, find_workspace(workspace))
     console = make_console()
+    if compare is not None:
+        if scorer or worst or png:
+            raise ConfigError("--compare goes with --question, --sample, --html and --json only")
+        _compare(root, compare, settings, question, sample, html, as_json=as_json)
+        return
     if not (question or sample or worst or html or png):
         summary = inspect.summarise(root, scorer, settings=settings)
         if as_json:
@@ -98,6 +112,49 @@ def inspect_scores(
         from strive.report.inspect_png import write_png
 
         say(f"wrote {write_png(source, views[0], png)}")
+
+
+def _compare(
+    root: Path,
+    names: tuple[str, str],
+    settings: "InspectSettings",
+    question: str | None,
+    sample: int | None,
+    html: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from strive.errors import UnknownNameError
+    from strive.report.compare import CompareSource, compare_scorers
+    from strive.report.compare_html import render_compare_page
+    from strive.report.compare_terminal import print_compared, print_comparison
+    from strive.report.inspect import to_jsonable
+    from strive.report.pages import write_page
+    from strive.seeding import derive_rng
+
+    source = CompareSource(root, *names, settings)
+    comparison = compare_scorers(source)
+    rows = comparison.questions[:5]
+    if question is not None:
+        rows = tuple(row for row in comparison.questions if row.question_id == question)
+        if not rows:
+            raise UnknownNameError(f"question '{question}' has no scores of both scorers")
+    elif sample is not None:
+        rng = derive_rng(settings.seed, "inspect sample")
+        chosen = sorted(rng.permutation(len(comparison.questions))[:sample].tolist())
+        rows = tuple(comparison.questions[index] for index in chosen)
+    console = make_console()
+    if as_json:
+        shown = rows if question or sample else comparison.questions
+        print_json(to_jsonable(dataclasses.replace(comparison, questions=shown)))
+    elif question or sample:
+        for row in rows:
+            print_compared(source.view(row), source.names, console)
+    else:
+        print_comparison(comparison, console)
+    if html is not None:
+        page = render_compare_page(source, comparison, [source.view(row) for row in rows])
+        say(f"wrote {write_page(html, page)}")
 
 
 def report(

@@ -136,14 +136,14 @@ def chart_geometry(view: QuestionView) -> dict[str, Any]:
         "curve": " ".join(f"{x(i + 0.5):.1f},{y(s):.1f}" for i, s in enumerate(view.scores_F)),
         "dots": [(x(i + 0.5), y(float(s))) for i, s in enumerate(view.scores_F)],
         "bands": [(x(a), x(b) - x(a)) for a, b in view.bounds_K2[::2] if b > a],
-        "evidence": [(x(a), x(b) - x(a)) for a, b in _runs(view.evidence_F)],
+        "evidence": [(x(a), x(b) - x(a)) for a, b in runs_of(view.evidence_F)],
         "bars": [_bar(x(i), step, float(p)) for i, p in enumerate(view.probabilities_F)],
         "rows": [
             (PICKS_TOP + PICK_ROW * (m + 0.5), [x(i + 0.5) for i in row.tolist()])
             for m, row in enumerate(view.picks_MK)
         ],
         "score_ticks": [(y(value), f"{value:.3f}") for value in ticks],
-        "time_ticks": _time_ticks(view, x),
+        "time_ticks": time_ticks(view, x),
     }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _bar(left: float, step: float, probability: float) -> tuple[float, float, fl
     return left + 0.12 * step, P_BOTTOM - height, 0.76 * step, height
 
 
-def _runs(flags_F: np.ndarray | None) -> list[tuple[int, int]]:
+def runs_of(flags_F: np.ndarray | None) -> list[tuple[int, int]]:
     """Half-open runs of true values."""
     if flags_F is None or not flags_F.any():
         return []
@@ -161,7 +161,8 @@ def _runs(flags_F: np.ndarray | None) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _time_ticks(view: QuestionView, x: Any) -> list[tuple[float, str]]:
+def time_ticks(view: QuestionView, x: Any) -> list[tuple[float, str]]:
+    """Up to nine times along the pool, each with its place on the axis `x(frame)`."""
     num_frames = view.video.num_frames
     indices = np.unique(np.linspace(0, num_frames - 1, min(9, num_frames)).round().astype(int))
     return [(x(i + 0.5), f"{view.video.pts_seconds_F[i]:.1f} s") for i in indices.tolist()]

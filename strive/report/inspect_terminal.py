@@ -132,7 +132,8 @@ def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
     if row.num_with_evidence:
         table.add_row(
             "evidence",
-            f"ROC-AUC {number(row.evidence_auc)} over {row.num_with_evidence} questions",
+            f"ROC-AUC {number(row.evidence_auc)}, lift {number(row.evidence_lift, 2)} over "
+            f"{row.num_with_evidence} questions",
         )
     table.add_row("key", escape(row.key))
     return table
@@ -279,7 +280,10 @@ def _measures(view: QuestionView) -> Text:
             f"variant {m + 1} {'sees it' if seen else 'misses it'}"
             for m, seen in enumerate(view.evidence_seen_M)
         )
-        lines.append(f"evidence: {seen}; ROC-AUC {number(stats.evidence_auc)}")
+        lines.append(
+            f"evidence: {seen}; ROC-AUC {number(stats.evidence_auc)}, "
+            f"lift {number(stats.evidence_lift, 2)}"
+        )
     if stats.text_truncated:
         lines.append(f"the scorer cut this text ({stats.num_text_tokens} tokens)")
     return Text("\n" + "\n".join(lines))
