@@ -26,7 +26,13 @@ from av.video.frame import PictureType
 from strive.errors import DecodeError
 from strive.video.resize import FrameScaler, as_progressive
 from strive.video.runs import Run, decode_runs, one_run
-from strive.video.source import VideoSource, error_text, open_container, video_stream
+from strive.video.source import (
+    VideoSource,
+    error_text,
+    open_container,
+    packets_of,
+    video_stream,
+)
 
 # Codecs of which tests show, picture for picture, that each saving is exact.
 SEEKABLE_CODECS = frozenset(
@@ -105,7 +111,7 @@ def all_pictures(source: VideoSource, indices_F: np.ndarray) -> Iterator[av.Vide
     with open_container(source.path, source.container) as opened:
         stream = _prepared_stream(opened)
         with _damage_is_an_error():
-            for count, frame in enumerate(opened.decode(stream)):
+            for count, frame in enumerate(_decoded(opened, stream)):
                 if (count if source.pts_N is None else frame.pts) == wanted[num_found]:
                     num_found += 1
                     yield frame
@@ -114,6 +120,14 @@ def all_pictures(source: VideoSource, indices_F: np.ndarray) -> Iterator[av.Vide
     raise DecodeError(
         "frames_missing", f"frame {indices_F[num_found]} of {source.num_frames} is not in the file"
     )
+
+
+def _decoded(
+    opened: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    for packet in packets_of(opened, stream):
+        yield from stream.codec_context.decode(packet)
+    yield from stream.codec_context.decode(None)
 
 
 @contextmanager
@@ -160,7 +174,7 @@ class _RunDecoder:
         self._opened = opened
         self._stream = _prepared_stream(opened)
         self._context = self._stream.codec_context
-        self._packets = opened.demux(self._stream)
+        self._packets = packets_of(opened, self._stream)
         self._next_rank = 0
         self._ranks = dict(zip(source.pts_N.tolist(), source.decode_rank_N.tolist(), strict=True))
         self._skips = source.codec in SKIPPABLE_CODECS and (
@@ -200,11 +214,9 @@ class _RunDecoder:
         """Go to the run's first packet and yield all up to its last, hidden ones included."""
         if run.start_rank - self._next_rank >= self._seek_packets and run.seek_stamp is not None:
             self._opened.seek(run.seek_stamp, stream=self._stream)
-            self._packets = self._opened.demux(self._stream)
+            self._packets = packets_of(self._opened, self._stream)
         has_begun = run.anchor_pts is None
         for packet in self._packets:
-            if packet.size == 0:
-                continue
             rank = None if packet.is_discard else self._rank(packet)
             if not has_begun:
                 if rank is None or rank < run.start_rank:

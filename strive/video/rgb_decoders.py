@@ -1,7 +1,8 @@
 """decord and torchcodec: decoders that return upright RGB frames by their index.
 
-Neither is believed blindly: the number of frames must be the one that demuxing found, and the first
-picture the one that PyAV gives.
+Neither is believed blindly. Both find a frame by its stamp, so a file without one stamp a frame is
+refused; the number of frames must be the one that demuxing found, and the first picture the one
+that PyAV gives.
 """
 
 import functools
@@ -15,6 +16,9 @@ from strive.video.pyav_decoder import UprightFrame, first_picture
 from strive.video.resize import FrameScaler
 from strive.video.source import VideoSource, error_text
 
+# Elsewhere (AVI, MPEG streams) decord shows other frames than those asked for where there are
+# B-frames, and says nothing.
+DECORD_CONTAINERS = ("mov", "matroska", "flv")
 TORCHCODEC_FIX = (
     "pip install torchcodec, and install FFmpeg's shared libraries "
     "(apt-get install ffmpeg, or conda install ffmpeg)"
@@ -30,10 +34,16 @@ def decode_decord(
     mostly) reads skewed pictures from that: hence the look at the first picture.
 
     Raises:
-        DecodeError: `frame_count`, `wrong_picture` or `undecodable`.
+        DecodeError: `unsupported`, `frame_count`, `wrong_picture` or `undecodable`.
     """
     import decord
 
+    if source.container not in DECORD_CONTAINERS:
+        raise DecodeError(
+            "unsupported",
+            f"decord is exact in {', '.join(DECORD_CONTAINERS)} alone, not in {source.container}",
+        )
+    _check_stamped("decord", source)
     decord.logging.set_level(decord.logging.QUIET)
     first = first_picture(source)
     try:
@@ -45,7 +55,12 @@ def decode_decord(
             # Not get_batch: it can hang where single reads of the same indices return (dmlc #373).
             frame_HWC = reader[int(index)].asnumpy()
             yield UprightFrame(scaler.from_rgb(frame_HWC), first.rotation)
-    except (decord.DECORDError, AssertionError, IndexError) as error:
+    except (
+        decord.DECORDError,
+        decord.DECORDLimitReachedError,
+        AssertionError,
+        IndexError,
+    ) as error:
         raise DecodeError("undecodable", error_text(error)) from None
 
 
@@ -69,12 +84,13 @@ def decode_torchcodec(
     """Read single frames by index, in exact mode (the approximate one errs at variable rates).
 
     Raises:
-        DecodeError: `unavailable`, `frame_count`, `wrong_picture` or `undecodable`.
+        DecodeError: `unavailable`, `unsupported`, `frame_count`, `wrong_picture` or `undecodable`.
     """
     if problem := torchcodec_import_error():
         raise DecodeError("unavailable", f"torchcodec cannot be imported ({problem})")
     from torchcodec.decoders import VideoDecoder
 
+    _check_stamped("torchcodec", source)
     first = first_picture(source)
     try:
         decoder = VideoDecoder(
@@ -88,13 +104,17 @@ def decode_torchcodec(
         _check_first("torchcodec", decoder.get_frame_at(0).data.numpy(), first)
         for index in indices_F:
             frame = decoder.get_frame_at(int(index))
-            if source.pts_N is not None:
-                _check_stamp(frame.pts_seconds, source, int(index))
+            _check_stamp(frame.pts_seconds, source, int(index))
             yield UprightFrame(scaler.from_rgb(frame.data.numpy()), first.rotation)
     except DecodeError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
         raise DecodeError("undecodable", error_text(error)) from None
+
+
+def _check_stamped(name: str, source: VideoSource) -> None:
+    if source.pts_N is None:
+        raise DecodeError("unsupported", f"{name} needs one stamp for every frame")
 
 
 def _check_count(name: str, count: int, source: VideoSource) -> None:

@@ -133,6 +133,24 @@ def video_stream(opened: av.container.InputContainer) -> av.VideoStream | None:
     return stream if isinstance(stream, av.VideoStream) else None
 
 
+def packets_of(opened: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Yield a stream's packets from where the container stands, in the order of storage.
+
+    Raises:
+        DecodeError: `damaged`; a stream appears that was not there when the file was opened.
+    """
+    demuxed = opened.demux(stream)
+    while True:
+        try:
+            packet = next(demuxed, None)
+        except IndexError:  # PyAV looks the new stream up in its list
+            raise DecodeError("damaged", "its streams change while it is read") from None
+        if packet is None:
+            return
+        if packet.size:  # not the empty one that PyAV adds at the end
+            yield packet
+
+
 @dataclass(frozen=True, slots=True)
 class _Order:
     """The frames of a stream in display order; see `VideoSource`."""
@@ -171,9 +189,7 @@ def _frame_stamps(opened: av.container.InputContainer, stream: av.VideoStream) -
     """Demux the whole stream, and count how many frames are shown and not."""
     stamps = _Stamps([], [], [], 0, 0)
     try:
-        for packet in opened.demux(stream):
-            if packet.size == 0:
-                continue
+        for packet in packets_of(opened, stream):
             if packet.is_discard:  # outside the edit list: decoded by players, never shown
                 stamps.num_discarded += 1
                 continue
@@ -184,8 +200,6 @@ def _frame_stamps(opened: av.container.InputContainer, stream: av.VideoStream) -
                 stamps.is_keyframe.append(packet.is_keyframe)
     except av.error.FFmpegError as error:
         raise DecodeError("undecodable", f"cannot read its packets: {error_text(error)}") from None
-    except IndexError:  # PyAV, when a damaged file gains a stream while it is read
-        raise DecodeError("damaged", "its streams change while it is read") from None
     return stamps
 
 
