@@ -284,16 +284,18 @@ def _unit(x_ND: np.ndarray) -> np.ndarray:
 
 def _find_split_scorer(layout: CacheLayout, name: str | None) -> ScorerInfo:
     splits = [info for info in list_scorers(layout) if _is_split(layout, info)]
-    if name is None and len(splits) == 1:
-        return splits[0]
-    info = find_scorer(layout, name)
-    if _is_split(layout, info):
-        return info
-    able = ", ".join(split.name for split in splits) or "none in this cache"
-    raise ConfigError(
-        f"scorer '{info.name}' reads frames and text together and leaves no embeddings to search; "
-        f"choose one that embeds them apart with --scorer: {able}"
-    )
+    names = [info.name for info in splits]
+    able = [info.name if names.count(info.name) == 1 else info.key for info in splits]
+    listed = ", ".join(able) or "none in this cache"
+    if name is None and len(splits) > 1:
+        raise CacheError(f"{layout.root} can be searched by several scorers; --scorer: {listed}")
+    info = splits[0] if name is None and splits else find_scorer(layout, name)
+    if not _is_split(layout, info):
+        raise ConfigError(
+            f"scorer '{info.name}' leaves no embeddings to search; choose one that embeds frames "
+            f"and texts apart with --scorer: {listed}"
+        )
+    return info
 
 
 def _is_split(layout: CacheLayout, info: ScorerInfo) -> bool:

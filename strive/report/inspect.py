@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from strive import variants
 from strive.cache.failures import read_failures
 from strive.cache.frames import VideoInfo
-from strive.cache.layout import CacheLayout, default_frames_key, open_cache
+from strive.cache.layout import CacheLayout, open_cache
 from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
-from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
+from strive.cache.scores import find_scorer, list_scorers
 from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
 from strive.records import Record
 from strive.report.format import to_jsonable
@@ -90,6 +90,8 @@ class DatasetSummary:
 
     cache: str
     frames_key: str | None
+    num_frames_keys: int
+    """Sets of frames in the cache; the figures are those of one of them."""
     num_questions: int
     num_videos_named: int
     num_videos_ok: int
@@ -149,10 +151,8 @@ def summarise(
     records = read_questions(layout)
     failures = read_failures(layout)
     infos = [find_scorer(layout, scorer)] if scorer else list_scorers(layout)
-    frames_key = _frames_key(layout, infos)
     pools = {key: Pools(layout, key) for key in {info.frames_key for info in infos}}
-    if frames_key and frames_key not in pools:
-        pools[frames_key] = Pools(layout, frames_key)
+    frames_key = _frames_key(layout, pools)
     videos = pools[frames_key] if frames_key else None
     cached = set(videos or ())
     sizes = Counter(videos.num_frames(v) for v in cached) if videos else Counter()
@@ -168,6 +168,7 @@ def summarise(
     return DatasetSummary(
         cache=str(cache_root),
         frames_key=frames_key,
+        num_frames_keys=len(layout.frames_keys()),
         num_questions=len(records),
         num_videos_named=len(named | cached | failed),
         num_videos_ok=len(cached),
@@ -188,11 +189,11 @@ def summarise(
     )
 
 
-def _frames_key(layout: CacheLayout, infos: list[ScorerInfo]) -> str | None:
-    keys = {info.frames_key for info in infos}
-    if len(keys) == 1:
-        return next(iter(keys))
-    return default_frames_key(layout) if layout.frames_keys() else None
+def _frames_key(layout: CacheLayout, pools: dict[str, Pools]) -> str | None:
+    """Return the set of frames that an overview describes: the one of the most videos."""
+    for key in layout.frames_keys() if not pools else ():
+        pools[key] = Pools(layout, key)
+    return max(sorted(pools), key=lambda key: len(pools[key])) if pools else None
 
 
 def _integrity_problems(scorers: tuple[ScorerSummary, ...]) -> Iterator[str]:

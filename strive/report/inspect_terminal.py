@@ -80,6 +80,8 @@ def _cache_table(summary: DatasetSummary) -> Table:
         table.add_row("  repeated", f"{summary.num_videos_with_repeated_frames} videos")
     table.add_row("duration", f"{summary.duration_seconds_total:.1f} s in all")
     table.add_row("frames key", escape(summary.frames_key or "–"))
+    if summary.num_frames_keys > 1:
+        table.add_row("  one of", f"{summary.num_frames_keys} sets (strive-cli cache info)")
     return table
 
 

@@ -187,8 +187,11 @@ def open_index_of(layout: CacheLayout, flat_up_to: int) -> search_index.SearchIn
 def test_only_split_scorers_can_search(world: World, cache: Path) -> None:
     precompute(world.options(cache, scorers=(WEIGHTS,)))
     assert search_text(cache, "cats").scorer == TOY  # the only one that can
-    with pytest.raises(ConfigError, match=f"leaves no embeddings to search.*--scorer: {TOY}"):
+    with pytest.raises(ConfigError, match=f"leaves no embeddings to search.*with --scorer: {TOY}"):
         search_text(cache, "cats", scorer=WEIGHTS)
+    precompute(world.options(cache, frames=5))
+    with pytest.raises(CacheError, match=r"by several scorers; --scorer: .*toy-[0-9a-f]+, .*toy-"):
+        search_text(cache, "cats")
     with pytest.raises(ConfigError, match="TEXT is empty"):
         search_text(cache, "  ")
     with pytest.raises(ConfigError, match="--threshold 2"):

@@ -32,6 +32,13 @@ def test_summary_counts(cache: Path) -> None:
     assert got.problems == ()
 
 
+def test_an_overview_of_several_sets_of_frames(cache: Path) -> None:
+    layout = open_cache(cache)
+    ensure_settings(layout.frames("other"), {"fields": {"codec": {"name": "raw"}}})
+    got = inspect.summarise(cache)
+    assert (got.frames_key, got.num_frames_keys, got.num_videos_ok) == (FRAMES_KEY, 2, 2)
+
+
 def test_summary_scores_against_all_values(cache: Path) -> None:
     (row,) = inspect.summarise(cache).scorers
     everything = np.concatenate([scores_of(q).astype(np.float32) for q in "123"])
