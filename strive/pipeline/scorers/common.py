@@ -144,6 +144,13 @@ def token_ids(tokenizer: Any, question: str) -> list[int]:
     return list(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
 
 
+def model_source(request: ScorerRequest, default: str) -> str:
+    """Return what to load: an existing folder by its absolute path, else a hub id as it is."""
+    name = request.model or default
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
+
+
 def model_files(name: str) -> tuple[Path, ...]:
     """Return weights and settings of a transformers model that has just been opened.
 

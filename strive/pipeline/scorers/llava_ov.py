@@ -29,6 +29,7 @@ from strive.pipeline.scorers.common import (
     mean_token_embeddings,
     model_files,
     model_label,
+    model_source,
     pad_batch,
     pick_device,
     pick_dtype,
@@ -59,7 +60,7 @@ class LlavaOnevisionScorer:
         self.device = pick_device(request.device)
         self.dtype_name = pick_dtype(request, self.device)
         self.batch_size = request.batch_size
-        self.model_name = request.model or DEFAULT_MODEL
+        self.model_name = model_source(request, DEFAULT_MODEL)
         model, processor = _open(self.model_name, DTYPES[self.dtype_name])
         self.tokenizer = processor.tokenizer
         self.pixel_rule = _pixel_rule(model.config, processor.video_processor, self.model_name)

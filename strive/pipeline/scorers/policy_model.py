@@ -1,7 +1,6 @@
 """A policy as a scorer opens it: what the `policy` and `gradient` scorers share."""
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from strive.pipeline.scorers.common import (
     files_digest,
     model_files,
     model_label,
+    model_source,
     pick_dtype,
     tokenizer_digest,
 )
@@ -25,7 +25,7 @@ class ScoringPolicy:
 
     def __init__(self, request: ScorerRequest, device: torch.device) -> None:
         self.dtype_name = pick_dtype(request, device)
-        self.model_name = request.model or DEFAULT_MODEL
+        self.model_name = model_source(request, DEFAULT_MODEL)
         self.policy = _open(self.model_name, self.dtype_name, device)
         self.policy.model.requires_grad_(False)
         self.files = model_files(self.model_name)
@@ -45,7 +45,7 @@ class ScoringPolicy:
 
 def _open(name: str, dtype: str, device: torch.device) -> Policy:
     try:
-        return load_policy(Path(name).expanduser(), dtype=dtype, device=device)
+        return load_policy(name, dtype=dtype, device=device)
     except MissingInputError as error:
         raise MissingInputError(_with_our_options(error)) from error
     except ModelError as error:
