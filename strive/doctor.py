@@ -86,6 +86,20 @@ def check_import(module: str, package: str) -> Iterator[Finding]:
     yield Finding(package, "ok", _version(package))
 
 
+def check_torchcodec() -> Iterator[Finding]:
+    """Report the optional decoder, which needs FFmpeg's shared libraries on the system."""
+    rgb_decoders = importlib.import_module("strive.video.rgb_decoders")
+    problem = rgb_decoders.torchcodec_import_error()
+    yield Finding(
+        "torchcodec",
+        "optional" if problem else "ok",
+        f"not usable: {problem[:80]}" if problem else _version("torchcodec"),
+        f"not needed (PyAV decodes); for --decoder torchcodec: {rgb_decoders.TORCHCODEC_FIX}"
+        if problem
+        else "",
+    )
+
+
 def check_ffmpeg() -> Iterator[Finding]:
     """Report the bundled FFmpeg binary (lab clips) and the system's shared libraries."""
     try:
@@ -141,6 +155,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     lambda: check_import("deepspeed", "deepspeed"),
     lambda: check_import("av", "av"),
     lambda: check_import("decord", "decord2"),
+    check_torchcodec,
     lambda: check_import("faiss", "faiss-cpu"),
     check_ffmpeg,
     check_compiler,
