@@ -2,13 +2,15 @@
 
 A decoder may hang while it holds the interpreter lock and ignores every signal but SIGKILL, or take
 the process down with it. So each job runs in a process of its own kind: a plain Python that answers
-over a pipe, is killed when a job exceeds its wall-clock limit, and is replaced.
+over a pipe, is killed when a job exceeds its wall-clock limit, and is replaced. It may ask for
+`MAX_WORKER_BYTES` of memory and no more, and its temporary files go with it.
 """
 
 import atexit
 import multiprocessing.connection
 import os
 import queue
+import resource
 import signal
 import socket
 import subprocess
@@ -31,6 +33,10 @@ DEFAULT_TIMEOUT_SECONDS = 600.0
 START_SECONDS = 60.0
 # decord leaks some memory per file: a fresh process now and then bounds it.
 MAX_JOBS_PER_WORKER = 256
+
+# Memory that one worker may ask for. Sixteen reference frames of the largest picture that is
+# decoded (8192x8192, 10 bit) take 3.2 GiB; a header that lies about its size asks for more.
+MAX_WORKER_BYTES = 8 << 30
 
 # Not `-m`: it would put the working directory first, where a user's `queue.py` shadows Python's.
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
@@ -276,9 +282,19 @@ def decode_in_worker(
             remaining = remaining[1:]
 
 
+def _limit_memory(num_bytes: int) -> None:
+    """Refuse this process more private memory; files that it maps do not count (Linux)."""
+    if sys.platform != "linux":
+        return  # elsewhere the system counts other things, or nothing
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+
+
 def main() -> None:
     """Answer jobs from the pipe until it closes."""
     die_with_parent(int(os.environ.get("STRIVE_PARENT_PID", os.getppid())))
+    _limit_memory(MAX_WORKER_BYTES)
     pipe = multiprocessing.connection.Connection(int(sys.argv[2]))
     pipe.send("ready")
     while True:

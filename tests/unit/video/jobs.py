@@ -2,10 +2,12 @@
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
 from strive.errors import DecodeError
+from strive.video.repair import repaired_copies
 
 
 def is_alive(pid: int) -> bool:
@@ -47,3 +49,16 @@ def mixed(value: int) -> int:
     if value == 7:
         fail()
     return answer(value)
+
+
+def swallow_memory(num_gibibytes: int) -> int:
+    return len(bytearray(num_gibibytes << 30))
+
+
+def leave_a_file(value: int = 0) -> str:
+    return tempfile.mkdtemp()
+
+
+def start_ffmpeg(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        list(repaired_copies(path, Path(folder)))

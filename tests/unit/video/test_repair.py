@@ -17,7 +17,7 @@ from strive.video import repair
 from strive.video.decode import AUTO_ORDER, decode_frames
 from strive.video.frame_plan import FramePlan
 from strive.video.repair import repaired_copies
-from video.coded_clips import numbers_of, write_clip
+from video.coded_clips import numbers_of, remux, write_clip
 from video.jobs import is_alive
 
 PLAN = FramePlan("uniform", 12)
@@ -146,7 +146,8 @@ def test_a_repair_that_fills_the_disk_fails(
 
 
 def test_ffmpeg_dies_with_its_worker(tmp_path: Path) -> None:
-    write_clip(tmp_path / "long.mp4", 3000, size=(480, 640))
+    short = write_clip(tmp_path / "short.mp4", 100)
+    remux(short, tmp_path / "long.mp4", stream_loop=400)
     script = textwrap.dedent("""
         import sys
         from pathlib import Path

@@ -11,6 +11,7 @@ from strive.errors import DecodeError
 from strive.video.frame_plan import FramePlan
 from strive.video.worker import Job, Worker, WorkerPool, decode_in_worker
 from video import jobs
+from video.coded_clips import remux, write_clip
 from video.jobs import is_alive
 
 
@@ -47,6 +48,51 @@ def test_a_crash_and_a_bug_are_decode_errors() -> None:
     last = worker.call(jobs.own_pid, {}, 10)
     worker.close()
     assert not is_alive(last)
+
+
+def test_a_job_that_asks_for_too_much_memory_fails_alone() -> None:
+    worker = Worker()
+    pid = worker.call(jobs.own_pid, {}, 10)
+    with pytest.raises(DecodeError) as caught:
+        worker.call(jobs.swallow_memory, {"num_gibibytes": 64}, 10)
+    assert caught.value.kind == "out_of_memory"
+    assert worker.call(jobs.own_pid, {}, 10) == pid
+    worker.close()
+
+
+def test_temporary_files_go_with_the_worker() -> None:
+    worker = Worker()
+    folder = Path(worker.call(jobs.leave_a_file, {}, 10))
+    assert folder.is_dir()
+    with pytest.raises(DecodeError):
+        worker.call(jobs.hang, {}, 0.2)
+    assert not folder.exists() and not folder.parent.exists()
+
+
+def test_a_repair_that_is_killed_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    short = write_clip(tmp_path / "short.mp4", 100)
+    path = remux(short, tmp_path / "long.mp4", stream_loop=400)
+    worker = Worker()
+    folder = Path(worker.call(jobs.leave_a_file, {}, 10)).parent
+    with pytest.raises(DecodeError, match="timeout"):
+        worker.call(jobs.start_ffmpeg, {"path": path}, 0.8)
+    assert not folder.exists()
+    deadline = time.monotonic() + 5
+    while ffmpegs_on(path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ffmpegs_on(path) == []
+
+
+def ffmpegs_on(path: Path) -> list[int]:
+    """Processes other than this one that name a file in their command."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and os.fsencode(path) in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
 
 
 def test_pool_gives_every_job_its_outcome() -> None:
