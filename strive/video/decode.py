@@ -128,7 +128,10 @@ def decode_frames(
             decoder=name,
         )
     messages = "; ".join(f"{name}: {error.args[-1]}" for name, error in errors)
-    raise DecodeError(errors[-1][1].kind, messages)
+    kinds = [error.kind for _, error in errors]
+    # A decoder that never takes such files says nothing about what is wrong with this one.
+    telling = [kind for kind in kinds if kind != "unsupported"] or kinds
+    raise DecodeError(telling[-1], messages)
 
 
 def _collect(frames: Iterator[UprightFrame]) -> tuple[np.ndarray, int]:
