@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,10 @@ def load_policy(
 
     check_rule(position_rule)
     name = str(model_id)
-    options = {"trust_remote_code": False, "local_files_only": not _may_download(name)}
+    options: dict[str, Any] = {
+        "trust_remote_code": False,
+        "local_files_only": not _may_download(name),
+    }
     config = _read_config(name, options)
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -80,11 +83,10 @@ def load_policy(
             f"{' or '.join(FAMILIES)}; name another one with --model"
         )
     family.check(config)
-    with _opening(name), without_progress_bars():
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=_as_dtype(dtype), **options
-        )
+    with _opening(name):
+        model = open_weights(AutoModelForImageTextToText, name, dtype=_as_dtype(dtype), **options)
         processor = AutoProcessor.from_pretrained(name, **options)
+    require_tokenizer(processor.tokenizer, name)
     model = model.to(device).eval()
     return make_policy(model, processor, position_rule=position_rule, model_id=name)
 
@@ -123,9 +125,46 @@ def save_policy(
     `state_dict` replaces the model's own weights, for weights gathered from several processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with without_progress_bars():
+    with _without_progress_bars():
         policy.model.save_pretrained(folder, state_dict=state_dict)
     policy.processor.save_pretrained(folder)
+
+
+def open_weights(model_class: Any, name: str, *, unused: Sequence[str] = (), **options: Any) -> Any:
+    """Open a model with all of its weights; `unused` are parts of names that may be missing.
+
+    transformers only warns of a weight that is in no file, and goes on with random numbers.
+
+    Raises:
+        ModelError: a weight is missing, or a file of weights is damaged.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with _without_progress_bars():
+            model, report = model_class.from_pretrained(name, output_loading_info=True, **options)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the weights of '{name}' are damaged or not those of its config.json: {reason}"
+        ) from error
+    missing = sorted(
+        key for key in report["missing_keys"] if not any(part in key for part in unused)
+    )
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"the weights of '{name}' lack '{missing[0]}'{more}")
+    return model
+
+
+def require_tokenizer(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer without a vocabulary, which is what transformers makes of no files.
+
+    Raises:
+        ModelError: it gives a letter no token.
+    """
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ModelError(f"'{name}' has no tokenizer: its tokenizer.json or vocabulary is missing")
 
 
 @contextlib.contextmanager
@@ -179,7 +218,7 @@ def _may_download(name: str) -> bool:
     return True
 
 
-def _read_config(name: str, options: dict[str, bool]) -> Any:
+def _read_config(name: str, options: dict[str, Any]) -> Any:
     """The model's configuration, or one clear line for each way in which there is none."""
     from transformers import AutoConfig
 
@@ -192,7 +231,7 @@ def _read_config(name: str, options: dict[str, bool]) -> Any:
 
 
 @contextlib.contextmanager
-def without_progress_bars() -> Iterator[None]:
+def _without_progress_bars() -> Iterator[None]:
     """Keep transformers' own bars out of our output."""
     from transformers.utils import logging
 
@@ -210,6 +249,8 @@ def _opening(name: str) -> Iterator[None]:
     """Turn the many errors of an unreachable hub or an incomplete folder into one line."""
     try:
         yield
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         if Path(name).is_dir():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from strive.errors import ModelError
-from strive.models.loading import without_progress_bars
+from strive.models.loading import open_weights, require_tokenizer
 from strive.pipeline.hub import go_offline_if_unreachable
 from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.pipeline.scorers.common import (
@@ -38,6 +38,8 @@ from strive.pipeline.scorers.common import (
     unit_rows,
 )
 
+# Neither the language model nor what stands behind the tower's last layer is run.
+_UNUSED = ("language_model.layers", "language_model.norm", "lm_head", "post_layernorm", ".head.")
 DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 
 
@@ -134,9 +136,12 @@ def _open(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
                 f"'{name}' is of family '{kind}'; scorer 'llava_ov' takes a llava_onevision model "
                 "(--scorer-model llava_ov=ID_OR_DIR); a policy scores with --scorer policy"
             )
-        with without_progress_bars():
-            model = LlavaOnevisionForConditionalGeneration.from_pretrained(name, dtype=dtype)
-        return model.eval().requires_grad_(False), AutoProcessor.from_pretrained(name)
+        model = open_weights(
+            LlavaOnevisionForConditionalGeneration, name, unused=_UNUSED, dtype=dtype
+        )
+        processor = AutoProcessor.from_pretrained(name)
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -144,6 +149,8 @@ def _open(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             "--scorer-model llava_ov=DIR, or the lab's small model with "
             "--scorer-model llava_ov=lab:llava_ov"
         ) from error
+    require_tokenizer(processor.tokenizer, name)
+    return model.eval().requires_grad_(False), processor
 
 
 def _pixel_rule(config: Any, video_processor: Any, name: str) -> PixelRule:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from strive.errors import ModelError
@@ -269,7 +270,14 @@ def _load(name: str, source: str, weights: Path, tokenizer: str) -> tuple[Any, A
         loaded_tokenizer = open_clip.get_tokenizer(tokenizer)
     except OSError as error:
         raise _not_reachable(name, error) from error
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AssertionError,
+        SafetensorError,
+    ) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"open_clip cannot load '{name}' ({line})") from error
     return model.eval().requires_grad_(False), loaded_tokenizer
