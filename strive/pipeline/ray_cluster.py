@@ -87,7 +87,7 @@ def connected(ray: Any, num_cpus: int | None) -> Iterator[Cluster]:
     started here.
 
     Raises:
-        ConfigError: RAY_ADDRESS names a cluster that does not answer.
+        ConfigError: RAY_ADDRESS names a cluster that does not answer, or the cluster refuses.
     """
     if ray.is_initialized():
         yield _look_at(ray, f"Ray cluster {_address(ray)}")
@@ -100,11 +100,27 @@ def connected(ray: Any, num_cpus: int | None) -> Iterator[Cluster]:
                 ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
             yield _look_at(ray, "Ray on this machine")
         else:
-            with _own_stderr_kept():
-                ray.init(address=address, **quiet)
+            try:
+                with _own_stderr_kept():
+                    ray.init(address=address, **quiet)
+            except (ConnectionError, ray.exceptions.RayError) as error:
+                raise ConfigError(refusal(address, error)) from None
             yield _look_at(ray, f"Ray cluster {address}")
     finally:
         ray.shutdown()
+
+
+def refusal(address: str, error: BaseException) -> str:
+    """Say why a cluster that answers does not let this program in, and what can be done."""
+    reason, cause = _first_line(error), error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if "InvalidAuthToken" in str(cause):
+        reason = "it asks for a token; Ray's RAY_AUTH_MODE=token is how its owner gives one"
+    return (
+        f"no connection to the Ray cluster at {address} ({reason}); name another with RAY_ADDRESS, "
+        "or start one for this call with RAY_ADDRESS=local"
+    )
 
 
 @contextmanager

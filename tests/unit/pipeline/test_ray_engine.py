@@ -22,6 +22,7 @@ from strive.errors import ConfigError, ModelError, StriveError
 from strive.lab.models import lab_model_path
 from strive.pipeline import ray_tasks
 from strive.pipeline.ray_cluster import Cluster as ClusterFacts
+from strive.pipeline.ray_cluster import refusal
 from strive.pipeline.run import precompute
 from strive.records import shard_of, write_records
 from strive.video.worker import Job
@@ -168,6 +169,15 @@ def test_an_address_without_a_cluster_is_named(
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ConfigError, match=f"RAY_ADDRESS is {address}, where no Ray cluster"):
             precompute(world.options(tmp_path / "cache", engine="ray"))
+
+
+def test_a_refused_connection_is_one_line() -> None:
+    error = ConnectionError("Failed to connect to Ray cluster at h:1\nand more")
+    assert "(Failed to connect to Ray cluster at h:1)" in refusal("h:1", error)
+    error.__cause__ = RuntimeError("Failed to connect to GCS. InvalidAuthToken: token is missing")
+    message = refusal("h:1", error)
+    assert "asks for a token" in message and "RAY_ADDRESS=local" in message
+    assert "\n" not in message
 
 
 def test_without_ray_the_command_to_install_it_is_named(world: World, tmp_path: Path) -> None:
