@@ -3,6 +3,9 @@
 Nothing is printed here except progress; the summary goes to the caller.
 """
 
+import atexit
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -182,6 +185,17 @@ def _run(
         finally:
             summary.add(stage.counts)
             summary.run_seconds = time.monotonic() - started
+            if stage.is_running:
+                # A model in the middle of a long batch: everything is committed, and taking the
+                # interpreter down around it could crash.
+                atexit.register(_leave_at_once, stage)
+
+
+def _leave_at_once(stage: Stage) -> None:
+    if stage.is_running:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(Interrupted.exit_code)
 
 
 def _decode_new(

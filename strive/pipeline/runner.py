@@ -1,11 +1,13 @@
 """Running the models: embeddings of batches, scores of videos, questions before each commit."""
 
 import os
+import queue
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ class ModelRunner:
         self._sessions, self._counts, self._send = sessions, counts, send
         self._clock = clock
         self._num_at_once = min(MAX_CPU_BATCHES, os.cpu_count() or 1)
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: _BatchThreads | None = None
         self._at_work: deque[tuple[Batch, Future[np.ndarray]]] = deque()
         self._unscored: dict[str, list[tuple[VideoEmbeddings, VideoSlot]]] = {}
         self._done: list[VideoDone] = []
@@ -48,7 +50,12 @@ class ModelRunner:
 
     def __exit__(self, *_: object) -> None:
         if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.stop()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a batch is being embedded."""
+        return any(not future.done() for _, future in self._at_work)
 
     def take(self, item: Any) -> None:
         """Do what was passed."""
@@ -93,12 +100,10 @@ class ModelRunner:
             self._finish(batch, self._embed(scorer, batch))
             return
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(
-                self._num_at_once, "strive-embed", initializer=_one_thread_each
-            )
+            self._threads = _BatchThreads(self._num_at_once)
         if len(self._at_work) > self._num_at_once:
             self._collect()
-        self._at_work.append((batch, self._threads.submit(self._embed, scorer, batch)))
+        self._at_work.append((batch, self._threads.submit(lambda: self._embed(scorer, batch))))
 
     def _embed(self, scorer: Any, batch: Batch) -> np.ndarray:
         with self._clock:
@@ -194,7 +199,37 @@ class ModelRunner:
             self._done.append(slot.done)
 
 
-def _one_thread_each() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
+class _BatchThreads:
+    """Threads for batches; unlike an executor's, none holds up the end of the process."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[np.ndarray], Callable[[], np.ndarray]] | None]
+        self._work = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name="strive-embed", daemon=True)
+            for _ in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, compute: Callable[[], np.ndarray]) -> Future[np.ndarray]:
+        """Compute in one of the threads; the future has the value or the error."""
+        future: Future[np.ndarray] = Future()
+        self._work.put((future, compute))
+        return future
+
+    def stop(self) -> None:
+        """Let each thread end after the batch that it is at, without waiting for it."""
+        for _ in self._threads:
+            self._work.put(None)
+
+    def _run(self) -> None:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(1)
+        while (item := self._work.get()) is not None:
+            future, compute = item
+            try:
+                future.set_result(compute())
+            except Exception as error:  # raised by `result()`, in the thread that takes it
+                future.set_exception(error)

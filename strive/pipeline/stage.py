@@ -144,18 +144,19 @@ class Stage:
         finally:
             self._end()
 
-    def stop(self) -> bool:
-        """Commit what is finished and end, without waiting for more than the batch at work.
+    @property
+    def is_running(self) -> bool:
+        """Whether a thread is at work, such as a model that `stop` has left behind."""
+        return any(thread.is_alive() for thread in self._threads) or self._runner.is_at_work
 
-        Returns whether all threads have ended; a model that takes longer is left behind.
-        """
+    def stop(self) -> None:
+        """Commit what is finished and end, without waiting long for the batch at work."""
         self._inbox.break_off()
         self._fed.break_off()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads[:2]:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._end()
-        return not any(thread.is_alive() for thread in self._threads)
 
     def _end(self) -> None:
         self._inbox.break_off()

@@ -21,6 +21,9 @@ COMMANDS = (
     ["lab", "--help"],
     ["lab", "list"],
     ["cache", "--help"],
+    ["cache", "prune", "--help"],
+    ["score-quality", "--help"],
+    ["search", "--help"],
     ["--version"],
 )
 
@@ -114,6 +117,7 @@ def test_doctor_finds_what_the_lab_needs() -> None:
 MAY_CATCH_ALL = {
     "strive/video/worker.py",
     "strive/pipeline/stage.py",
+    "strive/pipeline/runner.py",
     "strive/pipeline/ray_tasks.py",
 }
 
