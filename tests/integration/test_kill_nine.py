@@ -135,5 +135,6 @@ def test_two_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_twenty_kills_of_three_hundred_clips(tmp_path: Path) -> None:
     run_with_kills(tmp_path, num_clips=300, num_kills=20, seed=1)
