@@ -2,6 +2,7 @@
 
 import os
 import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,4 +64,14 @@ def jpeg_resized(data: bytes, size: int) -> bytes:
     at = -1
     while (at := resized.find(b"\xff\xc0\x00\x11", at + 1)) >= 0:
         struct.pack_into(">HH", resized, at + 5, size, size)
+    return bytes(resized)
+
+
+def png_resized(data: bytes, size: int) -> bytes:
+    """Claim another picture size in every PNG of a file, with the right checksum."""
+    resized = bytearray(data)
+    at = -1
+    while (at := resized.find(b"IHDR", at + 1)) >= 0:
+        struct.pack_into(">II", resized, at + 4, size, size)
+        struct.pack_into(">I", resized, at + 17, zlib.crc32(resized[at : at + 17]))
     return bytes(resized)

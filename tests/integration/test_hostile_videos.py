@@ -31,18 +31,19 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "uni
 from mutations import Mutation, build_mutations
 from sentinels import FolderWatch, Port, processes_marked, strace_prefix
 from video.coded_clips import FFMPEG, number_of
-from zoo import Entry, build_zoo
+from zoo import Entry, Right, build_zoo
 
 from strive.cache.codec import FrameCodec
 from strive.cache.failures import FailureRow, read_failures
-from strive.cache.frames import FrameReader
+from strive.cache.frames import EncodedVideo, FrameReader, VideoInfo
 from strive.cache.layout import CacheLayout, open_cache
 from strive.errors import DecodeError
 from strive.pipeline.prepare import PrepareRule, prepare_video
 from strive.records import video_id_of
-from strive.video.decode import AUTO_ORDER
+from strive.video.decode import AUTO_ORDER, DECODERS
 from strive.video.frame_plan import FramePlan
 from strive.video.sniff import sniff_container
+from strive.video.worker import Worker
 
 SEED = 20240607
 NUM_MUTATIONS = 200
@@ -83,11 +84,9 @@ class Run:
     reader: FrameReader
     failures: dict[str, FailureRow]
 
-    def numbers(self, video_id: str, turns: int = 0) -> list[int | None]:
-        """Numbers read from a video's cached frames; None where a picture cannot be read."""
-        count = self.reader.info(video_id).num_frames
-        frames = self.reader.read(video_id, range(count))
-        return [clear_number(np.rot90(frame, -turns)) for frame in frames]
+    def frames(self, video_id: str) -> np.ndarray:
+        """A video's cached frames."""
+        return self.reader.read(video_id, range(self.reader.info(video_id).num_frames))
 
 
 def clear_number(frame_HWC: np.ndarray) -> int | None:
@@ -160,14 +159,18 @@ def judge(run: Run, entry: Entry) -> str:
         return "" if kind in right.kinds else f"{video_id!r}: failed with {kind}"
     if video_id not in run.reader:
         return f"{video_id!r}: neither frames nor a failure"
-    info = run.reader.info(video_id)
+    return judge_frames(run.reader.info(video_id), run.frames(video_id), right)
+
+
+def judge_frames(info: VideoInfo, frames_FHWC: np.ndarray, right: Right) -> str:
+    """Say what is wrong with the frames of a file; nothing if they are right."""
     if right.num_frames not in (info.source_num_frames, -1):
-        return f"{video_id!r}: {info.source_num_frames} frames, {right.num_frames} expected"
+        return f"{info.video_id!r}: {info.source_num_frames} frames, not {right.num_frames}"
     if not right.readable:
         return ""
-    numbers = run.numbers(video_id, right.turns)
+    numbers = [clear_number(np.rot90(frame, -right.turns)) for frame in frames_FHWC]
     expected = [right.first + int(index) for index in info.source_index_F]
-    return "" if numbers == expected else f"{video_id!r}: shows {numbers}, not {expected}"
+    return "" if numbers == expected else f"{info.video_id!r}: shows {numbers}, not {expected}"
 
 
 def judge_mutation(run: Run, mutation: Mutation) -> str:
@@ -179,7 +182,7 @@ def judge_mutation(run: Run, mutation: Mutation) -> str:
         return f"{name}: neither frames nor a failure"
     info = run.reader.info(mutation.video_id)
     indices = info.source_index_F.tolist()
-    numbers = run.numbers(mutation.video_id)
+    numbers = [clear_number(frame) for frame in run.frames(mutation.video_id)]
     shown = shown_by_ffmpeg(run.root / mutation.video_id)
     expected = [shown[index] if index < len(shown) else None for index in indices]
     is_checked = info.codec not in ("vp9", "mjpeg")
@@ -334,8 +337,32 @@ def test_repair_of_what_can_be_repaired(tmp_path: Path, port: Port) -> None:
         info = repaired[video_id].info
         assert info.repaired in ("remuxed", "transcoded")
         assert 0 < info.source_num_frames < 40
-        shape = (info.height, info.width, 3)
-        frames = [
-            np.frombuffer(data, np.uint8).reshape(shape) for data in repaired[video_id].frames
-        ]
-        assert [clear_number(frame) for frame in frames] == info.source_index_F.tolist()
+        right = Right(info.source_num_frames)
+        assert judge_frames(info, raw_frames(repaired[video_id]), right) == ""
+
+
+def raw_frames(video: EncodedVideo) -> np.ndarray:
+    shape = (video.info.height, video.info.width, 3)
+    return np.stack([np.frombuffer(data, np.uint8).reshape(shape) for data in video.frames])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_no_decoder_shows_a_wrong_frame(tmp_path: Path, port: Port, decoder: str) -> None:
+    root, outside = folders(tmp_path)
+    entries = build_zoo(root, outside, port.number)
+    rule = PrepareRule(root, FramePlan(), 1 << 20, FrameCodec("raw"), (decoder,))
+    worker, watch = Worker(), FolderWatch(outside)
+    wrong, num_right = [], 0
+    for entry in entries:
+        kwargs = {"video_id": video_id_of(entry.video_id), "rule": rule}
+        try:
+            video = worker.call(prepare_video, kwargs, 60)
+        except DecodeError:
+            continue  # a decoder may refuse what another takes
+        if fault := judge_frames(video.info, raw_frames(video), entry.right):
+            wrong.append(fault)
+        num_right += 1
+    worker.close()
+    assert wrong == [] and num_right >= 40
+    assert not watch.was_touched() and not port.was_visited()
+    watch.close()

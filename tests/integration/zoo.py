@@ -14,7 +14,7 @@ from typing import Any
 
 import ffmpeg
 import numpy as np
-from mp4_bytes import elsewhere, jpeg_resized, moved, resized
+from mp4_bytes import elsewhere, jpeg_resized, moved, png_resized, resized
 from video.coded_clips import FFMPEG, draw, remux, write_audio, write_clip, write_vfr
 
 N = 40  # frames of most clips
@@ -320,6 +320,8 @@ def _hostile(zoo: Zoo, plain: Path) -> None:
     huge = bad("too_large", "out_of_memory", *ANY_DECODE_FAILURE)
     bomb = (zoo.root / "mjpeg.avi").read_bytes()
     zoo.bytes("bomb.avi", huge, jpeg_resized(bomb, 65_500))
+    pictures = (zoo.root / "alpha_png.mov").read_bytes()
+    zoo.bytes("bomb_png.mov", huge, png_resized(pictures, 30_000))
     zoo.bytes("huge.y4m", huge, b"YUV4MPEG2 W30000 H30000 F25:1 C420\nFRAME\n" + bytes(100))
     zoo.bytes("huge.gif", huge, b"GIF89a\xff\xff\xff\xff" + bytes(50))
     many = bytearray(data)
