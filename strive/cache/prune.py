@@ -111,7 +111,14 @@ def plan_prune(
         except CacheDamageError as error:
             damaged.append(str(error))
     old = time.time() - safe_age_seconds
-    kept = [r for r in found if _is_idle(r.path, busy) and _newest_change(r.path) < old]
+    kept = [
+        removal
+        for removal in found
+        if _is_idle(removal.path, busy)
+        # A folder's settings come before its parts, but whose folder it is its name does not say.
+        and not (busy and removal.why == NO_SETTINGS)
+        and _newest_change(removal.path) < old
+    ]
     rewrites: list[Removal] = []
     if superseded:
         rewrites = list(_superseded(layout, damaged, old))
@@ -218,7 +225,10 @@ def _files(path: Path) -> Iterator[tuple[int, float]]:
 
 
 def _newest_change(path: Path) -> float:
-    own = path.stat().st_mtime if path.exists() else 0.0
+    try:
+        own = path.stat().st_mtime
+    except FileNotFoundError:
+        own = 0.0  # its writer has just finished it
     return max([own, *(changed for _, changed in _files(path))])
 
 

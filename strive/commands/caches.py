@@ -200,6 +200,7 @@ def print_plan(plan: "PrunePlan", console: "Console", *, names: bool) -> None:
     from rich.table import Table
 
     from strive.commands.views import size_text
+    from strive.report.format import count_of
 
     if plan.removals:
         table = Table(title=f"Cache {escape(str(plan.root))}", title_justify="left")
@@ -220,9 +221,7 @@ def print_plan(plan: "PrunePlan", console: "Console", *, names: bool) -> None:
     if names and more > 0:
         console.print(f"  and {more} more")
     if plan.num_young:
-        console.print(
-            f"{plan.num_young} leftovers stay: a running precompute may own them, or they are "
-            "younger than an hour"
-        )
+        leftovers = count_of(plan.num_young, "leftover")
+        console.print(f"not yet: {leftovers}, younger than an hour or of a running precompute")
     for problem in plan.damaged:
         console.print(f"left alone: {problem}", markup=False, soft_wrap=True)
