@@ -14,7 +14,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from strive.errors import (
@@ -54,11 +54,13 @@ def video_id_of(path: str) -> str:
     A path that leaves the root is kept as it is: `resolve_video` refuses it, so that one bad record
     becomes one failure row and not the end of the run.
     """
-    return str(PurePosixPath(path.replace("\\", "/")))
+    text = path.replace("\\", "/")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    return ("/" if text.startswith("/") else "") + "/".join(parts) or "."
 
 
 def resolve_video(video_root: Path, video_id: str, *, allow_outside: bool = False) -> Path:
-    """Return the file of a video, refusing `..`, absolute paths and links that leave the root.
+    """Return the file of a video, refusing whatever leaves the root.
 
     With `allow_outside` the path is taken as it is written, relative to the root unless absolute.
 
@@ -268,8 +270,8 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
 
 def _syntax_error(path: Path, number: int, what: str, error: Exception) -> RecordsError:
     """Build the one-line error of a file that cannot be read on from a row."""
-    text = str(error).removeprefix("b'").replace("\\n", "\n")
-    reason = (text.splitlines() or [type(error).__name__])[0].strip()
+    lines = str(error).removeprefix("b'").replace("\\n", "\n").splitlines()
+    reason = lines[0].strip() if lines else type(error).__name__
     return RecordsError(f"{path}, row {number}: not valid {what} ({reason})")
 
 
@@ -282,10 +284,9 @@ def read_records(paths: Iterable[Path]) -> RecordSet:
         RecordsError: a malformed row, or a question id that appears twice.
         MissingInputError: a file does not exist.
     """
-    paths = [Path(path) for path in paths]
+    paths, num_image_rows = [Path(path) for path in paths], 0
     records: list[Record] = []
     seen: set[str] = set()
-    num_image_rows = 0
     for path in paths:
         for where, row in iter_rows(path):
             if not _is_video(row):

@@ -2,7 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -293,7 +293,10 @@ def test_paths_stay_under_the_root(tmp_path: Path) -> None:
     (tmp_path / "secret.mp4").touch()
     (root / "link.mp4").symlink_to(tmp_path / "secret.mp4")
     (root / "deep" / "inner.mp4").symlink_to(root / "a.mp4")
-    assert video_id_of("./deep//b.mp4") == "deep/b.mp4"
+    for path in ("./deep//b.mp4", "deep/./b.mp4", "deep\\b.mp4", "deep/b.mp4/"):
+        assert video_id_of(path) == "deep/b.mp4"
+    for path in (".", "/a//b", "../a", "a/../b", "...", "a/..."):
+        assert video_id_of(path) == str(PurePosixPath(path))
     assert resolve_video(root, "deep/../a.mp4") == (root / "a.mp4").resolve()
     assert resolve_video(root, "deep/inner.mp4") == (root / "a.mp4").resolve()
     for video_id in ("../secret.mp4", "/etc/passwd", "link.mp4", "deep/../../secret.mp4"):
