@@ -1,9 +1,11 @@
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from strive.errors import (
     UnknownNameError,
 )
 from strive.pipeline.run import precompute
-from strive.records import shard_of, write_records
+from strive.records import sample_records, shard_of, write_records
 
 
 def scores_of(cache: Path, scorer: str | None = None) -> dict[str, bytes]:
@@ -303,6 +305,10 @@ def test_other_settings_make_other_keys(world: World, tmp_path: Path) -> None:
         ({"data": (Path("/nowhere.json"),)}, MissingInputError, "--data"),
         ({"scorer_models": {"other": "x"}}, ConfigError, "--scorer-model names 'other'"),
         ({"max_failure_fraction": 2.0}, ConfigError, "--max-failure-fraction"),
+        ({"query": "all"}, UnknownNameError, r"unknown query \(--query\) 'all'"),
+        ({"long_text": "cut"}, UnknownNameError, r"--long-text.*known: chunk-mean, truncate"),
+        ({"engine": "spark"}, UnknownNameError, r"--engine.*known: local, ray"),
+        ({"frame_plan": "random"}, UnknownNameError, "uniform"),
     ],
 )
 def test_wrong_calls_say_what_is_wrong(
@@ -374,3 +380,113 @@ def test_no_process_is_left(world: World, tmp_path: Path) -> None:
     before = decode_workers()
     precompute(world.options(tmp_path / "cache"))
     assert decode_workers() <= before
+
+
+def test_a_file_with_another_time_stamp_is_not_decoded_again(world: World, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    precompute(world.options(cache))
+    os.utime(world.root / "clip0.mp4", (1, 1))
+    assert precompute(world.options(cache)).nothing_to_do
+    # The same size and other bytes: a real change.
+    data = bytearray((world.root / "clip1.mp4").read_bytes())
+    (world.root / "clip1.mp4").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert precompute(world.options(cache)).num_decoded == 1
+
+
+def test_a_changed_file_that_fails_is_tried_once(world: World, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    precompute(world.options(cache))
+    good = (world.root / "clip1.mp4").read_bytes()
+    (world.root / "clip1.mp4").write_text("not a video")
+    assert precompute(world.options(cache)).failed_by_error == {"not_a_video": 1}
+    parts = len(list(cache.glob("failures.parquet/*")))
+    again = precompute(world.options(cache))
+    assert again.failed_by_error == {"not_a_video": 1} and again.nothing_to_do
+    assert len(list(cache.glob("failures.parquet/*"))) == parts
+    assert precompute(world.options(cache, retry_failed=True)).num_failed == 1
+    (world.root / "clip1.mp4").write_text("neither is this one")
+    assert not precompute(world.options(cache)).nothing_to_do
+    (world.root / "clip1.mp4").write_bytes(good)  # as it was cached: its frames serve again
+    healed = precompute(world.options(cache))
+    assert healed.nothing_to_do and healed.failed_by_error == {}
+
+
+def test_a_query_with_options_has_a_key_of_its_own(world: World, tmp_path: Path) -> None:
+    from pipeline.toy_scorer import Toy
+
+    cache = tmp_path / "cache"
+    plain = precompute(world.options(cache))
+    summary = precompute(world.options(cache, query="question+options"))
+    assert summary.scorer_keys != plain.scorer_keys
+    assert (summary.num_decoded, summary.num_scored) == (0, 8)
+    layout = open_cache(cache)
+    reader = ScoreReader(layout, summary.scorer_keys[TOY])
+    record = read_questions(layout)[0]
+    query = "\n".join([record.problem, "A. this", "B. that"])
+    question_D = Toy().embed_questions([query])[0]
+    pool = FrameReader(layout, reader.frames_key).read(record.video_id, range(12))
+    frames_FD = Toy().embed_frames(pool)
+    cosine_F = frames_FD @ question_D / np.linalg.norm(frames_FD, axis=1)
+    scores = reader.get(record.question_id)
+    assert scores is not None
+    expected_F = cosine_F / np.linalg.norm(question_D)
+    np.testing.assert_allclose(scores.scores_F, expected_F, atol=5e-4)
+
+
+def test_scorers_without_frames_read_none_and_count_what_they_cannot_score(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from strive.cache.codec import FrameCodec
+
+    decoded: list[int] = []
+    real = FrameCodec.decode
+    monkeypatch.setattr(
+        FrameCodec,
+        "decode",
+        lambda *args: decoded.append(1) or real(*args),  # type: ignore[func-returns-value]
+    )
+    spans = [
+        replace(question(n, f"clip{n % 4}.mp4"), evidence_spans_seconds=SPANS[n]) for n in range(4)
+    ]
+    write_records(world.data, spans)
+    options = world.options(tmp_path / "cache", scorers=("random", "oracle"))
+    summary = precompute(options)
+    assert (summary.num_scored, summary.num_unscorable, summary.num_failed) == (4 + 2, 2, 0)
+    assert decoded == []
+    again = precompute(options)
+    assert again.nothing_to_do and again.num_unscorable == 2
+
+
+def test_a_training_run_is_prepared_as_it_samples(world: World, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    write_records(held_out, [question(100, "clip3.mp4"), question(101, "clip2.mp4")])
+    records = [question(n, f"clip{n // 2}.mp4") for n in range(8)]
+    summary = precompute(
+        world.options(
+            tmp_path / "cache", for_config="my/run.yaml", subset=3, seed=7, held_out=(held_out,)
+        )
+    )
+    expected = {record.question_id for record in sample_records(records, 3, 7)} | {"100", "101"}
+    assert set(scores_of(tmp_path / "cache")) == expected
+    assert summary.subset_file == tmp_path / "cache-for-run-seed-7.json"
+    content = json.loads(summary.subset_file.read_text())
+    assert set(content["question_ids"]) == expected and content["for_config"] == "my/run.yaml"
+    # A sample larger than the records is all of them, as in training.
+    whole = precompute(world.options(tmp_path / "all", for_config="run", subset=100))
+    assert whole.num_questions == 8
+
+
+def test_frame_plans_have_their_own_budget(world: World, tmp_path: Path) -> None:
+    from strive.video.frame_plan import DEFAULT_MAX_PIXELS
+
+    for plan, pixels in DEFAULT_MAX_PIXELS.items():
+        assert world.options(tmp_path, frame_plan=plan).frame_pixels == pixels
+    assert world.options(tmp_path, frame_plan="fps", max_pixels=9).frame_pixels == 9
+    assert world.options(tmp_path).frames_key().startswith("uniform12-100352px-jpeg-")
+
+
+def test_time_is_explained(world: World, tmp_path: Path) -> None:
+    summary = precompute(world.options(tmp_path / "cache"))
+    assert set(summary.time_shares) == {"decode", "prepare", "embed", "write", "waiting"}
+    assert all(0 <= share <= 1 for share in summary.time_shares.values())
+    assert summary.bottleneck.startswith("decoding") and "--workers" in summary.bottleneck
