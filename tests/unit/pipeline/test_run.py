@@ -445,10 +445,12 @@ def test_scorers_without_frames_read_none_and_count_what_they_cannot_score(
         "decode",
         lambda *args: decoded.append(1) or real(*args),  # type: ignore[func-returns-value]
     )
-    spans = [
-        replace(question(n, f"clip{n % 4}.mp4"), evidence_spans_seconds=SPANS[n]) for n in range(4)
-    ]
-    write_records(world.data, spans)
+    spans = (None, ((0.0, 1.0),), None, ((0.5, 1.0),))
+    records = [question(n, f"clip{n}.mp4") for n in range(4)]
+    write_records(
+        world.data,
+        [replace(r, evidence_spans_seconds=s) for r, s in zip(records, spans, strict=True)],
+    )
     options = world.options(tmp_path / "cache", scorers=("random", "oracle"))
     summary = precompute(options)
     assert (summary.num_scored, summary.num_unscorable, summary.num_failed) == (4 + 2, 2, 0)
