@@ -27,6 +27,7 @@ from strive.errors import DecodeError
 from strive.video.resize import FrameScaler, as_progressive
 from strive.video.runs import Run, decode_runs, one_run
 from strive.video.source import (
+    MAX_SOURCE_PIXELS,
     VideoSource,
     error_text,
     open_container,
@@ -144,7 +145,10 @@ def _prepared_stream(opened: av.container.InputContainer) -> av.VideoStream:
     # Many processes, one thread each; with one thread a packet is decoded before the next is read,
     # so that `skip_frame` applies to the packet for which it was set.
     stream.codec_context.thread_count = 1
-    stream.codec_context.options = {"err_detect": "explode"}
+    stream.codec_context.options = {
+        "err_detect": "explode",
+        "max_pixels": str(MAX_SOURCE_PIXELS),  # whatever the container said about the size
+    }
     return stream
 
 

@@ -19,6 +19,7 @@ import imageio_ffmpeg
 from strive.errors import DecodeError
 from strive.video.lifetime import die_with_parent
 from strive.video.sniff import sniff_container
+from strive.video.source import MAX_SOURCE_PIXELS
 
 # What a fresh container or encoding may cure. Not a file that is no video at all, lies outside the
 # root, names other files, or took too long or too much memory.
@@ -80,7 +81,11 @@ def _transcode(path: Path, container: str, copy: Path) -> list[str]:
 def _input(path: Path, container: str, **options: object) -> ffmpeg.nodes.FilterableStream:
     # The demuxer that the first bytes show and local files alone: nothing a file says opens others.
     return ffmpeg.input(
-        f"file:{path.absolute()}", format=container, protocol_whitelist="file", **options
+        f"file:{path.absolute()}",
+        format=container,
+        protocol_whitelist="file",
+        max_pixels=MAX_SOURCE_PIXELS,
+        **options,
     )
 
 
