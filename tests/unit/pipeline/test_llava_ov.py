@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,15 @@ def test_rows_do_not_depend_on_place_or_neighbours(folder: Path) -> None:
             np.testing.assert_array_equal(scorer.embed_prepared(rows)[place], alone[0])
     texts = scorer.embed_questions(QUESTIONS)
     np.testing.assert_array_equal(scorer.embed_questions(QUESTIONS[1:2])[0], texts[1])
+
+
+def test_batches_may_be_embedded_by_several_threads_at_once(folder: Path) -> None:
+    scorer = made(folder)
+    batches = [scorer.prepare_frames(frames(8, seed=seed)) for seed in range(12)]
+    alone = [scorer.embed_prepared(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(scorer.embed_prepared, batches))
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_no_question_is_too_long() -> None:

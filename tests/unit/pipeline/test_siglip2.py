@@ -1,6 +1,7 @@
 """The siglip2 scorer against a slow, plain reference, with the lab's small model."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_rows_do_not_depend_on_place_or_neighbours(scorer: OpenClipScorer) -> No
         for size in (place + 1, scorer.batch_size):
             rows = torch.cat([others[:place], wanted, others[place + 1 : size]])
             np.testing.assert_array_equal(scorer.embed_prepared(rows)[place], alone[0])
+
+
+def test_batches_may_be_embedded_by_several_threads_at_once(scorer: OpenClipScorer) -> None:
+    batches = [scorer.prepare_frames(frames(8, seed=seed)) for seed in range(12)]
+    alone = [scorer.embed_prepared(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(scorer.embed_prepared, batches))
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_text_lengths_and_truncation(scorer: OpenClipScorer) -> None:
