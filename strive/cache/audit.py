@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strive.cache.commit import list_parts, read_json, read_part
+from strive.cache.commit import list_parts, read_json, read_part, read_table
 from strive.cache.embeddings import SCHEMA as EMBEDDINGS_SCHEMA
 from strive.cache.failures import SCHEMA as FAILURES_SCHEMA
 from strive.cache.failures import read_failures
@@ -135,11 +135,9 @@ def _check_parts(folder: Path, schema: pa.Schema, prefix: str = "part") -> list[
     problems = []
     for path in list_parts(folder, prefix):
         try:
-            read_part(path).cast(schema)
+            read_table(path, schema)
         except CacheDamageError as error:
             problems.append(str(error))
-        except (pa.ArrowException, ValueError) as error:
-            problems.append(f"{path}: {str(error).splitlines()[0]}")
     return problems
 
 

@@ -160,7 +160,7 @@ def read_table(path: Path, wanted: pa.Schema, columns: list[str] | None = None) 
         return table.cast(wanted)
     except (pa.ArrowException, ValueError) as error:
         raise CacheDamageError(
-            f"a part in {path.parent} does not have the expected columns ({_first_line(error)})"
+            f"{path} does not have the expected columns ({_first_line(error)})"
         ) from None
 
 
