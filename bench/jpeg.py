@@ -61,6 +61,7 @@ def compare(raw_F: np.ndarray, coded_F: np.ndarray, kind: str) -> dict[str, floa
     figures["max_abs"], figures["mean_abs"] = float(difference_F.max()), float(difference_F.mean())
     figures["spread"] = float(raw_F.std())
     figures["rank_correlation"] = _spearman(raw_F, coded_F)
+    figures["clear_pairs_swapped"] = _clear_pairs_swapped(raw_F, coded_F)
     for transform in ("none", "zscore"):
         if transform in ALLOWED_TRANSFORMS[kind]:  # type: ignore[index] # a scorer's kind
             a, b = (
@@ -81,6 +82,13 @@ def compare(raw_F: np.ndarray, coded_F: np.ndarray, kind: str) -> dict[str, floa
 def _spearman(a_F: np.ndarray, b_F: np.ndarray) -> float:
     ranks = [np.argsort(np.argsort(values_F)) for values_F in (a_F, b_F)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _clear_pairs_swapped(raw_F: np.ndarray, coded_F: np.ndarray) -> float:
+    """Share of pairs of frames in another order, of those that differ by a tenth of the spread."""
+    raw_FF, coded_FF = (values_F[:, None] - values_F for values_F in (raw_F, coded_F))
+    clear_FF = raw_FF > 0.1 * raw_F.std()
+    return float((coded_FF[clear_FF] <= 0).mean())
 
 
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -36,10 +36,10 @@ def section(result: dict[str, Any]) -> Iterator[str]:
 def _scorer_rows(figures: dict[str, Any]) -> Iterator[str]:
     yield (
         "| scorer | clips | codec | mean (max) change of a score | spread in a video | mean change "
-        f"/ spread | rank correlation (worst) | mean (max) change of P(t), tau {figures['tau']} "
-        "| the same after zscore |"
+        "/ spread | rank correlation (worst) | clear pairs swapped | mean (max) change of P(t), "
+        f"tau {figures['tau']} | the same after zscore |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for name, found in figures["scorers"].items():
         for source in ("lab", "camera"):
             for codec, row in found[source].items():
@@ -51,6 +51,7 @@ def _scorer_rows(figures: dict[str, Any]) -> Iterator[str]:
                     f"| {row['mean_abs']:.5f} ({row['max_abs']:.4f}) | {row['spread']:.4f} "
                     f"| {row['mean_abs_over_spread']:.3f} "
                     f"| {row['rank_correlation']:.4f} ({row['worst_rank_correlation']:.3f}) "
+                    f"| {100 * row['clear_pairs_swapped']:.2f} % "
                     f"| {row['p_mean_none']:.5f} ({row['p_max_none']:.4f}) | {after} |"
                 )
 
