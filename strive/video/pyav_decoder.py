@@ -224,6 +224,8 @@ class _RunDecoder:
             rank = None if packet.is_discard else self._rank(packet)
             if not has_begun:
                 if rank is None or rank < run.start_rank:
+                    if packet.has_sidedata("new_extradata"):
+                        raise NotExactError  # the decoder must see these parameters
                     continue
                 if rank > run.start_rank:
                     raise NotExactError  # the seek went too far
@@ -251,10 +253,14 @@ def has_one_temporal_layer(extradata: bytes | None) -> bool:
         return False
     sequence_parameter_set, found, at = 33, False, 23
     for _ in range(extradata[22]):
+        if at >= len(extradata):
+            return False
         kind = extradata[at] & 0x3F
         num_units = int.from_bytes(extradata[at + 1 : at + 3], "big")
         at += 3
         for _ in range(num_units):
+            if at >= len(extradata):
+                return False
             length = int.from_bytes(extradata[at : at + 2], "big")
             unit = extradata[at + 2 : at + 2 + length]
             at += 2 + length
@@ -263,6 +269,4 @@ def has_one_temporal_layer(extradata: bytes | None) -> bool:
                 if len(unit) < 3 or unit[2] >> 1 & 7:
                     return False
                 found = True
-        if at >= len(extradata):
-            break
     return found

@@ -69,9 +69,15 @@ def clip(folder: Path, name: str) -> VideoSource:
         if name == "cut.mp4":  # begins between keyframes: hidden frames come first
             clip(folder, "pyramid.mp4")
             remux(folder / "pyramid.mp4", path, ss=1.3)
+        elif name.startswith("joined"):  # streams of other settings, one after another
+            clip(folder, "pyramid.mp4")
+            options = {"x264-params": "cabac=0:8x8dct=0:ref=3:weightp=0", "g": 20, "crf": 35}
+            write_moving(folder / "other.mp4", 60, **options)
+            (folder / "list.txt").write_text("file other.mp4\nfile pyramid.mp4\nfile other.mp4\n")
+            remux(folder / "list.txt", path, f="concat")
         else:
-            options = CLIPS[name][0] if name in CLIPS else UNSEEKABLE[name]
-            write_moving(path, NUM_FRAMES, **options)
+            made_with = CLIPS[name][0] if name in CLIPS else UNSEEKABLE[name]
+            write_moving(path, NUM_FRAMES, **made_with)
     return probe(path)
 
 
@@ -95,7 +101,7 @@ def samples(num_frames: int) -> list[np.ndarray]:
     return [*drawn, ends, np.arange(num_frames // 2, num_frames // 2 + 5), np.arange(num_frames)]
 
 
-@pytest.mark.parametrize("name", [*CLIPS, "cut.mp4"])
+@pytest.mark.parametrize("name", [*CLIPS, "cut.mp4", "joined.mp4", "joined.ts"])
 def test_runs_give_the_pictures_of_the_whole(moving: Path, name: str) -> None:
     source = clip(moving, name)
     full = pictures(all_pictures(source, np.arange(source.num_frames)))
@@ -130,7 +136,8 @@ def test_temporal_layers_are_seen(moving: Path) -> None:
             # In MPEG-TS the parameter sets come as a byte stream, which is not looked into.
             assert not has_one_temporal_layer(opened.streams.video[0].codec_context.extradata)
     assert not has_one_temporal_layer(None)
-    assert not has_one_temporal_layer(bytes([1] + [0] * 22))
+    for tail in (b"\0", b"\xff", b"\x01\x21\xff\xff", b"\x02\x21\0\x01\0\x02\x42\x01"):  # cut short
+        assert not has_one_temporal_layer(bytes([1] + [0] * 21) + tail)
 
 
 @pytest.mark.parametrize("name", UNSEEKABLE)
