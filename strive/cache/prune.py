@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from strive.cache.commit import (
     TEMPORARY_PREFIX,
@@ -25,8 +26,8 @@ from strive.cache.commit import (
     read_part,
 )
 from strive.cache.frames import frame_shards, read_video_states
-from strive.cache.layout import CacheLayout, open_cache
-from strive.cache.scores import find_scorer, list_scorers
+from strive.cache.layout import CacheLayout, open_cache, read_settings
+from strive.cache.scores import find_scorer
 from strive.errors import CacheDamageError, CacheError, unknown_name
 
 try:
@@ -139,11 +140,12 @@ def plan_drop(root: Path, *, scorers: tuple[str, ...], frames_keys: tuple[str, .
             f"{root} is being written by {', '.join(sorted(busy))}; wait for that precompute "
             "before dropping a set"
         )
-    keys = {find_scorer(layout, name).key for name in scorers}
+    settings = {key: read_settings(layout.scores(key)) for key in layout.scorer_keys()}
+    keys = {_scorer_key(layout, name, settings) for name in scorers}
     for frames_key in frames_keys:
         if frames_key not in layout.frames_keys():
             raise unknown_name("frames key (--frames-key)", frames_key, layout.frames_keys())
-    keys |= {info.key for info in list_scorers(layout) if info.frames_key in frames_keys}
+    keys |= {key for key, made in settings.items() if made["fields"]["frames_key"] in frames_keys}
     folders = [
         folder
         for key in sorted(keys)
@@ -152,6 +154,12 @@ def plan_drop(root: Path, *, scorers: tuple[str, ...], frames_keys: tuple[str, .
     ] + [layout.frames(key) for key in frames_keys]
     removals = [_removal(folder, DROPPED) for folder in folders if folder.is_dir()]
     return PrunePlan(layout.root, tuple(removals), 0, ())
+
+
+def _scorer_key(layout: CacheLayout, name: str, settings: Mapping[str, dict[str, Any]]) -> str:
+    """Find a scorer by its settings alone: one whose parts are damaged can be dropped too."""
+    matching = [key for key, made in settings.items() if name in (key, made["name"])]
+    return matching[0] if len(matching) == 1 else find_scorer(layout, name).key
 
 
 def live_writers(layout: CacheLayout) -> set[str]:

@@ -62,8 +62,7 @@ def search(
     if duplicates == (text is not None):
         raise ConfigError("give a TEXT to search for, or --duplicates, one of the two")
     root = find_cache(cache, find_workspace(workspace))
-    if threshold is None:
-        threshold = searching.DUPLICATE_THRESHOLD
+    threshold = searching.DUPLICATE_THRESHOLD if threshold is None else threshold
     result: SearchResult | DuplicateReport
     if text is None:
         result = searching.find_duplicates(root, scorer=scorer, threshold=threshold)

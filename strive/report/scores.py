@@ -141,41 +141,10 @@ def _measure_rows(
     """Measure questions whose pools have one size, in the order given."""
     scores_QF = np.stack([scores.scores_F for _, scores in found]).astype(np.float64)
     finite_Q = np.asarray(np.isfinite(scores_QF).all(axis=1))
-    good_QF, kind, k = scores_QF[finite_Q], source.info.kind, settings.num_segments
     columns = {name: np.full(len(found), math.nan) for name in _FIGURES}
-    if len(good_QF):
-        evidence_QF = np.stack(
-            [
-                measures.evidence_mask(
-                    source.pools[record.video_id], record.evidence_spans_seconds or ()
-                )
-                for (record, _), is_finite in zip(found, finite_Q.tolist(), strict=True)
-                if is_finite
-            ]
-        )
-        p_QF = measures.probability_rows(
-            good_QF,
-            score_kind=kind,
-            num_segments=k,
-            frame_temperature=settings.frame_temperature,
-            score_transform=settings.score_transform,
-            logit_scale=source.logit_scale,
-        )
-        effective_Q, share_Q = measures.effective_rows(p_QF, k)
-        scale_Q = good_QF.max(axis=1) if kind == "weight" else np.ones(len(good_QF))
-        figures = {
-            "score_mean": good_QF.mean(axis=1),
-            "score_std": good_QF.std(axis=1),
-            "score_min": good_QF.min(axis=1),
-            "score_max": good_QF.max(axis=1),
-            "within_segment_std": measures.segment_std_rows(good_QF, k),
-            "effective_frames": effective_Q,
-            "effective_share": share_Q,
-            "expected_overlap": measures.overlap_rows(p_QF, k),
-            "is_flat": np.ptp(good_QF, axis=1) < FLAT_RANGE * np.maximum(scale_Q, 1e-30),
-            "evidence_auc": measures.auc_rows(good_QF, evidence_QF),
-            "evidence_lift": measures.lift_rows(p_QF, evidence_QF, k),
-        }
+    if finite_Q.any():
+        good = [item for item, is_finite in zip(found, finite_Q.tolist(), strict=True) if is_finite]
+        figures = _figures(source, good, scores_QF[finite_Q], settings)
         for name, values_Q in figures.items():
             columns[name][finite_Q] = values_Q
     figures_Q = zip(*(columns[name].tolist() for name in _FIGURES), strict=True)
@@ -194,6 +163,47 @@ def _measure_rows(
             found, finite_Q.tolist(), figures_Q, strict=True
         )
     ]
+
+
+def _figures(
+    source: InspectSource,
+    found: Sequence[tuple[Record, QuestionScores]],
+    scores_QF: NDArray[np.float64],
+    settings: InspectSettings,
+) -> dict[str, NDArray[Any]]:
+    """Return a row of numbers for each of `_FIGURES`; the scores are finite."""
+    kind, k = source.info.kind, settings.num_segments
+    evidence_QF = np.stack(
+        [
+            measures.evidence_mask(
+                source.pools[record.video_id], record.evidence_spans_seconds or ()
+            )
+            for record, _ in found
+        ]
+    )
+    p_QF = measures.probability_rows(
+        scores_QF,
+        score_kind=kind,
+        num_segments=k,
+        frame_temperature=settings.frame_temperature,
+        score_transform=settings.score_transform,
+        logit_scale=source.logit_scale,
+    )
+    effective_Q, share_Q = measures.effective_rows(p_QF, k)
+    scale_Q = scores_QF.max(axis=1) if kind == "weight" else np.ones(len(scores_QF))
+    return {
+        "score_mean": scores_QF.mean(axis=1),
+        "score_std": scores_QF.std(axis=1),
+        "score_min": scores_QF.min(axis=1),
+        "score_max": scores_QF.max(axis=1),
+        "within_segment_std": measures.segment_std_rows(scores_QF, k),
+        "effective_frames": effective_Q,
+        "effective_share": share_Q,
+        "expected_overlap": measures.overlap_rows(p_QF, k),
+        "is_flat": np.ptp(scores_QF, axis=1) < FLAT_RANGE * np.maximum(scale_Q, 1e-30),
+        "evidence_auc": measures.auc_rows(scores_QF, evidence_QF),
+        "evidence_lift": measures.lift_rows(p_QF, evidence_QF, k),
+    }
 
 
 _FIGURES = (

@@ -252,6 +252,14 @@ def test_dropping_a_scorer(filled: CacheLayout, name: Callable[[str], str]) -> N
     assert not filled.embeddings(key).exists()
 
 
+def test_a_damaged_scorer_can_be_dropped(filled: CacheLayout) -> None:
+    (key,) = filled.scorer_keys()
+    part = next(filled.scores(key).glob("part-*"))
+    part.write_bytes(part.read_bytes()[:-5])
+    apply_prune(plan_drop(filled.root, scorers=("siglip2",), frames_keys=()))
+    assert filled.scorer_keys() == [] and verify_cache(filled.root) == []
+
+
 def test_dropping_frames_takes_their_scorers_along(filled: CacheLayout) -> None:
     kept = add_frames(filled, "raw", "a")
     add_scorer(filled, "other", kept, "1@a")

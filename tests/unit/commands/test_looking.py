@@ -1,0 +1,63 @@
+"""`inspect-scores --compare` and `score-quality` as typed."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from strive.cli import app
+from strive.errors import ConfigError, UnknownNameError
+
+# Helper modules of these tests are imported as `report.conftest` and so on.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from report.conftest import write_cache
+from report.test_compare import add_scorer
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    root = write_cache(tmp_path / "cache")
+    add_scorer(root, "contrary", lambda scores_F: -scores_F)
+    return root
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_compare(cache: Path, tmp_path: Path) -> None:
+    both = ("inspect-scores", "--cache", str(cache), "--compare", "siglip2", "contrary")
+    found = json.loads(run(*both, "--json"))
+    assert [row["question_id"] for row in found["questions"]][-1] == "2"
+    assert found["questions"][-1]["spearman"] is None  # flat: NaN is no JSON
+    (row,) = json.loads(run(*both, "--json", "--question", "3"))["questions"]
+    assert row["spearman"] == pytest.approx(-1)
+    assert "Which corner?" in run(*both, "--sample", "3")
+    page = tmp_path / "page.html"
+    assert "least alike" in run(*both, "--html", str(page))
+    assert "</html>" in page.read_text()
+    with pytest.raises(UnknownNameError, match="question '9' has no scores of both"):
+        run(*both, "--question", "9")
+    with pytest.raises(ConfigError, match="--compare goes with"):
+        run(*both, "--worst", "flat")
+
+
+def test_score_quality(cache: Path, tmp_path: Path) -> None:
+    page = tmp_path / "scorers.md"
+    arguments = ("score-quality", "--cache", str(cache), "--num-segments", "8")
+    text = run(*arguments, "--markdown", str(page), "--score-transform", "zscore")
+    assert "1.000 ± 0.000" in text and "contrary*" in text
+    command = f"score-quality --cache {cache} --score-transform zscore --num-segments 8 --markdown"
+    assert command in page.read_text()
+    rows = json.loads(run(*arguments, "--json"))["rows"]
+    assert {row["scorer"]: row["measures"]["auc"]["value"] for row in rows} == {
+        "siglip2": 1.0,
+        "contrary": 0.0,
+    }
