@@ -51,11 +51,13 @@ class Killing(Toy):
 
 
 class Slow(Toy):
+    """Takes a second for each video."""
+
     def identity(self) -> dict[str, Any]:
         return {"model": "slow"}
 
     def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
-        time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
+        time.sleep(1.0)
         return super().embed_frames(frames_FHWC)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -254,11 +255,26 @@ def run_script(world: World, cache: Path, *arguments: str, **env: str) -> Done:
     return Done(process.returncode, out, err)
 
 
+def marked_processes(marker: str) -> list[int]:
+    """Living processes that have inherited a variable with this value."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            with suppress(OSError):
+                if marker.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+    return found
+
+
 @pytest.mark.long
-def test_ctrl_c_on_ray_of_this_machine_stops_and_resumes(many: World, tmp_path: Path) -> None:
-    """One CPU, no cluster: Ray is started here, and ended."""
-    cache = tmp_path / "cache"
-    process = start_script(many, cache, RAY_ADDRESS="local", SLOW_SECONDS="1.5")
+@pytest.mark.parametrize("where", ["local", "two nodes"])
+def test_ctrl_c_stops_and_the_same_command_goes_on(
+    many: World, tmp_path: Path, two_nodes: str, where: str
+) -> None:
+    """Local: Ray with one CPU is started by the call, and ended."""
+    address = "local" if where == "local" else two_nodes
+    cache, marker = tmp_path / "cache", f"test-{os.getpid()}-{where[:5]}"
+    process = start_script(many, cache, RAY_ADDRESS=address, MARKER=marker)
     deadline = time.monotonic() + 90
     while not list(cache.glob("scores/*/part-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -268,10 +284,14 @@ def test_ctrl_c_on_ray_of_this_machine_stops_and_resumes(many: World, tmp_path: 
     assert process.returncode == 130, (out, err)
     assert "the same command goes on" in out and "Traceback" not in err
     assert time.monotonic() - stopped < 10
+    deadline = time.monotonic() + 10
+    while marked_processes(marker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert marked_processes(marker) == []
     kept = len(scores_of(cache))
     assert 0 < kept < 20
     assert verify_cache(cache) == []
-    done = run_script(many, cache, RAY_ADDRESS="local")
+    done = run_script(many, cache, RAY_ADDRESS=address)
     assert done.returncode == 0, done
     precompute(many.options(tmp_path / "plain", scorers=(f"{FAULTY}:make_slow",)))
     assert scores_of(cache) == scores_of(tmp_path / "plain")
