@@ -110,6 +110,10 @@ def probe(path: Path) -> VideoSource:
                 f"{path.name} lists {stream.frames} frames and holds {num_frames}",
             )
         tick = stream.time_base or Fraction(1, 1000)
+        # AVI numbers its frames as they are stored, which says nothing where B-frames reorder them.
+        is_reordered = container == "avi" and context.name in ("h264", "hevc")
+        if is_reordered and context.has_b_frames:
+            stamps.pts.clear()
         order = stamps.in_display_order(container)
         fps, duration = _fps_and_duration(stream, order.pts_N, num_frames, tick)
         return VideoSource(
