@@ -11,6 +11,7 @@ from strive.errors import DecodeError, OutsideRootError
 from strive.records import resolve_video
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
+from strive.video.lifetime import scratch_folder
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
 
@@ -75,7 +76,7 @@ def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:
         if not rule.repair or error.kind not in REPAIRABLE_KINDS:
             raise
         first = error
-    with tempfile.TemporaryDirectory(prefix="strive-repair-") as folder:
+    with tempfile.TemporaryDirectory(prefix="strive-repair-", dir=scratch_folder()) as folder:
         for copy, how in repaired_copies(path, Path(folder)):
             try:
                 return _decode_as_it_is(copy, rule), how

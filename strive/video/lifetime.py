@@ -1,9 +1,12 @@
-"""Child processes that do not outlive their parent, however it ends."""
+"""Child processes that do not outlive their parent, and what they leave on disk."""
 
 import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
+
+SCRATCH_VARIABLE = "STRIVE_SCRATCH"
 
 _PR_SET_PDEATHSIG = 1
 # Looked up on import: between fork and exec nothing may be loaded any more.
@@ -16,3 +19,16 @@ def die_with_parent(parent_pid: int) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)  # the parent was gone before the request took effect
+
+
+def scratch_folder() -> Path | None:
+    """Make and return the folder for this worker's temporary files, which its parent removes.
+
+    None outside a worker: then the system's own place serves.
+    """
+    name = os.environ.get(SCRATCH_VARIABLE)
+    if name is None:
+        return None
+    folder = Path(name)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

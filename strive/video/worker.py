@@ -11,6 +11,8 @@ import multiprocessing.connection
 import os
 import queue
 import resource
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +28,7 @@ from typing import Any
 from strive.errors import DecodeError
 from strive.video.decode import DecodedVideo, decode_frames, decoder_order
 from strive.video.frame_plan import FramePlan
-from strive.video.lifetime import die_with_parent
+from strive.video.lifetime import SCRATCH_VARIABLE, die_with_parent
 
 # An hour of 1080p decodes in three to four minutes on one core.
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -50,7 +52,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
         self._stderr: Any = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
         self._num_jobs = 0
 
     def call(
@@ -93,7 +95,7 @@ class Worker:
             self._stderr.close()
             self._stderr = None
         if self._scratch is not None:
-            self._scratch.cleanup()
+            shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
         self._num_jobs = 0
 
@@ -107,10 +109,8 @@ class Worker:
         self.close()
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        # Its temporary files go with it, however it ends.
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="strive-worker-", ignore_cleanup_errors=True
-        )
+        # Its temporary files go with it, however it ends; it makes the folder when it needs one.
+        self._scratch = Path(tempfile.gettempdir()) / f"strive-worker-{secrets.token_hex(8)}"
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BOOT, _PACKAGE_ROOT, str(theirs.fileno())],
@@ -124,7 +124,7 @@ class Worker:
                     **os.environ,
                     "OMP_NUM_THREADS": "1",
                     "STRIVE_PARENT_PID": str(os.getpid()),
-                    "TMPDIR": self._scratch.name,
+                    SCRATCH_VARIABLE: str(self._scratch),
                 },
             )
         self._pipe = multiprocessing.connection.Connection(ours.detach())

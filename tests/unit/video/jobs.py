@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from strive.errors import DecodeError
+from strive.video.lifetime import scratch_folder
 from strive.video.repair import repaired_copies
 
 
@@ -56,9 +57,9 @@ def swallow_memory(num_gibibytes: int) -> int:
 
 
 def leave_a_file(value: int = 0) -> str:
-    return tempfile.mkdtemp()
+    return tempfile.mkdtemp(dir=scratch_folder())
 
 
 def start_ffmpeg(path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
         list(repaired_copies(path, Path(folder)))

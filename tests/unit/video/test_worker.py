@@ -66,6 +66,7 @@ def test_temporary_files_go_with_the_worker() -> None:
     assert folder.is_dir()
     with pytest.raises(DecodeError):
         worker.call(jobs.hang, {}, 0.2)
+    assert folder.parent.name.startswith("strive-worker-")
     assert not folder.exists() and not folder.parent.exists()
 
 
