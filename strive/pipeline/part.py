@@ -1,12 +1,6 @@
 """The work between two commits: videos that are done but not yet on disk."""
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
 
 from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
 from strive.cache.failures import FailureRow, commit_failures
@@ -87,23 +81,3 @@ class Part:
     def discard(self) -> None:
         """Forget what was not committed, and its hidden file."""
         self.frames.discard()
-
-
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment; it is raised right after."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        held.append(number)
-
-    previous: Any = signal.signal(signal.SIGINT, remember)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if held:
-        raise KeyboardInterrupt
