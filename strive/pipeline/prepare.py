@@ -92,9 +92,7 @@ def _decode_as_it_is(path: Path, rule: PrepareRule) -> DecodedVideo:
 
 def _find(video_id: str, rule: PrepareRule) -> Path:
     try:
-        if rule.allow_outside_root:
-            return rule.video_root / video_id
-        return resolve_video(rule.video_root, video_id)
+        return resolve_video(rule.video_root, video_id, allow_outside=rule.allow_outside_root)
     except OutsideRootError as error:
         raise DecodeError("outside_root", str(error)) from None
     except (OSError, RuntimeError, ValueError) as error:

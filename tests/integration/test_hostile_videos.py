@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import files
 from pathlib import Path
+from subprocess import PIPE
 
 import av
 import ffmpeg
@@ -282,7 +283,13 @@ def test_sentinels_notice(tmp_path: Path) -> None:
     port.close()
     mark = f"STRIVE_TEST_MARK={uuid.uuid4()}"
     name, _, value = mark.partition("=")
-    with subprocess.Popen(["sleep", "30"], env={**os.environ, name: value}) as process:
+    marked = {**os.environ, name: value}
+    with subprocess.Popen(["cat"], env=marked, stdin=PIPE, stdout=PIPE) as process:
+        # Until it has answered it may not have become cat: a fork shows its parent's environment.
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"ready\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"ready\n"
         assert processes_marked(mark) == [process.pid]
         process.kill()
 
