@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ GREY = 128
 POOL_FRAMES = 64
 """Frames that `evidence` chooses among when it reads from the file."""
 _KEPT_VIDEOS = 8
+_DECODE_THREADS = min(4, os.cpu_count() or 1)  # one video at a time is waited for here
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class FileFrames:
             max_pixels=self.max_pixels,
             decoder=self.decoder,
             timeout_seconds=self.timeout_seconds,
+            threads=_DECODE_THREADS,
         )
         return VideoFrames(
             frames_KHWC=decoded.frames_FHWC,

@@ -46,7 +46,7 @@ class DecodedVideo:
     decoder: str
 
 
-Decoder = Callable[[VideoSource, np.ndarray, FrameScaler], Iterator[UprightFrame]]
+Decoder = Callable[[VideoSource, np.ndarray, FrameScaler, int], Iterator[UprightFrame]]
 DECODERS: dict[str, Decoder] = {
     "torchcodec": decode_torchcodec,
     "decord": decode_decord,
@@ -93,10 +93,12 @@ def decode_frames(
     *,
     max_pixels: int | None = None,
     decoders: tuple[str, ...] = AUTO_ORDER,
+    threads: int = 1,
 ) -> DecodedVideo:
     """Decode the frames of a plan, upright and resized into `max_pixels`.
 
-    The decoders are tried in order; the first that returns every frame serves.
+    The decoders are tried in order; the first that returns every frame serves. More `threads` give
+    the same pictures sooner; where many workers decode, one each is the fastest for all.
 
     Raises:
         DecodeError: `kind` is what went wrong, with the last decoder when all of them failed.
@@ -107,7 +109,7 @@ def decode_frames(
     for name in decoders:
         try:
             frames_FHWC, rotation = _collect(
-                DECODERS[name](source, indices_F, FrameScaler(max_pixels))
+                DECODERS[name](source, indices_F, FrameScaler(max_pixels), threads)
             )
         except DecodeError as error:
             errors.append((name, error))

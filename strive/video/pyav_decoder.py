@@ -7,6 +7,8 @@ Three savings, none of which changes a picture:
 * Frames to which no other frame refers are not decoded unless wanted (`skip_frame`).
 * Only wanted frames are converted to RGB, at the size in which they are kept.
 
+Runs do not depend on each other: with several threads each takes some of them.
+
 What the container says is not believed: the picture at which a run starts must carry the stamp that
 was asked for and be a keyframe to the decoder as well. Where anything is amiss, the frames that
 are still missing are decoded from the file's start in one run, and if that fails too, without any
@@ -14,6 +16,7 @@ saving: this has the last word.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,7 +28,7 @@ from av.video.frame import PictureType
 
 from strive.errors import DecodeError
 from strive.video.resize import FrameScaler, as_progressive
-from strive.video.runs import Run, decode_runs, one_run
+from strive.video.runs import Run, decode_runs, one_run, split_runs
 from strive.video.source import (
     MAX_SOURCE_PIXELS,
     VideoSource,
@@ -57,7 +60,7 @@ class NotExactError(Exception):
 
 
 def decode_pyav(
-    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler
+    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler, threads: int = 1
 ) -> Iterator[UprightFrame]:
     """Yield the frames of some indices (increasing), upright and resized.
 
@@ -67,6 +70,15 @@ def decode_pyav(
     Raises:
         DecodeError: `damaged`, `frames_missing` or `undecodable`.
     """
+    parts = split_runs(decode_runs(source, indices_F), threads) if _may_save(source) else []
+    if len(parts) > 1:
+        try:
+            frames = _decode_parts(source, parts, scaler.max_pixels)
+        except (NotExactError, DecodeError):
+            frames = []  # one thread tries further ways, and says what is wrong
+        if frames:
+            yield from frames
+            return
     num_found = 0
     for plan_runs in (decode_runs, one_run) if _may_save(source) else ():
         try:
@@ -80,6 +92,28 @@ def decode_pyav(
     for picture in all_pictures(source, indices_F[num_found:]):
         yield _upright(picture, scaler, int(indices_F[num_found]))
         num_found += 1
+
+
+def _decode_parts(
+    source: VideoSource, parts: list[list[Run]], max_pixels: int | None
+) -> list[UprightFrame]:
+    """Decode each part in a thread of its own, the file opened anew.
+
+    Raises:
+        NotExactError: pictures of several sizes, whose common size is the first picture's to set.
+        DecodeError: `damaged` or `undecodable`.
+    """
+
+    def decode(runs: list[Run]) -> list[UprightFrame]:
+        scaler = FrameScaler(max_pixels)
+        pictures = run_pictures(source, runs)
+        return [_upright(picture, scaler, number) for number, picture in enumerate(pictures)]
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        frames = [frame for part in pool.map(decode, parts) for frame in part]
+    if len({frame.frame_HWC.shape for frame in frames}) != 1:
+        raise NotExactError
+    return frames
 
 
 def _may_save(source: VideoSource) -> bool:

@@ -26,9 +26,11 @@ TORCHCODEC_FIX = (
 
 
 def decode_decord(
-    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler
+    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler, threads: int = 1
 ) -> Iterator[UprightFrame]:
     """Read frame after frame to the last one wanted; decord rotates them and tells no angle.
+
+    Always with one thread: with more it fails on some files (dmlc/decord 246).
 
     Not by index: decord passes over frames in a loop that gives up after 10,000 looks at its
     decoding thread and then returns, without an error, whichever frame comes next. On a busy
@@ -88,7 +90,7 @@ def torchcodec_import_error() -> str:
 
 
 def decode_torchcodec(
-    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler
+    source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler, threads: int = 1
 ) -> Iterator[UprightFrame]:
     """Read single frames by index, in exact mode (the approximate one errs at variable rates).
 
@@ -105,7 +107,7 @@ def decode_torchcodec(
         decoder = VideoDecoder(
             str(source.path.absolute()),
             seek_mode="exact",
-            num_ffmpeg_threads=1,
+            num_ffmpeg_threads=threads,
             device="cpu",
             dimension_order="NHWC",
         )

@@ -67,3 +67,12 @@ def one_run(source: VideoSource, indices_F: np.ndarray) -> list[Run]:
         raise ValueError("frames without stamps cannot be told apart")
     wanted = tuple(source.pts_N[indices_F].tolist())
     return [Run(0, int(source.decode_rank_N[indices_F].max()), None, None, wanted)]
+
+
+def split_runs(runs: list[Run], num_parts: int) -> list[list[Run]]:
+    """Split runs into at most `num_parts` neighbouring parts of about equally many packets."""
+    lengths_R = np.array([run.stop_rank + 1 - run.start_rank for run in runs])
+    middles_R = np.cumsum(lengths_R) - lengths_R / 2
+    part_R = (middles_R * num_parts / max(lengths_R.sum(), 1)).astype(int)
+    parts = [[run for run, p in zip(runs, part_R, strict=True) if p == i] for i in range(num_parts)]
+    return [part for part in parts if part]

@@ -262,6 +262,7 @@ def decode_in_worker(
     max_pixels: int | None = None,
     decoder: str = "auto",
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    threads: int = 1,
 ) -> DecodedVideo:
     """Decode one video in this thread's worker; the worker is kept for the next call.
 
@@ -273,7 +274,13 @@ def decode_in_worker(
         atexit.register(_own.worker.close)
     remaining = decoder_order(decoder)
     while True:
-        kwargs = {"path": path, "plan": plan, "max_pixels": max_pixels, "decoders": remaining}
+        kwargs = {
+            "path": path,
+            "plan": plan,
+            "max_pixels": max_pixels,
+            "decoders": remaining,
+            "threads": threads,
+        }
         try:
             return _own.worker.call(decode_frames, kwargs, timeout_seconds)
         except DecodeError as error:

@@ -18,7 +18,7 @@ from strive.video.pyav_decoder import (
     run_pictures,
 )
 from strive.video.resize import FrameScaler, as_progressive
-from strive.video.runs import Run, decode_runs, one_run
+from strive.video.runs import Run, decode_runs, one_run, split_runs
 from strive.video.source import VideoSource, open_container, probe, video_stream
 from video.coded_clips import remux, write_moving
 
@@ -113,6 +113,30 @@ def test_runs_give_the_pictures_of_the_whole(moving: Path, name: str) -> None:
                 pictures(run_pictures(source, runs, seek_packets=seek_packets)), full, indices
             )
         assert_same(pictures(run_pictures(source, one_run(source, indices))), full, indices)
+
+
+@pytest.mark.parametrize("name", [*CLIPS, *UNSEEKABLE, "cut.mp4", "joined.mp4", "joined.ts"])
+def test_several_threads_give_the_same_pictures(moving: Path, name: str) -> None:
+    source = clip(moving, name)
+    for indices in samples(source.num_frames):
+        alone = list(decode_pyav(source, indices, FrameScaler(2000)))
+        shared = list(decode_pyav(source, indices, FrameScaler(2000), threads=3))
+        assert len(alone) == len(shared) == len(indices)
+        for one, other in zip(alone, shared, strict=True):
+            np.testing.assert_array_equal(one.frame_HWC, other.frame_HWC)
+            assert one.rotation == other.rotation
+
+
+def test_runs_are_split_evenly() -> None:
+    # Lengths 10, 10, 20, 10: of 50 packets the middles lie at 5, 15, 30, 45; halves of 25 packets
+    # hold the first two and the last two, thirds of 16.7 the first two, the third, the last.
+    bounds = [(0, 9), (20, 29), (40, 59), (80, 89)]
+    runs = [Run(start, stop, None, None, (start,)) for start, stop in bounds]
+    assert split_runs(runs, 1) == [runs]
+    assert split_runs(runs, 2) == [runs[:2], runs[2:]]
+    assert split_runs(runs, 3) == [runs[:2], runs[2:3], runs[3:]]
+    assert split_runs(runs[:1], 4) == [runs[:1]]
+    assert split_runs([], 2) == []
 
 
 @pytest.mark.parametrize("name", [name for name in CLIPS if CLIPS[name][1]])
