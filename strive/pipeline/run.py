@@ -188,14 +188,15 @@ def _run(
             if stage.is_running:
                 # A model in the middle of a long batch: everything is committed, and taking the
                 # interpreter down around it could crash.
-                atexit.register(_leave_at_once, stage)
+                code = getattr(sys.exception(), "exit_code", Interrupted.exit_code)
+                atexit.register(_leave_at_once, stage, code)
 
 
-def _leave_at_once(stage: Stage) -> None:
+def _leave_at_once(stage: Stage, exit_code: int) -> None:
     if stage.is_running:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(Interrupted.exit_code)
+        os._exit(exit_code)
 
 
 def _decode_new(

@@ -219,9 +219,11 @@ class _BatchThreads:
         return future
 
     def stop(self) -> None:
-        """Let each thread end after the batch that it is at, without waiting for it."""
+        """End each thread after the batch that it is at, and wait for that."""
         for _ in self._threads:
             self._work.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         torch = sys.modules.get("torch")

@@ -143,6 +143,10 @@ class Stage:
             self.flush()
         finally:
             self._end()
+        # Nothing is left to do, so they end at once; the interpreter must not go down before they
+        # have let go of their tensors.
+        for thread in self._threads:
+            thread.join()
 
     @property
     def is_running(self) -> bool:

@@ -30,7 +30,9 @@ from strive.errors import (
     TooManyFailuresError,
     UnknownNameError,
 )
+from strive.lab.models import lab_model_path
 from strive.pipeline.run import precompute
+from strive.pipeline.runner import _BatchThreads
 from strive.records import sample_records, shard_of, write_records
 
 
@@ -65,6 +67,23 @@ def test_from_records_to_scores(world: World, tmp_path: Path) -> None:
         assert clips.numbers_of(pool) == info.source_index_F.tolist()
         assert info.source_num_frames == length
     assert verify_cache(cache) == []
+
+
+@pytest.mark.parametrize("scorer", [TOY, "siglip2"])
+def test_no_thread_is_left_behind(world: World, tmp_path: Path, scorer: str) -> None:
+    # One that lets go of its tensors while the interpreter goes down aborts the process.
+    models = {"siglip2": str(lab_model_path("siglip2"))} if scorer == "siglip2" else {}
+    before = set(threading.enumerate())
+    precompute(world.options(tmp_path / "cache", scorers=(scorer,), scorer_models=models))
+    assert [thread.name for thread in set(threading.enumerate()) - before] == []
+
+
+def test_batch_threads_end_before_stop_returns() -> None:
+    threads = _BatchThreads(2)
+    slow = threads.submit(lambda: time.sleep(0.3) or np.zeros(1))
+    threads.stop()
+    assert slow.done()
+    assert not [thread for thread in threading.enumerate() if thread.name == "strive-embed"]
 
 
 def test_scores_are_cosines_of_the_stored_frames(world: World, tmp_path: Path) -> None:
