@@ -1,12 +1,16 @@
 """Settings of the whole suite."""
 
 import os
+import signal
 
 # Tiny models lose time to thread hand-over; two test processes at once would lose much more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests meet no model hub; a name that is no folder must fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shell's background job ignores SIGINT, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import settings
 
