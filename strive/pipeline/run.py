@@ -172,7 +172,9 @@ def _run(
             if video_id not in seen:  # one scorer may need the model, another a matmul
                 seen.add(video_id)
                 frames = stage.counts.num_frames / max(time.monotonic() - started, 1e-9)
-                progress.note(f"{frames:.0f} frames/s, {stage.counts.num_failed} failed")
+                # Nothing is decoded where only embeddings or scores are missing.
+                rate = f"{frames:.0f} frames/s, " if frames else ""
+                progress.note(f"{rate}{stage.counts.num_failed} failed")
                 progress.advance()
 
         stage = Stage(options, sessions, writer=options.writer, on_video=advance)
