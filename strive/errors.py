@@ -84,6 +84,12 @@ class NonFiniteError(StriveError, ArithmeticError):
     exit_code = 1
 
 
+class OutOfMemoryError(StriveError, MemoryError):
+    """The device or the machine has too little memory; the message names what would take less."""
+
+    exit_code = 1
+
+
 class DiskError(StriveError, OSError):
     """Writing failed (disk full, read-only); what was committed before is intact."""
 

@@ -121,7 +121,7 @@ def cache_prune(
     if as_json:
         print_json({**_plan_json(plan), "dry_run": dry_run, "freed_bytes": freed})
     elif plan.removals and not dry_run:
-        from strive.commands.views import size_text
+        from strive.progress import size_text
 
         print(f"freed {size_text(freed)}")
     if plan.damaged:
@@ -153,7 +153,8 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
     """Print a cache's sets of frames, scorers and leftovers."""
     from rich.markup import escape
 
-    from strive.commands.views import facts_table, size_text
+    from strive.commands.views import facts_table
+    from strive.progress import size_text
 
     table = facts_table(f"Cache {escape(str(info.root))}")
     table.add_row("questions", f"{info.num_questions}")
@@ -199,7 +200,7 @@ def print_plan(plan: "PrunePlan", console: "Console", *, names: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from strive.commands.views import size_text
+    from strive.progress import size_text
     from strive.report.format import count_of
 
     if plan.removals:

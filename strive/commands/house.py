@@ -106,7 +106,7 @@ def lab_list(as_json: JsonOption = False) -> None:
         return
     from rich.table import Table
 
-    from strive.commands.views import size_text
+    from strive.progress import size_text
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "size", "what it is", "measured when it was made"):

@@ -6,27 +6,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from strive.progress import size_text, time_text
+
 if TYPE_CHECKING:
     from strive.pipeline.summary import PrecomputeSummary
     from strive.train.loop import TrainSummary
-
-
-def size_text(num_bytes: float) -> str:
-    """Write a size in the largest fitting unit (1024-based)."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
-
-
-def time_text(seconds: float) -> str:
-    """Write a duration as seconds, minutes or hours."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def facts_table(title: str = "") -> Table:
@@ -129,12 +113,24 @@ def print_training(summary: "TrainSummary", console: Console) -> None:
         f"{summary.num_steps} ({done} in this call, {time_text(summary.seconds)}, "
         f"{summary.num_questions} questions)",
     )
+    rewards = ", ".join(
+        f"{escape(name.removeprefix('reward/'))} {value:.3f}"
+        for name, value in last.items()
+        if name.startswith("reward/") and name != "reward/mean" and value is not None
+    )
     table.add_row(
         "last step",
-        f"reward {last['reward/mean']:.3f} (accuracy {last['reward/accuracy']:.3f}), group std "
+        f"reward {last['reward/mean']:.3f} ({rewards}), group std "
         f"{last['group/reward_std']:.3f}, zero-std groups {last['group/zero_std_fraction']:.0%}, "
         f"gradient norm {last['optim/grad_norm']:.3f}",
     )
+    best = summary.best
+    if best is not None:
+        table.add_row(
+            "best",
+            f"held-out {best.metric} {best.value:.1%} after step {best.step}: "
+            f"{escape(str(summary.run_dir / 'best'))}",
+        )
     table.add_row("look", f"strive-cli report {escape(str(summary.run_dir))}")
     console.print(table)
 

@@ -141,8 +141,15 @@ class TrainConfig(BaseModel):
     """How many of the newest checkpoints are kept."""
     evaluate_every: NonNegativeInt = 0
     """Steps between held-out evaluations; 0: none."""
-    tensorboard: bool = True
-    """Write TensorBoard event files beside metrics.jsonl."""
+    keep_best: bool = True
+    """Keep the policy with the best held-out accuracy in `best/`; without held-out evaluation there
+    is none."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where curves go besides metrics.jsonl, which is always written; `[]`: nowhere else."""
+    wandb_project: str = "strive"
+    """Project at Weights & Biases, for the logger `wandb`."""
+    wandb_run_name: str | None = None
+    """Name of the run at Weights & Biases; not given: the run folder's."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -223,13 +223,18 @@ def held_out_metrics(
     *,
     settings: AskSettings,
     choice: FrameChoice,
+    gather: Callable[[list[Sample | Failure]], list[list[Sample | Failure]]] = lambda own: [own],
 ) -> dict[str, float]:
-    """Evaluate during training: one line of `held_out.jsonl`; shares are in [0, 1]."""
-    samples: list[Sample] = []
-    num_failed = 0
-    for batch in evaluate_policy(policy, records, source, settings=settings, choice=choice):
-        samples.extend(item for item in batch if isinstance(item, Sample))
-        num_failed += sum(isinstance(item, Failure) for item in batch)
+    """Evaluate during training: one line of `held_out.jsonl`; shares are in [0, 1].
+
+    Several processes share the work: each brings its own part of the records, and `gather` gives
+    everyone's answers to all of them.
+    """
+    batches = evaluate_policy(policy, records, source, settings=settings, choice=choice)
+    own = [item for batch in batches for item in batch]
+    everyone = [item for part in gather(own) for item in part]
+    samples = [item for item in everyone if isinstance(item, Sample)]
+    num_failed = len(everyone) - len(samples)
     score = score_of(samples)
     return {
         "accuracy": score.accuracy_percent / 100,

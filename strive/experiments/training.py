@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from strive.configs.load import load_train_config
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError
+from strive.experiments.training_view import TrainingView
 from strive.experiments.workspace import (
     LAB_PREFIX,
     Workspace,
@@ -19,7 +20,9 @@ from strive.variants import find_variant_kind
 
 if TYPE_CHECKING:
     from strive.models.loading import Policy
+    from strive.train.cost import Hardware
     from strive.train.loop import TrainSummary
+    from strive.train.processes import Processes
 
 LAB_PRESETS = {"none": "lab_grpo"}
 
@@ -107,8 +110,38 @@ def with_model_folder(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"model": resolve_model(config.model)})
 
 
-def held_out_callable(config: TrainConfig) -> Callable[["Policy"], dict[str, float]] | None:
-    """Return what training calls every `evaluate_every` steps: greedy answers, uniform frames."""
+def plan_training(
+    config: TrainConfig, *, num_processes: int, hardware: "Hardware"
+) -> dict[str, Any]:
+    """What `train --dry-run` says: the plan, its cost by formula, and measured where a GPU is."""
+    import torch
+
+    from strive.train.calibrate import calibrate
+    from strive.train.cost import estimate_gpu_hours
+    from strive.train.out_of_memory import is_out_of_memory
+    from strive.train.plan import dry_run
+
+    config = with_model_folder(config)
+    plan = dry_run(config, num_processes=num_processes)
+    plan["cost"] = estimate_gpu_hours(plan, hardware)
+    plan["calibration"] = None
+    if torch.cuda.is_available():
+        try:
+            plan["calibration"] = calibrate(config, plan, device="cuda")
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            plan["calibration"] = {"failed": "out of memory: one process's share does not fit"}
+    return plan
+
+
+def held_out_callable(
+    config: TrainConfig,
+) -> Callable[["Policy", "Processes"], dict[str, float]] | None:
+    """Return what training calls every `evaluate_every` steps: greedy answers, uniform frames.
+
+    The questions are split over the processes.
+    """
     if not config.evaluate_every:
         return None
     from strive.cache.frames import FrameReader
@@ -128,40 +161,37 @@ def held_out_callable(config: TrainConfig) -> Callable[["Policy"], dict[str, flo
         max_pixels=config.max_pixels,
         grading=config.grading,
     )
-    return lambda policy: held_out_metrics(
-        policy, records, source, settings=settings, choice=choice
-    )
+
+    def evaluate(policy: "Policy", processes: "Processes") -> dict[str, float]:
+        rank, world_size = processes.rank, processes.world_size
+        own = slice(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)
+        return held_out_metrics(
+            policy,
+            records[own],
+            source,
+            settings=settings,
+            choice=choice,
+            gather=processes.gather,
+        )
+
+    return evaluate
 
 
 def run_training(config: TrainConfig, *, run_dir: Path, resume: bool = False) -> "TrainSummary":
     """Train with progress on the terminal; every process of a run makes the same call."""
-    from strive.train.loop import StepReport, train
+    from strive.train.loop import train
 
     config = with_model_folder(config)
+    if int(os.environ.get("RANK", "0")) > 0:
+        # One terminal, one view: the main process's.
+        return train(
+            config, run_dir=run_dir, resume=resume, evaluate_held_out=held_out_callable(config)
+        )
     with show_progress("train", config.steps, "steps") as progress:
-        seen = 0
-
-        def on_step(report: StepReport) -> None:
-            nonlocal seen
-            progress.advance(report.step - seen)
-            seen = report.step
-            progress.note(step_note(report.metrics, report.held_out))
-
         return train(
             config,
             run_dir=run_dir,
             resume=resume,
             evaluate_held_out=held_out_callable(config),
-            on_step=on_step,
+            on_step=TrainingView(progress).show,
         )
-
-
-def step_note(metrics: Mapping[str, float], held_out: Mapping[str, float] | None) -> str:
-    """Return the figures that are watched while training runs."""
-    text = (
-        f"reward {metrics['reward/mean']:.2f}, zero-std "
-        f"{metrics['group/zero_std_fraction']:.0%}, {metrics['completion/length_mean']:.0f} tokens"
-    )
-    if held_out:
-        text += f", held-out {held_out['accuracy']:.1%}"
-    return text

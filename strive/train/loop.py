@@ -18,14 +18,17 @@ from strive import __version__
 from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted
 from strive.models.loading import Policy, load_policy
+from strive.train.best import keep_if_best
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine, set_trainable
 from strive.train.interrupts import StopRequest
+from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
+from strive.train.out_of_memory import explaining_out_of_memory
 from strive.train.processes import Processes, start_processes
 from strive.train.rewards import load_rewards
 from strive.train.rollout import PreparedQuestion, prepare_questions
-from strive.train.run_folder import RunFolder
+from strive.train.run_folder import Best, RunFolder, checkpoint_name
 from strive.train.start import (
     comparable,
     comparable_cache,
@@ -37,7 +40,9 @@ from strive.train.step import Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
 from strive.train.writers import MetricWriters, write_checkpoint, write_final
 
-HeldOut = Callable[[Policy], Mapping[str, float]]
+HeldOut = Callable[[Policy, Processes], Mapping[str, float]]
+"""Held-out metrics of a policy, `accuracy` among them. All processes call it together; the main
+one's answer counts."""
 STEPS_BETWEEN_COMPLETION_PARTS = 50
 
 
@@ -49,6 +54,8 @@ class StepReport:
     num_steps: int
     metrics: Mapping[str, float]
     held_out: Mapping[str, float] | None
+    best: Best | None
+    """What `best/` holds; None without held-out evaluation."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class TrainSummary:
     scorer: str | None
     num_questions: int
     last_metrics: Mapping[str, Any]
+    best: Best | None
 
 
 def train(
@@ -77,14 +85,17 @@ def train(
     """Train a policy and leave a run folder; the first line printed names the scorer.
 
     `config.model` is a folder or hub id. Every process of the run makes the same call; `on_step`
-    and `evaluate_held_out` are called on the main one.
+    is called on the main one.
 
     Raises:
         ConfigError, CacheError, ModelError, CheckpointError: before anything is computed.
-        NonFiniteError: before the optimiser step that it would have spoilt.
+        NonFiniteError: before the optimiser step that it would have spoilt; it names the folder
+            that holds the batch.
+        OutOfMemoryError: it names the settings that take less.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
     started = time.perf_counter()
+    require_loggers(config.loggers)
     processes = start_processes()
     data = TrainingData(config)
     shard(range(config.questions_per_step), processes.rank, processes.world_size)
@@ -94,18 +105,8 @@ def train(
     processes.barrier()  # all have looked before the main one writes
     if processes.is_main:
         print(_first_line(config, data, processes, first_step), flush=True)
-    policy = load_policy(
-        config.model,
-        dtype=_dtype(config, processes),
-        device=processes.device,
-        position_rule=config.position_rule,
-    )
-    start_digest = weights_digest(policy)
-    if first_step:
-        require_same_start(folder, first_step, start_digest, config.model)
-    trainer = _build_trainer(config, policy, processes, rewards)
-    if first_step:
-        trainer.engine.load(folder.checkpoint(first_step))
+    with explaining_out_of_memory(config, processes, "loading the policy"):
+        trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
     _prepare_folder(folder, config, data, processes, first_step)
     about = {
         "config": comparable(config),
@@ -123,7 +124,31 @@ def train(
         scorer=data.scorer_name,
         num_questions=len(data.records),
         last_metrics=folder.last_metrics(),
+        best=folder.read_best(),
     )
+
+
+def _open_trainer(
+    config: TrainConfig,
+    processes: Processes,
+    rewards: dict[str, Any],
+    folder: RunFolder,
+    first_step: int,
+) -> tuple[Trainer, str]:
+    """The policy and its engine, as they are after `first_step` steps; the start's digest."""
+    policy = load_policy(
+        config.model,
+        dtype=_dtype(config, processes),
+        device=processes.device,
+        position_rule=config.position_rule,
+    )
+    start_digest = weights_digest(policy)
+    if first_step:
+        require_same_start(folder, first_step, start_digest, config.model)
+    trainer = _build_trainer(config, policy, processes, rewards)
+    if first_step:
+        trainer.engine.load(folder.checkpoint(first_step))
+    return trainer, start_digest
 
 
 def _first_line(
@@ -217,14 +242,15 @@ def _run_steps(
         StopRequest() as stop,
     ):
         if first_step == 0:
-            _evaluate(trainer, evaluate_held_out, 0, writers)
+            _evaluate(trainer, evaluate_held_out, 0, writers, folder)
         for step in range(first_step, config.steps):
             metrics = _one_step(trainer, prefetcher, folder, step)
             done = step + 1
             writers.metrics(done, metrics)
-            held_out = _evaluate(trainer, evaluate_held_out, done, writers)
+            held_out = _evaluate(trainer, evaluate_held_out, done, writers, folder)
             if on_step is not None and processes.is_main:
-                on_step(StepReport(done, config.steps, metrics, held_out))
+                best = folder.read_best()
+                on_step(StepReport(done, config.steps, metrics, held_out, best))
             stopping = processes.any(stop.requested) and done < config.steps
             if stopping or _is_due(done, config.checkpoint_every, config.steps):
                 write_checkpoint(trainer, folder, done, about)
@@ -243,10 +269,17 @@ def _one_step(
     """Run a step, keep its completions, and return its metrics with times and memory."""
     device = trainer.processes.device
     watch = Stopwatch(device)
-    with watch.measure("time/step"):
+    step_name = f"step {step + 1}"
+    with (
+        explaining_out_of_memory(
+            trainer.config, trainer.processes, step_name, lambda: watch.broken_off
+        ),
+        watch.measure("time/step"),
+    ):
         with watch.measure("time/data"):
             prepared = prefetcher.get(step)
-        result = train_step(trainer, prepared, step, watch)
+        nonfinite = folder.nonfinite / checkpoint_name(step + 1)
+        result = train_step(trainer, prepared, step, watch, nonfinite_folder=nonfinite)
     if trainer.processes.is_main:
         for outcome in result.outcomes:
             folder.add_completions(completion_rows(outcome, step + 1))
@@ -276,14 +309,27 @@ def _is_due(done: int, every: int, num_steps: int) -> bool:
 
 
 def _evaluate(
-    trainer: Trainer, evaluate: HeldOut | None, done: int, writers: MetricWriters
+    trainer: Trainer,
+    evaluate: HeldOut | None,
+    done: int,
+    writers: MetricWriters,
+    folder: RunFolder,
 ) -> Mapping[str, float] | None:
-    """Evaluate before the first step, every `evaluate_every` steps and at the end."""
-    every = trainer.config.evaluate_every
-    if evaluate is None or every == 0 or not _is_due(done, every, trainer.config.steps):
+    """Evaluate before the first step, every `evaluate_every` steps and at the end; keep the best.
+
+    Every process takes part, so that none waits idle, or longer than a collective may.
+    """
+    config, processes = trainer.config, trainer.processes
+    every = config.evaluate_every
+    if evaluate is None or every == 0 or not _is_due(done, every, config.steps):
         return None
-    with trainer.engine.gathered():
-        own = dict(evaluate(trainer.policy)) if trainer.processes.is_main else {}
-    values = trainer.processes.gather(own)[0]
+    with (
+        explaining_out_of_memory(config, processes, f"the held-out evaluation after step {done}"),
+        trainer.engine.gathered(),
+    ):
+        own = dict(evaluate(trainer.policy, processes))
+    values = processes.gather(own)[0]
     writers.held_out(done, values)
+    if config.keep_best:
+        keep_if_best(trainer, folder, done, values)
     return values

@@ -9,6 +9,7 @@ import atexit
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+# Others wait while the main process writes a policy; NCCL's own ten minutes may not do for a slow
+# disk. A launcher ends the others at once when one process fails, however long this is.
+_TIMEOUT = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Processes:
 def start_processes() -> Processes:
     """Join this process's group, or found one of its own when no launcher started it.
 
-    The group is destroyed when the interpreter exits; a second run in one interpreter reuses it.
+    The group is destroyed when the interpreter exits, after an error too; a second run in one
+    interpreter reuses it.
     """
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     has_gpu = torch.cuda.is_available()
@@ -74,7 +79,7 @@ def start_processes() -> Processes:
     if not dist.is_initialized():
         backend = "nccl" if has_gpu else "gloo"
         if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend)
+            dist.init_process_group(backend, timeout=_TIMEOUT)
         else:
             # A store in memory: no port that another run on this machine could already hold.
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

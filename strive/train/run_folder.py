@@ -1,17 +1,22 @@
 """The run folder: what a run leaves behind, and cutting it back to a checkpoint on resume.
 
-    config.json  metrics.jsonl  held_out.jsonl  completions.parquet/part-*  tensorboard/
-    checkpoints/step-000100/  final/
+    config.json  metrics.jsonl  held_out.jsonl  completions.parquet/part-*  tensorboard/  wandb/
+    checkpoints/step-000100/  best/  final/  nonfinite/step-000012/
 
 Steps count from 1 here. Nothing in the folder is needed to compute a step, save the checkpoint, so
 a run that is cut back and continued leaves the same lines as one that never stopped.
+
+`best/` belongs to what a cut back removes. The best policy that the newest checkpoint saw therefore
+stays, in `checkpoints/best`, until the next checkpoint has seen its successor.
 """
 
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,18 @@ import pyarrow.parquet as pq
 from strive.errors import CheckpointError, DiskError
 
 CHECKPOINT_STATE = "state.json"
+BEST_STATE = "best.json"
+
+
+@dataclass(frozen=True)
+class Best:
+    """Which policy is in `best/`."""
+
+    step: int
+    """Steps that had been done; 0 is the policy that the run began with."""
+    metric: str
+    """Name of the held-out metric that decides; larger is better."""
+    value: float
 
 
 def checkpoint_name(step: int) -> str:
@@ -40,6 +57,10 @@ class RunFolder:
         self.checkpoints = self.root / "checkpoints"
         self.tensorboard = self.root / "tensorboard"
         self.final = self.root / "final"
+        self.best = self.root / "best"
+        self.best_of_checkpoint = self.checkpoints / "best"
+        self.nonfinite = self.root / "nonfinite"
+        self.wandb_file = self.root / "wandb.json"
         self._rows: list[dict[str, Any]] = []
 
     @property
@@ -72,6 +93,35 @@ class RunFolder:
         """What `write_config` wrote."""
         return json.loads(self.config_file.read_text(encoding="utf-8"))
 
+    def wandb_run_id(self) -> str:
+        """The run's id at Weights & Biases: made once, so that a resumed run goes on under it."""
+        if self.wandb_file.is_file():
+            return str(json.loads(self.wandb_file.read_text(encoding="utf-8"))["run_id"])
+        run_id = secrets.token_hex(4)
+        _write_atomically(self.wandb_file, json.dumps({"run_id": run_id}) + "\n")
+        return run_id
+
+    def read_best(self) -> Best | None:
+        """What `best/` holds; None where there is none."""
+        return _read_best(self.best)
+
+    def put_best(self, folder: Path, best: Best) -> None:
+        """Make a finished folder beside it the new `best/`."""
+        state = json.dumps(asdict(best), indent=2) + "\n"
+        _write_atomically(folder / BEST_STATE, state)
+        before = self.read_best()
+        if before is not None:
+            if before.step <= max(self.checkpoint_steps(), default=-1):
+                self.forget_earlier_best()
+                self.best.rename(self.best_of_checkpoint)
+            else:
+                _remove(self.best)
+        folder.rename(self.best)
+
+    def forget_earlier_best(self) -> None:
+        """Drop the best policy before `best/`: the newest checkpoint has seen the latter."""
+        _remove(self.best_of_checkpoint)
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one step's line; numbers that are not finite become null."""
         _append(self.metrics_file, line)
@@ -102,9 +152,11 @@ class RunFolder:
 
     def cut_back(self, step: int) -> None:
         """Remove everything that came after `step` steps."""
-        for path in (self.metrics_file, self.held_out_file):
+        # A run that begins anew evaluates the policy of step 0 again.
+        last_evaluated = step if step > 0 else -1
+        for path, last in ((self.metrics_file, step), (self.held_out_file, last_evaluated)):
             if path.is_file():
-                _write_atomically(path, "".join(_lines_up_to(path, step)))
+                _write_atomically(path, "".join(_lines_up_to(path, last)))
         for part in sorted(self.completions.glob("part-*.parquet")):
             table = pq.read_table(part)
             kept = table.filter(pa.compute.less_equal(table["step"], step))
@@ -116,9 +168,20 @@ class RunFolder:
         for later in self.checkpoint_steps():
             if later > step:
                 shutil.rmtree(self.checkpoint(later))
-        for leftover in self.checkpoints.glob("*.tmp"):
-            shutil.rmtree(leftover)
+        for leftover in [*self.checkpoints.glob("*.tmp"), *self.root.glob("*.tmp")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         shutil.rmtree(self.final, ignore_errors=True)
+        self._cut_back_best(last_evaluated)
+
+    def _cut_back_best(self, step: int) -> None:
+        """Bring back the best policy that `step` steps had seen."""
+        best, earlier = self.read_best(), _read_best(self.best_of_checkpoint)
+        if best is not None and best.step > step:
+            _remove(self.best)
+            best = None
+        if best is None and earlier is not None and earlier.step <= step:
+            self.best_of_checkpoint.rename(self.best)
+        self.forget_earlier_best()
 
     def prune_checkpoints(self, keep: int) -> None:
         """Remove all but the newest checkpoints."""
@@ -147,6 +210,19 @@ def require_same_config(found: Mapping[str, Any], wanted: Mapping[str, Any], whe
             f"{where} was written with another configuration ({'; '.join(differing)}); use the "
             "same one to resume, or another --run-dir to start anew"
         )
+
+
+def _read_best(folder: Path) -> Best | None:
+    path = folder / BEST_STATE
+    return Best(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder so that no half of it is ever seen under its name."""
+    if folder.is_dir():
+        leftover = folder.with_name(f"{folder.name}-old.tmp")
+        folder.rename(leftover)
+        shutil.rmtree(leftover)
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

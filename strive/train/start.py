@@ -21,8 +21,11 @@ _FREE_KEYS = (
     "checkpoint_every",
     "evaluate_every",
     "held_out",
+    "keep_best",
     "keep_checkpoints",
-    "tensorboard",
+    "loggers",
+    "wandb_project",
+    "wandb_run_name",
 )
 _VALUES_PER_TENSOR = 64
 

@@ -4,8 +4,9 @@ variants (drawn and read ahead, `data.py`) -> rollouts -> rewards -> joint advan
 -> log-probs -> loss (Eq. 1) -> optimiser step
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from strive.answers import extract_answer_or_text
 from strive.configs.schema import TrainConfig
+from strive.errors import NonFiniteError
 from strive.models.family import VisionFeatures
 from strive.models.loading import Policy
 from strive.models.logprobs import LogProbs, completion_logprobs_batch
@@ -22,6 +24,7 @@ from strive.train.advantages import group_advantages
 from strive.train.engine import Engine
 from strive.train.loss import Denominators, policy_loss
 from strive.train.metrics import GroupOutcome, summarise
+from strive.train.nonfinite import BatchGroup, with_batch
 from strive.train.processes import Processes
 from strive.train.rewards import RewardFunction, compute_rewards, record_columns
 from strive.train.rollout import PreparedQuestion, RolloutGroup, roll_out
@@ -56,8 +59,27 @@ class _MicroBatch:
 
     groups: list[RolloutGroup]
     advantages_N: Tensor
+    policy_logprobs_NL: Tensor | None = None
+    """Of the last update, without a graph."""
     old_logprobs_NL: Tensor | None = None
     reference_logprobs_NL: Tensor | None = None
+
+    def logprobs_by_group(self) -> Iterator[dict[str, Tensor]]:
+        """The log-probs [M, G, L] of each group in turn, by name, as far as they were computed."""
+        computed = {
+            "policy": self.policy_logprobs_NL,
+            "old": self.old_logprobs_NL,
+            "reference": self.reference_logprobs_NL,
+        }
+        start = 0
+        for group in self.groups:
+            rows = slice(start, start + group.lengths_MG.numel())
+            start = rows.stop
+            yield {
+                name: values_NL[rows].unflatten(0, tuple(group.lengths_MG.shape))
+                for name, values_NL in computed.items()
+                if values_NL is not None
+            }
 
     @property
     def has_signal(self) -> bool:
@@ -70,9 +92,19 @@ class _MicroBatch:
 
 
 def train_step(
-    trainer: Trainer, prepared: Sequence[PreparedQuestion], step: int, watch: Stopwatch
+    trainer: Trainer,
+    prepared: Sequence[PreparedQuestion],
+    step: int,
+    watch: Stopwatch,
+    *,
+    nonfinite_folder: Path | None = None,
 ) -> StepResult:
-    """Run one step on this process's questions; all processes call it together."""
+    """Run one step on this process's questions; all processes call it together.
+
+    Raises:
+        NonFiniteError: before the optimiser step that a loss or gradient would have spoilt; the
+            batch is then in `nonfinite_folder`.
+    """
     config = trainer.config
     with watch.measure("time/rollout"), trainer.engine.gathered():
         groups = roll_out(
@@ -87,7 +119,19 @@ def train_step(
             step=step,
         )
     outcomes = [_judge(trainer, group) for group in groups]
-    losses = _update(trainer, groups, outcomes, step, watch)
+    size = config.questions_per_micro_batch
+    micro_batches = [
+        _MicroBatch(list(groups[i : i + size]), _advantages(outcomes[i : i + size]))
+        for i in range(0, len(groups), size)
+    ]
+    try:
+        losses = _update(trainer, micro_batches, _denominators(trainer, outcomes), step, watch)
+    except NonFiniteError as error:
+        if nonfinite_folder is None:
+            raise
+        batch = _batch_groups(micro_batches, outcomes)
+        rank = trainer.processes.rank
+        raise with_batch(error, nonfinite_folder, batch, step=step + 1, rank=rank) from error
     everyone = tuple(o for part in trainer.processes.gather(outcomes) for o in part)
     return StepResult({**summarise(everyone), **losses}, everyone)
 
@@ -130,21 +174,30 @@ def _judge(trainer: Trainer, group: RolloutGroup) -> GroupOutcome:
     )
 
 
+def _batch_groups(
+    micro_batches: Sequence[_MicroBatch], outcomes: Sequence[GroupOutcome]
+) -> list[BatchGroup]:
+    """All groups of a step with what has been computed of them."""
+    pairs = [
+        pair
+        for batch in micro_batches
+        for pair in zip(batch.groups, batch.logprobs_by_group(), strict=True)
+    ]
+    return [
+        BatchGroup(group, outcome, logprobs)
+        for (group, logprobs), outcome in zip(pairs, outcomes, strict=True)
+    ]
+
+
 def _update(
     trainer: Trainer,
-    groups: Sequence[RolloutGroup],
-    outcomes: Sequence[GroupOutcome],
+    micro_batches: Sequence[_MicroBatch],
+    denominators: Denominators,
     step: int,
     watch: Stopwatch,
 ) -> dict[str, float]:
     """Optimiser steps on one rollout; returns the loss and optimiser metrics."""
     config, processes = trainer.config, trainer.processes
-    denominators = _denominators(trainer, outcomes)
-    size = config.questions_per_micro_batch
-    micro_batches = [
-        _MicroBatch(list(groups[i : i + size]), _advantages(outcomes[i : i + size]))
-        for i in range(0, len(groups), size)
-    ]
     totals: dict[str, float] = {}
     grad_norms = []
     for update in range(config.updates_per_rollout):
@@ -232,9 +285,10 @@ def _loss(
         features = encode_videos(trainer.policy, prompts, with_graph=True)
     policy = _logprobs(trainer, micro_batch, features)
     logprobs_NL = policy.logprobs.flatten(0, 1)
+    micro_batch.policy_logprobs_NL = logprobs_NL.detach()
     # With one update the policy of the rollout is the policy that learns: the ratio is exactly 1.
     if micro_batch.old_logprobs_NL is None:
-        micro_batch.old_logprobs_NL = logprobs_NL.detach()
+        micro_batch.old_logprobs_NL = micro_batch.policy_logprobs_NL
     if config.beta > 0 and micro_batch.reference_logprobs_NL is None:
         with torch.no_grad():
             if not shared_tower:

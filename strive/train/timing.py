@@ -15,6 +15,8 @@ class Stopwatch:
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
+    broken_off: str | None = None
+    """Innermost name whose block an exception left."""
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
@@ -22,8 +24,11 @@ class Stopwatch:
         started = self._now()
         try:
             yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
+        except BaseException:
+            # No waiting for a device that may have failed.
+            self.broken_off = self.broken_off or name
+            raise
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -1,14 +1,16 @@
-"""What a run writes while it goes: metrics to JSONL and TensorBoard, and checkpoints."""
+"""What a run writes while it goes: metrics to JSONL and the loggers, checkpoints, policies."""
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from strive.configs.schema import TrainConfig
 from strive.errors import DiskError
 from strive.models.loading import save_policy
+from strive.train.loggers import Loggers
 from strive.train.processes import Processes
 from strive.train.run_folder import CHECKPOINT_STATE, RunFolder, checkpoint_name
 from strive.train.step import Trainer
@@ -22,40 +24,30 @@ class MetricWriters:
     ) -> None:
         self._folder = folder
         self._is_main = processes.is_main
-        self._tensorboard: Any = None
-        if self._is_main and config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Events after the checkpoint that a run resumes from are marked as void.
-            self._tensorboard = SummaryWriter(
-                str(folder.tensorboard), purge_step=first_step + 1 if first_step else None
-            )
+        self._loggers = Loggers.start(folder, config, first_step) if self._is_main else Loggers({})
 
     def __enter__(self) -> "MetricWriters":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loggers.close(failed=kind is not None)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Write one step's line."""
         if self._is_main:
             self._folder.append_metrics({"step": step, **values})
-            self._scalars(step, values)
+            self._loggers.log(step, values)
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one held-out evaluation's line, under the names that the evaluation gives."""
+        """Write one held-out evaluation's line; the loggers get its names under `held_out/`."""
         if self._is_main:
             self._folder.append_held_out({"step": step, **values})
-            self._scalars(step, values)
-
-    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if self._tensorboard is None:
-            return
-        for name, value in values.items():
-            if isinstance(value, float | int) and math.isfinite(value):
-                self._tensorboard.add_scalar(name, value, step)
+            self._loggers.log(step, {f"held_out/{name}": v for name, v in values.items()})
 
 
 def write_checkpoint(trainer: Trainer, folder: RunFolder, step: int, about: dict[str, Any]) -> None:
@@ -90,18 +82,26 @@ def write_checkpoint(trainer: Trainer, folder: RunFolder, step: int, about: dict
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
         folder.prune_checkpoints(trainer.config.keep_checkpoints)
+        folder.forget_earlier_best()
     processes.barrier()
 
 
 def write_final(trainer: Trainer, folder: RunFolder) -> None:
-    """Write the policy as a plain Hugging Face folder with its processor."""
+    """Write the policy as it ended to `final/`."""
+    temporary = folder.final.with_name("final.tmp")
+    write_policy(trainer, temporary)
+    if trainer.processes.is_main:
+        shutil.rmtree(folder.final, ignore_errors=True)
+        temporary.rename(folder.final)
+    trainer.processes.barrier()
+
+
+def write_policy(trainer: Trainer, folder: Path) -> None:
+    """Write the policy as a plain Hugging Face folder with its processor; all processes call it."""
     with trainer.engine.gathered():
         if trainer.processes.is_main:
-            temporary = folder.final.with_name("final.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)
-            save_policy(trainer.policy, temporary)
-            shutil.rmtree(folder.final, ignore_errors=True)
-            temporary.rename(folder.final)
+            shutil.rmtree(folder, ignore_errors=True)
+            save_policy(trainer.policy, folder)
     trainer.processes.barrier()
 
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from strive.configs.schema import TrainConfig
-from strive.errors import CheckpointError, Interrupted
+from strive.errors import CheckpointError, ConfigError, Interrupted
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 from strive.train.loop import train
+from strive.train.run_folder import Best, RunFolder
 
 # Any policy has signal under this one, however far it has learned its answers.
 VOWELS = """
@@ -108,7 +109,7 @@ def settings(lab):
             "checkpoint_every": 2,
             "learning_rate": 2e-4,
             "rewards": {"accuracy": 1.0, "format": 1.0, "lab_rewards:vowels": 1.0},
-            "tensorboard": False,
+            "loggers": (),
         } | changes
 
     return make
@@ -136,7 +137,7 @@ def test_a_run_leaves_what_the_design_says(settings, lab, tmp_path, capsys):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     reports = []
-    config = TrainConfig(**settings(tensorboard=True, keep_checkpoints=2))
+    config = TrainConfig(**settings(loggers=("tensorboard",), keep_checkpoints=2))
     summary = train(config, run_dir=tmp_path / "run", on_step=reports.append)
     run_dir = tmp_path / "run"
     assert capsys.readouterr().out.startswith("train: importance variants, scores of siglip2; 12")
@@ -247,22 +248,111 @@ def test_resume_refuses_another_configuration(settings, tmp_path):
     assert summary.first_step == 1 and len(lines(tmp_path / "run")) == 2
 
 
-def test_held_out_evaluation(settings, lab, tmp_path):
-    held_out = (str(lab / "world" / "held_out.jsonl"),)
-    config = TrainConfig(**settings(steps=3, evaluate_every=2, held_out=held_out))
+def held_out_rows(run_dir):
+    return [json.loads(row) for row in (run_dir / "held_out.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def held_out(lab):
+    """Settings of a run that evaluates every 2 steps."""
+    return {"evaluate_every": 2, "held_out": (str(lab / "world" / "held_out.jsonl"),)}
+
+
+def evaluation(*accuracies):
+    """Held-out accuracies as they come; the policy that gave each is told by its weights."""
+    left = list(accuracies)
+
+    def evaluate(policy, processes):
+        return {"accuracy": left.pop(0), "weights": weight_sum(policy.model)}
+
+    return evaluate
+
+
+def weight_sum(model):
+    return sum(float(p.detach().double().abs().sum()) for p in model.parameters())
+
+
+def weights_of(folder):
+    from transformers import AutoModelForImageTextToText
+
+    return weight_sum(AutoModelForImageTextToText.from_pretrained(folder))
+
+
+def test_held_out_evaluation_keeps_the_best_policy(settings, held_out, tmp_path):
+    config = TrainConfig(**settings(steps=5, checkpoint_every=0, **held_out))
+    reports = []
+    summary = train(
+        config,
+        run_dir=tmp_path / "run",
+        evaluate_held_out=evaluation(0.1, 0.4, 0.4, 0.3),
+        on_step=reports.append,
+    )
+    rows = held_out_rows(tmp_path / "run")
+    assert [(row["step"], row["accuracy"]) for row in rows] == [
+        (0, 0.1),
+        (2, 0.4),
+        (4, 0.4),
+        (5, 0.3),
+    ]
+    # Of equals the earliest.
+    assert summary.best == Best(2, "accuracy", 0.4)
+    assert [report.best.step for report in reports] == [0, 2, 2, 2, 2]
+    best, final = tmp_path / "run" / "best", tmp_path / "run" / "final"
+    assert weights_of(best) == rows[1]["weights"] != rows[-1]["weights"]
+    assert weights_of(final) == rows[-1]["weights"]
+    of_best = {path.name for path in best.iterdir()}
+    assert of_best == {path.name for path in final.iterdir()} | {"best.json"}
+    assert not (tmp_path / "run" / "checkpoints" / "best").exists()
+
+
+def test_no_best_unless_it_is_wanted_and_there_is_an_evaluation(settings, held_out, tmp_path):
+    evaluate = evaluation(0.1, 0.2)
+    wanted = TrainConfig(**settings(steps=1, keep_best=False, **held_out))
+    train(wanted, run_dir=tmp_path / "unwanted", evaluate_held_out=evaluate)
+    assert len(held_out_rows(tmp_path / "unwanted")) == 2
+    summary = train(TrainConfig(**settings(steps=1)), run_dir=tmp_path / "none")
+    assert summary.best is None
+    assert not list(tmp_path.glob("*/best"))
+    with pytest.raises(ConfigError, match=r"goes by held-out 'accuracy', .* gives loss; set keep"):
+        train(
+            TrainConfig(**settings(steps=1, **held_out)),
+            run_dir=tmp_path / "other",
+            evaluate_held_out=lambda policy, processes: {"loss": 1.0},
+        )
+
+
+def test_a_best_from_after_the_checkpoint_does_not_stay(settings, held_out, tmp_path):
+    """Evaluations at 0, 2, 4, 6; checkpoints at 3 and 6; killed at 5, after a better one at 4."""
+    config = TrainConfig(**settings(checkpoint_every=3, **held_out))
+    accuracies = (0.1, 0.3, 0.5, 0.2)
+    train(config, run_dir=tmp_path / "whole", evaluate_held_out=evaluation(*accuracies))
+
+    def die(report):
+        if report.step == 5:
+            raise Killed
+
+    run = tmp_path / "killed"
+    with pytest.raises(Killed):
+        train(config, run_dir=run, evaluate_held_out=evaluation(*accuracies), on_step=die)
+    assert RunFolder(run).read_best() == Best(4, "accuracy", 0.5)
+
     seen = []
 
-    def evaluate(policy):
-        seen.append(policy.device)
-        return {"held_out/accuracy": len(seen) / 10}
+    def look(report):
+        seen.append((report.step, report.best))
+        if report.step == 5:
+            raise Killed
 
-    train(config, run_dir=tmp_path / "run", evaluate_held_out=evaluate)
-    rows = [json.loads(row) for row in (tmp_path / "run/held_out.jsonl").read_text().splitlines()]
-    assert rows == [
-        {"step": 0, "held_out/accuracy": 0.1},
-        {"step": 2, "held_out/accuracy": 0.2},
-        {"step": 3, "held_out/accuracy": 0.3},
-    ]
+    # Another outcome than the first time: what the checkpoint saw is what counts.
+    with pytest.raises(Killed):
+        train(config, run_dir=run, resume=True, evaluate_held_out=evaluation(0.25), on_step=look)
+    assert seen == [(4, Best(2, "accuracy", 0.3)), (5, Best(2, "accuracy", 0.3))]
+    assert weights_of(run / "best") == held_out_rows(run)[1]["weights"]
+
+    train(config, run_dir=run, resume=True, evaluate_held_out=evaluation(0.5, 0.2))
+    assert held_out_rows(run) == held_out_rows(tmp_path / "whole")
+    assert RunFolder(run).read_best() == Best(4, "accuracy", 0.5)
+    assert weights_of(run / "best") == weights_of(tmp_path / "whole" / "best")
 
 
 @pytest.mark.parametrize(

@@ -25,3 +25,42 @@ def test_a_line_is_left_even_when_the_work_fails(capsys: pytest.CaptureFixture[s
         bar.advance(3)
         raise RuntimeError("stop")
     assert "train: 3/5 steps" in capsys.readouterr().err
+
+
+def test_several_notes_are_one_plain_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.show_progress("train", 150, "steps") as bar:
+        bar.note("reward 1.42", "", "step 3.0 s")
+        bar.advance()
+    assert capsys.readouterr().err.splitlines()[0].endswith(", reward 1.42, step 3.0 s")
+
+
+def test_the_rate_is_that_of_this_call_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.show_progress("train", 150, "steps") as bar:
+        # Sixty seconds of loading, then the first step of a run that is resumed after 100.
+        now[0] = 1060.0
+        bar.begin(100, 4.0)
+        bar.advance()
+    # 49 steps are left at 4 s each.
+    assert "train: 101/150 steps, 4.0 s/step, ETA 196 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**41, "2.0 TiB")]
+)
+def test_sizes(num_bytes: int, text: str) -> None:
+    assert progress.size_text(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.25, "0.2 s"), (119.0, "119.0 s"), (120.0, "2.0 min"), (7200, "2.0 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert progress.time_text(seconds) == text

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from strive.errors import CheckpointError, DiskError
-from strive.train.run_folder import RunFolder, require_same_config
+from strive.train.run_folder import Best, RunFolder, require_same_config
 
 
 def row(step, **changes):
@@ -34,6 +34,18 @@ def folder(tmp_path):
 def make_checkpoint(folder, step):
     folder.checkpoint(step).mkdir(parents=True)
     (folder.checkpoint(step) / "state.json").write_text(json.dumps({"step": step}))
+
+
+def put_best(folder, step, value):
+    """As a run does it: a whole policy under another name, then the change of names."""
+    policy = folder.root / "best.tmp"
+    policy.mkdir()
+    (policy / "weights").write_text(f"of step {step}")
+    folder.put_best(policy, Best(step, "accuracy", value))
+
+
+def weights_of_best(folder):
+    return (folder.best / "weights").read_text() if folder.best.is_dir() else None
 
 
 def steps_of(path):
@@ -82,10 +94,14 @@ def test_cut_back_leaves_what_the_checkpoint_saw(folder):
 
 def test_cut_back_to_nothing(folder):
     folder.append_metrics({"step": 1})
+    folder.append_held_out({"step": 0})
     folder.add_completions([row(1)])
     folder.flush_completions()
+    put_best(folder, 0, 0.5)
     folder.cut_back(0)
     assert folder.metrics_file.read_text() == "" and not list(folder.completions.iterdir())
+    # The run that begins anew evaluates its starting policy again.
+    assert folder.held_out_file.read_text() == "" and folder.read_best() is None
     RunFolder(folder.root / "new").cut_back(0)
 
 
@@ -112,3 +128,55 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="cannot write"):
         RunFolder(tmp_path / "file" / "run").write_config({})
+
+
+def test_the_best_policy_is_one_folder_that_says_what_it_is(folder):
+    assert folder.read_best() is None
+    put_best(folder, 0, 0.25)
+    put_best(folder, 10, 0.5)
+    assert json.loads((folder.best / "best.json").read_text()) == {
+        "step": 10,
+        "metric": "accuracy",
+        "value": 0.5,
+    }
+    assert folder.read_best() == Best(10, "accuracy", 0.5)
+    assert weights_of_best(folder) == "of step 10"
+    # Nothing was saved at step 0, so nothing could ask for its policy again.
+    assert not folder.best_of_checkpoint.exists()
+
+
+def test_cut_back_brings_back_the_best_that_the_checkpoint_saw(folder):
+    put_best(folder, 10, 0.5)
+    make_checkpoint(folder, 20)
+    folder.forget_earlier_best()
+    put_best(folder, 30, 0.6)
+    put_best(folder, 40, 0.7)
+    assert weights_of_best(folder) == "of step 40"
+    folder.cut_back(20)
+    assert weights_of_best(folder) == "of step 10" and folder.read_best().value == 0.5
+    assert not folder.best_of_checkpoint.exists() and folder.checkpoint_steps() == [20]
+
+
+def test_cut_back_keeps_a_best_that_the_checkpoint_saw(folder):
+    put_best(folder, 10, 0.5)
+    make_checkpoint(folder, 20)
+    put_best(folder, 30, 0.6)
+    make_checkpoint(folder, 30)
+    # Killed before `forget_earlier_best`: the older one is no longer wanted.
+    folder.cut_back(30)
+    assert weights_of_best(folder) == "of step 30" and not folder.best_of_checkpoint.exists()
+
+
+def test_a_kill_between_the_two_renames_loses_no_best(folder):
+    put_best(folder, 10, 0.5)
+    make_checkpoint(folder, 20)
+    folder.best.rename(folder.best_of_checkpoint)
+    (folder.root / "best.tmp").mkdir()
+    folder.cut_back(20)
+    assert weights_of_best(folder) == "of step 10"
+    assert not (folder.root / "best.tmp").exists()
+
+
+def test_the_name_at_weights_and_biases_stays(folder):
+    first = folder.wandb_run_id()
+    assert len(first) == 8 and RunFolder(folder.root).wandb_run_id() == first

@@ -1,11 +1,14 @@
 """A step on the lab's Qwen2.5-VL and random frames: what it computes and what it spends."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from strive.errors import NonFiniteError
 from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
 from strive.models.vision import count_encodes
@@ -154,3 +157,46 @@ def test_without_any_signal_nothing_is_learned_but_the_step_is_counted(build):
     assert metrics["group/zero_std_fraction"] == 1 and metrics["optim/grad_norm"] == 0
     assert metrics["policy/entropy"] > 0
     assert (weights(flat) == before).all()
+
+
+def test_a_batch_that_is_not_finite_is_written_whole(build, tmp_path):
+    # Without a std to divide by, the weight of the reward goes beyond float32.
+    trainer, prepared = build(
+        objective="dr_grpo", rewards={"vowels": 1e100}, questions_per_micro_batch=1
+    )
+    folder = tmp_path / "nonfinite" / "step-000005"
+    before = weights(trainer)
+    with pytest.raises(NonFiniteError, match=f"not finite for question .* batch is in {folder}"):
+        train_step(trainer, prepared, 4, Stopwatch(torch.device("cpu")), nonfinite_folder=folder)
+    assert (weights(trainer) == before).all()
+
+    described = json.loads((folder / "rank-0.json").read_text())
+    assert (described["step"], described["rank"]) == (5, 0)
+    assert "not finite" in described["reason"]
+    tensors = load_file(folder / "rank-0.safetensors")
+    assert len(described["groups"]) == len(prepared) == 2
+    for group, question in zip(described["groups"], prepared, strict=True):
+        record = question.question.record
+        assert (group["question_id"], group["solution"]) == (record.question_id, record.solution)
+        assert group["prompts"] == [prompt.text for prompt in question.prompts]
+        number = group["group"]
+        tokens_MGL = tensors[f"{number}/tokens_MGL"]
+        lengths_MG = tensors[f"{number}/lengths_MG"]
+        assert tokens_MGL.shape[:2] == lengths_MG.shape == (2, 4)
+        assert lengths_MG.tolist() == group["lengths"]
+        # The tokens are those of the texts.
+        decoded = trainer.policy.tokenizer.decode(
+            tokens_MGL[1, 2, : lengths_MG[1, 2]], skip_special_tokens=True
+        )
+        assert group["completions"][1][2] == decoded
+        for name in ("policy", "old", "reference"):
+            assert tensors[f"{number}/{name}_logprobs_MGL"].shape == tokens_MGL.shape
+            assert group["finite_logprobs"][name] is True
+        assert tensors[f"{number}/advantages_MG"].abs().max() > 1e38
+        assert tensors[f"{number}/rewards_MG"].tolist() == group["rewards"]
+
+
+def test_without_a_folder_the_error_still_names_the_question(build):
+    trainer, prepared = build(objective="dr_grpo", rewards={"vowels": 1e100}, beta=0.0)
+    with pytest.raises(NonFiniteError, match=r"not finite for question q\d, q\d; the optimiser"):
+        run(trainer, prepared)

@@ -1,0 +1,150 @@
+"""Where curves are watched while a run goes: TensorBoard and Weights & Biases, by name.
+
+A logger is someone else's code, often with a network behind it. Its start may stop a run, because
+the user is still there to act on it. From then on it may not: its first failure is said, and the
+run goes on without it. `metrics.jsonl` holds everything that loggers get.
+"""
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from strive.configs.schema import TrainConfig
+from strive.errors import ConfigError
+from strive.train.run_folder import RunFolder
+
+
+class Logger(Protocol):
+    """Takes named numbers by step."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take finite values of one step; a step may come in several calls."""
+
+    def close(self, *, failed: bool) -> None:
+        """Write what is still held back."""
+
+
+class TensorBoardLogger:
+    """Event files in `RUN/tensorboard`."""
+
+    def __init__(self, folder: RunFolder, config: TrainConfig, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Events after the checkpoint that a run resumes from are marked as void.
+        self._writer = SummaryWriter(
+            str(folder.tensorboard), purge_step=first_step + 1 if first_step else None
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take finite values of one step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self, *, failed: bool) -> None:
+        """Write what is still held back."""
+        self._writer.close()
+
+
+class WandbLogger:
+    """A run at Weights & Biases; its files are in `RUN/wandb`, offline too (`WANDB_MODE=offline`).
+
+    A resumed run goes on under the same id. Weights & Biases keeps the first values that it got for
+    a step, so the steps between the checkpoint and the stop stay as they were: they are the same.
+    """
+
+    def __init__(self, folder: RunFolder, config: TrainConfig, first_step: int) -> None:
+        import wandb
+
+        folder.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run = wandb.init(
+                project=config.wandb_project,
+                name=config.wandb_run_name or folder.root.resolve().name,
+                id=folder.wandb_run_id(),
+                resume="allow",
+                dir=folder.root,
+                config=config.model_dump(mode="json"),
+                # The keys that a resumed run may change.
+                allow_val_change=True,
+                # Our own terminal view stays as it is; nothing of the user's code is uploaded.
+                settings=wandb.Settings(console="off", silent=True, save_code=False),
+            )
+        except (wandb.Error, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"logger wandb cannot start ({reason}); run `wandb login`, or set "
+                "WANDB_MODE=offline, or leave wandb out of loggers"
+            ) from error
+        place = self._run.url or self._run.dir
+        print(f"train: Weights & Biases run {self._run.id}, {place}", file=sys.stderr, flush=True)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take finite values of one step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self, *, failed: bool) -> None:
+        """Write what is still held back, and say how the run ended."""
+        self._run.finish(exit_code=int(failed))
+
+
+LOGGERS: dict[str, Callable[[RunFolder, TrainConfig, int], Logger]] = {
+    "tensorboard": TensorBoardLogger,
+    "wandb": WandbLogger,
+}
+
+
+def require_loggers(names: Iterable[str]) -> None:
+    """Tell of a logger whose package is missing, before anything is computed.
+
+    Raises:
+        ConfigError: with the line that installs it.
+    """
+    if "wandb" in names and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            "loggers names wandb, which is not installed; install it with: pip install "
+            '"strive-rl[wandb]", or leave it out (--set loggers=[tensorboard])'
+        )
+
+
+class Loggers:
+    """All loggers of a run; one that fails is said once and left out from there on."""
+
+    def __init__(self, loggers: Mapping[str, Logger]) -> None:
+        self._running = dict(loggers)
+
+    @classmethod
+    def start(cls, folder: RunFolder, config: TrainConfig, first_step: int) -> "Loggers":
+        """Start the loggers that the configuration names."""
+        return cls({name: LOGGERS[name](folder, config, first_step) for name in config.loggers})
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Hand a step's finite numbers to every logger."""
+        finite = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, float | int) and math.isfinite(value)
+        }
+        for name, logger in list(self._running.items()):
+            self._guarded(name, f"at step {step}", partial(logger.log, step, finite))
+
+    def close(self, *, failed: bool) -> None:
+        """Close every logger that still runs."""
+        for name, logger in list(self._running.items()):
+            self._guarded(name, "at the end", partial(logger.close, failed=failed))
+
+    def _guarded(self, name: str, when: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        # The one place that catches whatever comes: training must outlive its curves.
+        except Exception as error:
+            del self._running[name]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            print(
+                f"warning: logger {name} failed {when} and gets nothing more ({reason}); "
+                "metrics.jsonl goes on",
+                file=sys.stderr,
+                flush=True,
+            )

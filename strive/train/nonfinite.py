@@ -1,0 +1,109 @@
+"""The batch of a step whose loss or gradient was not finite, on disk, to be looked at.
+
+    RUN/nonfinite/step-000012/rank-0.json          questions, prompts, completions, rewards
+                              rank-0.safetensors   tokens, lengths, advantages, log-probs
+
+Every process writes its own questions. Tensors are named `GROUP/NAME`, where GROUP is the place of
+the question in the JSON file. Axes: M variants, G completions, L tokens (padded; `lengths_MG` says
+how many count).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from strive.errors import NonFiniteError
+from strive.train.metrics import GroupOutcome
+from strive.train.rollout import RolloutGroup
+
+
+@dataclass(frozen=True)
+class BatchGroup:
+    """One question's share of a step."""
+
+    rollout: RolloutGroup
+    outcome: GroupOutcome
+    logprobs_MGL: Mapping[str, Tensor]
+    """By name (`policy`, `old`, `reference`), those that were computed."""
+
+
+def with_batch(
+    error: NonFiniteError, folder: Path, groups: Sequence[BatchGroup], *, step: int, rank: int
+) -> NonFiniteError:
+    """Write a process's share of the batch; return the error with the folder named.
+
+    A disk that takes no more must not hide the error itself, so it says that instead.
+    """
+    try:
+        write_batch(folder, groups, step=step, rank=rank, reason=str(error))
+    except OSError as failure:
+        return NonFiniteError(f"{error}; the batch could not be written to {folder} ({failure})")
+    return NonFiniteError(f"{error}; the batch is in {folder}")
+
+
+def write_batch(
+    folder: Path, groups: Sequence[BatchGroup], *, step: int, rank: int, reason: str
+) -> None:
+    """Write one process's groups as JSON and safetensors.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        # Copies: safetensors takes no views of one storage.
+        f"{number}/{name}": tensor.detach().cpu().clone().contiguous()
+        for number, group in enumerate(groups)
+        for name, tensor in _tensors(group).items()
+    }
+    save_file(tensors, folder / f"rank-{rank}.safetensors")
+    described = {
+        "step": step,
+        "rank": rank,
+        "reason": reason,
+        "groups": [_describe(number, group) for number, group in enumerate(groups)],
+    }
+    (folder / f"rank-{rank}.json").write_text(
+        json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def _tensors(group: BatchGroup) -> dict[str, Tensor]:
+    return {
+        "tokens_MGL": group.rollout.tokens_MGL,
+        "lengths_MG": group.rollout.lengths_MG,
+        "rewards_MG": torch.from_numpy(group.outcome.rewards_MG),
+        "advantages_MG": torch.from_numpy(group.outcome.advantages_MG),
+        "frame_index_MK": torch.from_numpy(group.outcome.frame_index_MK),
+        **{f"{name}_logprobs_MGL": values for name, values in group.logprobs_MGL.items()},
+    }
+
+
+def _describe(number: int, group: BatchGroup) -> dict[str, Any]:
+    record = group.rollout.prepared.question.record
+    return {
+        "group": number,
+        "question_id": record.question_id,
+        "video_id": record.video_id,
+        "solution": record.solution,
+        "frame_index": group.outcome.frame_index_MK.tolist(),
+        "prompts": [prompt.text for prompt in group.rollout.prepared.prompts],
+        "completions": group.outcome.texts,
+        "lengths": group.outcome.lengths_MG.tolist(),
+        "rewards": _plain(group.outcome.rewards_MG.tolist()),
+        "advantages": _plain(group.outcome.advantages_MG.tolist()),
+        "finite_logprobs": {
+            name: bool(torch.isfinite(values).all()) for name, values in group.logprobs_MGL.items()
+        },
+    }
+
+
+def _plain(grid: list[list[float]]) -> list[list[float | str]]:
+    """Numbers as JSON knows them; what is not finite as its name."""
+    return [[v if abs(v) < float("inf") else str(v) for v in row] for row in grid]

@@ -1,0 +1,95 @@
+import subprocess
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from strive.configs.load import load_train_config
+from strive.configs.schema import TrainConfig
+from strive.errors import ConfigError
+from strive.train.loggers import Loggers
+from strive.train.run_folder import RunFolder
+
+
+class Deaf:
+    """Fails as a logger does whose network has gone."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def log(self, step, values):
+        self.calls += 1
+        raise ConnectionError("no route\nto host")
+
+    def close(self, *, failed):
+        self.calls += 1
+
+
+class Kept:
+    def __init__(self):
+        self.rows, self.failed = [], None
+
+    def log(self, step, values):
+        self.rows.append((step, values))
+
+    def close(self, *, failed):
+        self.failed = failed
+
+
+def test_a_failing_logger_is_said_once_and_stops_nothing(capsys):
+    deaf, kept = Deaf(), Kept()
+    loggers = Loggers({"deaf": deaf, "kept": kept})
+    for step in (1, 2, 3):
+        loggers.log(step, {"reward/mean": step / 2})
+    loggers.close(failed=False)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "warning: logger deaf failed at step 1 and gets nothing more (ConnectionError: no route to "
+        "host); metrics.jsonl goes on"
+    ]
+    assert deaf.calls == 1 and kept.failed is False
+    assert kept.rows == [(step, {"reward/mean": step / 2}) for step in (1, 2, 3)]
+
+
+def test_loggers_get_finite_numbers_alone():
+    kept = Kept()
+    Loggers({"kept": kept}).log(4, {"a": 1, "b": float("nan"), "c": float("inf"), "d": "text"})
+    assert kept.rows == [(4, {"a": 1})]
+
+
+def test_tensorboard_voids_what_came_after_the_checkpoint(tmp_path):
+    folder, config = RunFolder(tmp_path), TrainConfig()
+    for first_step, values in ((0, {1: 0.1, 2: 0.2, 3: 0.3}), (1, {2: 0.4})):
+        loggers = Loggers.start(folder, config, first_step)
+        for step, value in values.items():
+            loggers.log(step, {"reward/mean": value})
+        loggers.close(failed=False)
+    events = EventAccumulator(str(folder.tensorboard))
+    events.Reload()
+    scalars = [(event.step, round(event.value, 3)) for event in events.Scalars("reward/mean")]
+    assert scalars == [(1, 0.1), (2, 0.4)]
+
+
+def test_a_package_that_is_missing_is_named_with_its_install_line():
+    code = (
+        "import sys\n"
+        # What Python itself records for a module that cannot be imported.
+        "sys.modules['wandb'] = None\n"
+        "from strive.train.loggers import require_loggers\n"
+        "require_loggers(['tensorboard'])\n"
+        "require_loggers(['tensorboard', 'wandb'])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert "ConfigError: loggers names wandb, which is not installed" in last
+    assert 'pip install "strive-rl[wandb]"' in last
+
+
+def test_loggers_by_name():
+    assert load_train_config(overrides=["loggers=[tensorboard, wandb]"]).loggers == (
+        "tensorboard",
+        "wandb",
+    )
+    assert load_train_config(overrides=["loggers=[]"]).loggers == ()
+    with pytest.raises(ConfigError, match=r"'loggers.0' is 'wanb'.*'tensorboard' or 'wandb'"):
+        load_train_config(overrides=["loggers=[wanb]"])
