@@ -99,6 +99,9 @@ class TrainConfig(BaseModel):
     """Upper clip range; not given: equal to epsilon."""
     beta: NonNegativeFloat = 0.04
     """Weight of the KL term (k3, per token); 0 loads no reference."""
+    correct_kl_bias: bool = False
+    """Weigh the KL term by the ratio, which makes its gradient unbiased (TRL's default); not: Eq. 1
+    as written."""
     ratio: Literal["token", "sequence"] = "token"
     """Ratio per token (as TRL) or per completion (as Eq. 1 reads)."""
     updates_per_rollout: PositiveInt = 1

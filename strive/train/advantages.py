@@ -4,6 +4,10 @@ Axes: M variants, G completions of each. A group is the M x G pool of one questi
 leaves open and is chosen here: ddof 1 and epsilon 1e-4 (as TRL); a pool whose rewards are all equal
 gets advantage 0; a reward that no function could give (NaN) stays out of the mean and the std, and
 its advantage is 0.
+
+With the defaults, `joint` equals TRL 1.16's `scale_rewards="group"` with `num_generations` = M x G,
+`per_variant` the same with `num_generations` = G; without `divide_by_std` (Dr.GRPO) both equal its
+`scale_rewards="none"`.
 """
 
 from typing import Literal

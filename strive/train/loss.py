@@ -11,6 +11,13 @@ real ones). How it departs from, or fixes, what Eq. 1 leaves open:
 
 Every denominator is passed in and counts the whole step, over all micro-batches and processes, so
 micro-batch losses add up to the step's loss.
+
+TRL-compatible: values and gradients equal those of TRL 1.16 on the same tensors. Its `loss_type` is
+our objective; `epsilon`, `epsilon_high` and `beta` are the same numbers; `use_bias_correction_kl`
+is `correct_kl_bias` (on there, off here, because Eq. 1 has no such weight); `max_completion_length`
+is `max_new_tokens`; all else stays at TRL's defaults. It averages `grpo` and `dr_grpo` over
+micro-batches, so they are equal where its micro-batches hold equally many completions. Its
+sequence-level ratio is the geometric mean over tokens (GSPO), which `ratio="sequence"` is not.
 """
 
 from collections.abc import Callable
@@ -86,8 +93,12 @@ def policy_loss(
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     beta: float = 0.0,
+    correct_kl_bias: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 1, negated: - min(w A, clip(w, 1 - eps, 1 + eps_high) A) + beta k3.
+
+    `correct_kl_bias` weighs k3 by w: on-policy the value stays, and the gradient becomes an
+    unbiased one of the KL divergence (DeepSeek-V3.2, arXiv:2512.02556; TRL's default).
 
     Returns the micro-batch's share of the step's loss, with a graph even where the mask is empty,
     and detached scalars that add up over micro-batches and processes: `policy` and `kl` (their
@@ -107,6 +118,8 @@ def policy_loss(
     if beta > 0:
         assert reference_logprobs_NL is not None
         divergence_NL = k3_divergence(logprobs_NL, reference_logprobs_NL) * mask_NL
+        if correct_kl_bias:
+            divergence_NL = divergence_NL * ratio_NL
         kl = (weights_N * divergence_NL.sum(dim=1)).sum()
     # A token is clipped where the clip, not the ratio, decides the minimum and stops the gradient.
     clipped_NL = ((ratio_NL < low) & (advantages_N1 < 0)) | (

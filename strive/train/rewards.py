@@ -1,8 +1,10 @@
 """Reward functions: accuracy and format (Sec. 4.1), and a user's own by `module:function`.
 
 Every reward function has TRL's signature, `f(prompts, completions, **columns) -> list[float|None]`:
-lists of equal length, one row per completion, the columns of the record by name. None means "does
-not apply"; a completion to which no function applies has reward NaN.
+lists of equal length, one row per completion, by keyword. Completions are text; the columns are the
+record's fields by name (see `record_columns`) and `completion_ids`, a list of token ids each, so
+that TRL's functions of the length work unchanged. None means "does not apply"; a completion to
+which no function applies has reward NaN.
 """
 
 import importlib

@@ -147,7 +147,10 @@ def _judge(trainer: Trainer, group: RolloutGroup) -> GroupOutcome:
         config.rewards,
         prompts=[group.prepared.text] * len(completions),
         completions=completions,
-        columns=record_columns(question.record, len(completions), grading=config.grading),
+        columns={
+            **record_columns(question.record, len(completions), grading=config.grading),
+            "completion_ids": _token_lists(group),
+        },
     )
     rewards_MG = totals_N.reshape(shape)
     advantages_MG, measures = group_advantages(
@@ -187,6 +190,12 @@ def _batch_groups(
         BatchGroup(group, outcome, logprobs)
         for (group, logprobs), outcome in zip(pairs, outcomes, strict=True)
     ]
+
+
+def _token_lists(group: RolloutGroup) -> list[list[int]]:
+    """Token ids of each of the M x G completions, the end token included."""
+    rows = group.tokens_MGL.flatten(0, 1).tolist()
+    return [row[:n] for row, n in zip(rows, group.lengths_MG.flatten().tolist(), strict=True)]
 
 
 def _update(
@@ -307,6 +316,7 @@ def _loss(
         epsilon=config.epsilon,
         epsilon_high=config.epsilon_high,
         beta=config.beta,
+        correct_kl_bias=config.correct_kl_bias,
     )
     return loss, metrics | {"entropy": (policy.entropy * policy.mask).sum()}
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from strive import variants
 from strive.errors import CacheError, ConfigError, UnknownNameError
@@ -10,6 +11,10 @@ from strive.seeding import derive_rng
 KINDS = sorted(variants.VARIANT_KINDS)
 frame_counts = st.integers(1, 80)
 segment_counts = st.integers(1, 24)
+# Sixteenths: sums and differences are exact, ties happen.
+score_pools = hnp.arrays(
+    np.float64, st.integers(1, 70), elements=st.integers(-16, 16).map(lambda n: n / 16)
+)
 
 
 def draw(kind="importance", *, num_frames=64, scores=None, **changes):
@@ -85,6 +90,30 @@ def test_eq4_tends_to_argmax_and_to_uniform():
     np.testing.assert_allclose(hot_F, 0.25, atol=1e-9)
 
 
+def test_equal_maxima_share_at_a_cold_temperature():
+    # Segment 1 has two maxima, segment 2 one.
+    cold_F = variants.segment_probabilities(
+        np.array([0.5, 0.1, 0.5, 0.2, 0.3, 0.1]), num_segments=2, frame_temperature=1e-9
+    )
+    assert cold_F.tolist() == [0.5, 0, 0.5, 0, 1, 0]
+
+
+@given(score_pools, segment_counts, st.floats(0.01, 10), st.integers(-8, 8))
+def test_probabilities_of_every_segment_sum_to_one(scores_F, num_segments, tau, shift):
+    rule = {"num_segments": num_segments, "frame_temperature": tau}
+    similarity_F = variants.probabilities_of(scores_F, score_kind="similarity", **rule)
+    weight_F = variants.probabilities_of(np.abs(scores_F), score_kind="weight", **rule)
+    for probabilities_F in (similarity_F, weight_F):
+        assert (probabilities_F >= 0).all()
+        for start, end in variants.segment_bounds(len(scores_F), num_segments):
+            assert probabilities_F[start:end].sum() == pytest.approx(float(end > start))
+    # A softmax does not see a shift, shares do not see a scale.
+    shifted_F = variants.probabilities_of(scores_F + shift, score_kind="similarity", **rule)
+    np.testing.assert_allclose(shifted_F, similarity_F, rtol=1e-9)
+    scaled_F = variants.probabilities_of(np.abs(scores_F) * 7.3, score_kind="weight", **rule)
+    np.testing.assert_allclose(scaled_F, weight_F, rtol=1e-12)
+
+
 def test_weights_are_used_as_they_are():
     # 1 : 3 within the first segment; the second is all zero, hence uniform.
     probabilities_F = variants.segment_weight_probabilities(
@@ -108,6 +137,38 @@ def test_transforms():
         assert variants.transform_scores(flat_F, transform).tolist() == [0] * 7
     with pytest.raises(UnknownNameError, match="zscore"):
         variants.transform_scores(scores_F, "zscor")
+
+
+def test_transforms_of_three_scores_by_hand():
+    # Mean 0.3, std (ddof 0) sqrt((0.04 + 0.01 + 0.09) / 3) = 0.216025; range 0.1 to 0.6.
+    scores_F = np.array([0.1, 0.2, 0.6])
+    zscores_F = variants.transform_scores(scores_F, "zscore")
+    np.testing.assert_allclose(zscores_F, [-0.925820, -0.462910, 1.388730], atol=1e-6)
+    np.testing.assert_allclose(variants.transform_scores(scores_F, "minmax"), [0, 0.2, 1])
+    logits_F = variants.transform_scores(scores_F, "logit", logit_scale=14.0)
+    np.testing.assert_allclose(logits_F, [1.4, 2.8, 8.4])
+    # Eq. 4 on the minmax scores at 0.4: exp(0), exp(0.5), exp(2.5) = 1, 1.648721, 12.182494.
+    probabilities_F = variants.probabilities_of(
+        scores_F,
+        score_kind="similarity",
+        num_segments=1,
+        frame_temperature=0.4,
+        score_transform="minmax",
+    )
+    np.testing.assert_allclose(probabilities_F, [0.067425, 0.111166, 0.821409], atol=1e-6)
+
+
+@given(score_pools)
+def test_transforms_keep_the_order_and_reach_their_range(scores_F):
+    zscores_F, minmax_F, logits_F = (
+        variants.transform_scores(scores_F, name) for name in ("zscore", "minmax", "logit")
+    )
+    for values_F in (zscores_F, minmax_F, logits_F):
+        assert (np.argsort(values_F, kind="stable") == np.argsort(scores_F, kind="stable")).all()
+    if np.ptp(scores_F) > 0:
+        assert minmax_F.min() == 0 and minmax_F.max() == 1
+        assert zscores_F.mean() == pytest.approx(0, abs=1e-9)
+        assert zscores_F.std() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,6 +213,52 @@ def test_deterministic_offsets_cover_the_video_together():
     # F=16, M=2, K=4: of the 8 strided frames those at round(linspace(0, 7, 4)) = 0, 2, 5, 7.
     indices_MK = draw("deterministic", num_frames=16, num_segments=4)
     assert indices_MK.tolist() == [[0, 4, 10, 14], [1, 5, 11, 15]]
+
+
+def test_deterministic_offset_beyond_the_pool_wraps_around():
+    # F=5, M=7, K=2: offset 4 shows frame 4 alone, offsets 5 and 6 are 0 and 1 again.
+    indices_MK = draw("deterministic", num_frames=5, num_segments=2, num_variants=7)
+    assert indices_MK[4:].tolist() == [[4, 4], [0, 0], [1, 1]]
+
+
+@given(frame_counts, segment_counts, st.integers(1, 6))
+def test_deterministic_variants_keep_to_their_offset(num_frames, num_segments, num_variants):
+    indices_MK = draw(
+        "deterministic",
+        num_frames=num_frames,
+        num_segments=num_segments,
+        num_variants=num_variants,
+    )
+    if num_frames > max(num_segments, num_variants):
+        assert (indices_MK % num_variants == np.arange(num_variants)[:, None]).all()
+
+
+def test_stochastic_by_hand():
+    # This generator gives a crop of 14 of 20 frames (10 to 20), a start of 3 (0 to 6) and a phase
+    # of 0.3433. Four strides of 3.5: 1.20, 4.70, 8.20, 11.70, rounded down and moved by 3.
+    rng = np.random.default_rng(6)
+    assert (rng.integers(10, 21), rng.integers(0, 7), round(rng.random(), 4)) == (14, 3, 0.3433)
+    request = variants.DrawRequest(
+        num_frames=20,
+        num_segments=4,
+        num_variants=1,
+        variant=0,
+        probabilities_F=None,
+        scores_F=None,
+    )
+    indices_K = variants.find_variant_kind("stochastic")(request, np.random.default_rng(6))
+    assert indices_K.tolist() == [4, 7, 11, 14]
+
+
+@given(st.integers(2, 80), st.integers(2, 24), st.integers(0, 50))
+def test_stochastic_strides_are_equal(num_frames, num_segments, step):
+    """Frames of one stride apart, up to rounding, and of no more than the pool's own stride."""
+    if num_frames > num_segments:
+        strides = np.diff(
+            draw("stochastic", num_frames=num_frames, num_segments=num_segments, step=step), axis=1
+        )
+        assert (np.ptp(strides, axis=1) <= 1).all()
+        assert strides.min() >= 1 and strides.max() <= np.ceil(num_frames / num_segments)
 
 
 def test_stochastic_crops_half_or_more():
@@ -229,6 +336,32 @@ def test_effective_frames():
     np.testing.assert_allclose(
         variants.effective_frames(np.array([0.25] * 4 + [0, 1, 0, 0]), bounds_K2), [4, 1]
     )
+    # P = 1/2, 1/4, 1/4, 0: entropy 1.5 ln 2, 2^1.5 = 2.828427. P = 0.9, 0.1: entropy 0.325083,
+    # exp 1.384145.
+    np.testing.assert_allclose(
+        variants.effective_frames(np.array([0.5, 0.25, 0.25, 0, 0.9, 0.1, 0, 0]), bounds_K2),
+        [2.828427, 1.384145],
+        atol=1e-6,
+    )
+    # F=2, K=3: the first segment, [0, 0), is empty.
+    two_F = np.array([1.0, 1.0])
+    assert variants.effective_frames(two_F, variants.segment_bounds(2, 3)).tolist() == [0, 1, 1]
+
+
+@given(score_pools, segment_counts, st.floats(0.05, 10))
+def test_effective_frames_lie_between_one_and_the_segment(scores_F, num_segments, tau):
+    probabilities_F = variants.segment_probabilities(
+        scores_F, num_segments=num_segments, frame_temperature=tau
+    )
+    bounds_K2 = variants.segment_bounds(len(scores_F), num_segments)
+    effective_K = variants.effective_frames(probabilities_F, bounds_K2)
+    lengths_K = bounds_K2[:, 1] - bounds_K2[:, 0]
+    assert (effective_K >= np.minimum(lengths_K, 1) - 1e-9).all()
+    assert (effective_K <= lengths_K + 1e-9).all()
+    # The chance of a shared frame lies between that of a uniform draw and certainty.
+    overlap = variants.expected_overlap(probabilities_F, bounds_K2)
+    filled_K = lengths_K[lengths_K > 0]
+    assert np.mean(1 / filled_K) - 1e-9 <= overlap <= 1 + 1e-9
 
 
 def test_expected_overlap_is_the_mean_observed_one():

@@ -35,6 +35,25 @@ def test_std_correction_and_epsilon():
     assert metrics["reward_std"] == pytest.approx(0.707107, abs=1e-6)
 
 
+def test_eq2_on_one_variant_by_hand():
+    # Rewards 2, 1, 0, 0: mean 0.75, deviations 1.25, 0.25, -0.75, -0.75; ddof 1 std
+    # = sqrt((1.5625 + 0.0625 + 0.5625 + 0.5625) / 3) = 0.957427. A = deviation / 0.957527.
+    for grouping in ("joint", "per_variant"):
+        advantages_MG, _ = group_advantages(np.array([[2.0, 1.0, 0.0, 0.0]]), grouping=grouping)
+        wanted_MG = [[1.305446, 0.261089, -0.783268, -0.783268]]
+        np.testing.assert_allclose(advantages_MG, wanted_MG, atol=1e-6)
+
+
+def test_between_variant_share_by_hand():
+    # Variants 1, 1, 0 and 0, 0, 1 and one unknown reward (out): means 2/3 and 1/2 (of 0, 1), pool
+    # mean 3/5. Between: 3 (1/15)^2 + 2 (1/10)^2 = 1/30. Total: 3 (2/5)^2 + 2 (3/5)^2 = 6/5.
+    share = between_variant_share(np.array([[1.0, 1.0, 0.0], [0.0, np.nan, 1.0]]))
+    assert share == pytest.approx(1 / 36)
+    # Equal means: nothing between. Constant variants: everything between.
+    assert between_variant_share(np.array([[1.0, 0.0], [0.0, 1.0]])) == 0
+    assert between_variant_share(np.array([[1.0, 1.0], [0.0, 0.0]])) == 1
+
+
 def test_dr_grpo_centres_only():
     advantages_MG, _ = group_advantages(np.array([[2.0, 1.0], [0.0, 1.0]]), divide_by_std=False)
     assert advantages_MG.tolist() == [[1, 0], [-1, 0]]
@@ -105,6 +124,27 @@ def test_scale_and_shift_leave_normalised_advantages_unchanged(rewards_MG, scale
     original_MG, _ = group_advantages(rewards_MG, epsilon=1e-12)
     advantages_MG, _ = group_advantages(rewards_MG * scale + shift, epsilon=1e-12)
     np.testing.assert_allclose(advantages_MG, original_MG, atol=1e-6)
+
+
+@given(grids, st.floats(0.5, 20))
+def test_scaling_rewards_changes_advantages_by_epsilon_only(rewards_MG, scale):
+    # A = d / (s + e) turns into d / (s + e / scale): apart by |1 - 1 / scale| e / (s + e / scale).
+    original_MG, metrics = group_advantages(rewards_MG)
+    advantages_MG, _ = group_advantages(rewards_MG * scale)
+    bound = abs(1 - 1 / scale) * 1e-4 / (metrics["reward_std"] + 1e-4 / scale) + 1e-9
+    difference_MG = np.abs(advantages_MG - original_MG)
+    assert (difference_MG <= bound * np.abs(original_MG) + 1e-12).all()
+    # Without the std (Dr.GRPO) advantages scale with the rewards.
+    centred_MG, _ = group_advantages(rewards_MG, divide_by_std=False)
+    scaled_MG, _ = group_advantages(rewards_MG * scale, divide_by_std=False)
+    np.testing.assert_allclose(scaled_MG, centred_MG * scale, atol=1e-9)
+
+
+@given(hnp.arrays(np.float64, st.integers(2, 9), elements=st.sampled_from([0.0, 0.5, 1.0, np.nan])))
+def test_with_one_variant_joint_is_per_variant(rewards_G):
+    joint_MG, _ = group_advantages(rewards_G[None])
+    per_variant_MG, _ = group_advantages(rewards_G[None], grouping="per_variant")
+    assert (joint_MG == per_variant_MG).all() and np.isfinite(joint_MG).all()
 
 
 @given(grids)

@@ -57,6 +57,48 @@ def test_k3_by_hand():
     assert logprobs.grad.tolist() == pytest.approx([-1.0, 0.0])  # 1 - exp(difference)
 
 
+def test_a_corrected_kl_by_hand():
+    # Ratio 1.5, reference - policy = ln 2, A = 0, beta 1: 1.5 * 0.306853 = 0.460279. The gradient
+    # is the KL divergence's: w (k3 + 1 - 2) = w log(policy / reference) = -1.5 ln 2 = -1.039721.
+    logprobs_NL = torch.tensor([[math.log(1.5)]], dtype=torch.float64, requires_grad=True)
+    loss, metrics = policy_loss(
+        logprobs_NL,
+        old_logprobs_NL=torch.zeros(1, 1, dtype=torch.float64),
+        reference_logprobs_NL=torch.tensor([[math.log(3)]], dtype=torch.float64),
+        advantages_N=torch.zeros(1),
+        mask_NL=torch.ones(1, 1),
+        denominators=ONE_TOKEN,
+        beta=1.0,
+        correct_kl_bias=True,
+    )
+    loss.backward()
+    assert loss.item() == metrics["kl"].item() == pytest.approx(0.460279, abs=1e-6)
+    assert logprobs_NL.grad.item() == pytest.approx(-1.039721, abs=1e-6)
+
+
+# Two completions of 1 and 3 tokens, advantages 2 and -1, ratio 1: the tokens' losses are -2 and
+# 1, 1, 1. With at most 8 new tokens:
+@pytest.mark.parametrize(
+    ("objective", "loss"),
+    [
+        ("grpo", -0.5),  # (-2 / 1 + 3 / 3) / 2
+        ("dr_grpo", 0.0625),  # (-2 + 3) / (2 * 8)
+        ("dapo", 0.25),  # (-2 + 3) / 4
+    ],
+)
+def test_normalisers_by_hand(objective, loss):
+    got, _ = policy_loss(
+        torch.full((2, 3), -0.7),
+        old_logprobs_NL=torch.full((2, 3), -0.7),
+        reference_logprobs_NL=None,
+        advantages_N=torch.tensor([2.0, -1.0]),
+        mask_NL=torch.tensor([[1, 0, 0], [1, 1, 1]]),
+        denominators=Denominators(num_completions=2, num_tokens=4, max_new_tokens=8),
+        objective=objective,
+    )
+    assert got.item() == pytest.approx(loss)
+
+
 def batch(seed=0, num_completions=5, length=7):
     generator = torch.Generator().manual_seed(seed)
     shape = (num_completions, length)
@@ -69,7 +111,9 @@ def batch(seed=0, num_completions=5, length=7):
     return logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N
 
 
-def slow_loss(data, *, objective, ratio, epsilon, epsilon_high, beta, denominators):
+def slow_loss(
+    data, *, objective, ratio, epsilon, epsilon_high, beta, correct_kl_bias, denominators
+):
     """Eq. 1 with nested loops and Python floats."""
     logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N = data
     total = 0.0
@@ -82,7 +126,7 @@ def slow_loss(data, *, objective, ratio, epsilon, epsilon_high, beta, denominato
             w = math.exp((logprobs_NL[i, t] - old_NL[i, t]).item()) if ratio == "token" else whole
             clipped = min(max(w, 1 - epsilon), 1 + (epsilon_high or epsilon))
             difference = (reference_NL[i, t] - logprobs_NL[i, t]).item()
-            kl = math.exp(difference) - difference - 1
+            kl = (w if correct_kl_bias else 1.0) * (math.exp(difference) - difference - 1)
             terms.append(-min(w * advantage, clipped * advantage) + beta * kl)
         divisor = {
             "grpo": denominators.num_completions * max(1, len(tokens)),
@@ -100,8 +144,9 @@ def slow_loss(data, *, objective, ratio, epsilon, epsilon_high, beta, denominato
     st.sampled_from(["token", "sequence"]),
     st.sampled_from([0.0, 0.04, 1.0]),
     st.sampled_from([None, 0.5]),
+    st.booleans(),
 )
-def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high):
+def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high, correct_kl_bias):
     data = batch(seed)
     options = {
         "objective": objective,
@@ -109,6 +154,7 @@ def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high):
         "epsilon": 0.2,
         "epsilon_high": epsilon_high,
         "beta": beta,
+        "correct_kl_bias": correct_kl_bias,
         "denominators": Denominators(11, max(1, int(data[3].sum())), 9),
     }
     logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N = data

@@ -33,6 +33,9 @@ def test_variant_agreement_by_hand():
     assert variant_agreement([["A", "B"], ["A", "B"]]) == 0.5
     assert variant_agreement([["A", "A"], ["A", "A"]]) == 1
     assert math.isnan(variant_agreement([["A", "B"]]))
+    # Three variants: 2 of 4 pairs agree between the first two, 0 of 4 between the first and the
+    # last, 1 of 4 between the last two: (0.5 + 0 + 0.25) / 3.
+    assert variant_agreement([["A", "A"], ["A", "C"], ["C", "B"]]) == 0.25
 
 
 def test_summary_by_hand():

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from strive.train.schedule import learning_rate_at
 
@@ -23,3 +25,32 @@ def test_cosine_reaches_half_in_the_middle_and_zero_after_the_end():
     assert values == sorted(values, reverse=True)
     # With warm-up the cosine runs over what is left.
     assert rates(11, schedule="cosine", warmup_steps=2)[6] == pytest.approx(0.5)
+
+
+def test_cosine_by_hand():
+    # 2 steps of warm-up to a peak of 4: 4/3, 8/3. Then 8 steps of cosine: 2 (1 + cos(pi n / 8)) at
+    # n = 0, 2, 4, 6 is 4, 2 (1 + 0.707107), 2, 2 (1 - 0.707107).
+    values = rates(10, peak=4.0, schedule="cosine", warmup_steps=2)
+    assert values[:2] == pytest.approx([4 / 3, 8 / 3])
+    assert values[2::2] == pytest.approx([4, 3.414214, 2, 0.585786], abs=1e-6)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(0, 20),
+    st.floats(1e-8, 1.0),
+    st.sampled_from(["constant", "cosine"]),
+)
+def test_rises_to_the_peak_and_never_again(num_updates, warmup_steps, peak, schedule):
+    values = rates(
+        num_updates,
+        num_updates=num_updates,
+        peak=peak,
+        warmup_steps=warmup_steps,
+        schedule=schedule,
+    )
+    assert all(0 < value <= peak for value in values)
+    rising, falling = values[: warmup_steps + 1], values[warmup_steps:]
+    assert rising == sorted(rising) and falling == sorted(falling, reverse=True)
+    if num_updates > warmup_steps:
+        assert values[warmup_steps] == peak

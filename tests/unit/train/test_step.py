@@ -94,6 +94,20 @@ def test_the_first_step_is_on_policy(build):
     assert run(trainer, prepared, step=1).metrics["loss/kl"] > 0
 
 
+def test_rewards_see_the_token_ids_of_their_completions(build):
+    trainer, prepared = build()
+    tokenizer = trainer.policy.tokenizer
+
+    def length(prompts, completions, *, completion_ids, question_id, **columns):
+        assert completions == tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        assert len(question_id) == len(completion_ids) == 2 * 4  # M=2 x G=4
+        return [float(len(ids)) for ids in completion_ids]
+
+    trainer = dataclasses.replace(trainer, reward_functions={"vowels": length})
+    for outcome in run(trainer, prepared).outcomes:
+        assert (outcome.rewards_MG == outcome.lengths_MG).all()
+
+
 def test_more_updates_per_rollout_clip(build):
     trainer, prepared = build(updates_per_rollout=3, learning_rate=0.01, beta=0.0)
     assert run(trainer, prepared).metrics["policy/clip_fraction"] > 0
