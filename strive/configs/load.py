@@ -2,6 +2,9 @@
 
 An unknown key is an error that names the nearest known one. Presets are the YAML files beside this
 module; `--config NAME` finds them by name, `--config FILE` reads any other.
+
+A YAML file may say `extends: NAME_OR_FILE`: the other's keys come first, its own win. The key ends
+here; what a run computes and writes down is the resolved configuration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, MissingInputError, nearest
 
 PRESETS = Path(__file__).parent / "presets"
+EXTENDS = "extends"
 # The paper's GRPO baseline keeps the budget of 8 responses on one visual input (Sec. 4.1).
 GRPO_SHAPE = {"num_variants": 1, "num_generations": 8}
 
@@ -59,6 +63,50 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_config_file(name_or_file: str) -> dict[str, Any]:
+    """Read a preset or YAML file with everything that it extends; nearer files win, key by key.
+
+    A file (not a preset) that `extends` names is looked for beside the file that names it.
+
+    Raises:
+        MissingInputError: it, or what it extends, is neither a preset nor a file.
+        ConfigError: not YAML, not a mapping, `extends` is no text, or files extend one another.
+    """
+    path: Path | None = find_config(name_or_file)
+    chain: list[Path] = []
+    layers: list[dict[str, Any]] = []
+    while path is not None:
+        if path.resolve() in chain:
+            names = " -> ".join(_shown(link) for link in [*chain, path.resolve()])
+            raise ConfigError(f"{path}: {EXTENDS} goes in a circle ({names}); break it in one")
+        chain.append(path.resolve())
+        values = read_yaml(path)
+        base = values.pop(EXTENDS, None)
+        layers.append(values)
+        path = None if base is None else _find_base(base, path)
+    return {key: value for values in reversed(layers) for key, value in values.items()}
+
+
+def _find_base(base: Any, path: Path) -> Path:
+    if not isinstance(base, str):
+        raise ConfigError(
+            f"{path}: {EXTENDS} is {base!r}; the name of one preset or file is allowed"
+        )
+    if base in preset_names():
+        return find_config(base)
+    beside = path.parent / base
+    if beside.is_file():
+        return beside
+    raise MissingInputError(
+        f"{path}: {EXTENDS} '{base}' is neither a preset nor a file beside it"
+        f"{nearest(base, preset_names())}; presets: {', '.join(preset_names())}"
+    )
+
+
+def _shown(path: Path) -> str:
+    return path.stem if path.parent == PRESETS.resolve() else str(path)
+
+
 def parse_override(text: str) -> tuple[list[str], Any]:
     """Split `a.b=c` into its key path and its value, which is read as YAML (`1e-6`, `[a, b]`)."""
     key, separator, value = text.partition("=")
@@ -98,9 +146,13 @@ def load_train_config(
     """
     values: dict[str, Any] = {}
     for name in files:
-        values.update(read_yaml(find_config(name)))
+        values.update(read_config_file(name))
     for text in overrides:
         path, value = parse_override(text)
+        if path == [EXTENDS]:
+            raise ConfigError(
+                f"--set {text}: {EXTENDS} is for YAML files; name both files with --config instead"
+            )
         if len(path) > 1 and path[0] == "rewards":
             values.setdefault("rewards", dict(TrainConfig.model_fields["rewards"].default))
         _set_path(values, path, value)

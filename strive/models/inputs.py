@@ -19,18 +19,7 @@ from torch import Tensor
 from strive.errors import ModelError
 from strive.models.loading import Policy
 from strive.models.positions import Grid, mean_seconds_per_slice, next_position
-
-
-@dataclass(frozen=True)
-class VideoFrames:
-    """K frames of one video with their true places in the source."""
-
-    frames_KHWC: NDArray[np.uint8]
-    pts_seconds_K: NDArray[np.float64]
-    source_index_K: NDArray[np.int64]
-    source_fps: float
-    source_num_frames: int
-    duration_seconds: float
+from strive.video_frames import VideoFrames
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,14 @@ def draw_augmentation(*, seed: int, step: int, question_id: str, variant: int) -
     )
 
 
+def augment_variant(
+    frames_KHWC: NDArray[np.uint8], *, seed: int, step: int, question_id: str, variant: int
+) -> NDArray[np.uint8]:
+    """Draw a variant's augmentation and apply it to all of its frames."""
+    augmentation = draw_augmentation(seed=seed, step=step, question_id=question_id, variant=variant)
+    return augment_frames(frames_KHWC, augmentation)
+
+
 def augment_frames(frames_KHWC: NDArray[np.uint8], augmentation: Augmentation) -> NDArray[np.uint8]:
     """Apply one augmentation to all frames of a variant; size and type stay."""
     frames_KCHW: Tensor = torch.from_numpy(np.ascontiguousarray(frames_KHWC)).permute(0, 3, 1, 2)

@@ -2,25 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from strive.configs.load import load_train_config, parse_override, preset_names
+from strive.configs.load import load_train_config, parse_override, read_config_file
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, MissingInputError
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_passes_the_schema(name: str) -> None:
-    config = load_train_config([name])
-    # The paper compares at one budget: M x G = 8 responses (Sec. 4.1).
-    assert config.num_variants * config.num_generations == 8
-    assert config.num_frames == 16
-
-
-def test_paper_presets_state_the_papers_settings() -> None:
-    config = load_train_config(["strive_qwen2_5_vl_7b"])
-    assert (config.num_variants, config.num_generations) == (2, 4)
-    assert (config.learning_rate, config.beta, config.frame_temperature) == (1e-6, 0.04, 0.4)
-    assert config.steps == 1000
-    assert config.grading == "video_r1"
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -85,6 +69,50 @@ def test_missing_and_malformed_files(tmp_path: Path) -> None:
     listing.write_text("- 1\n")
     with pytest.raises(ConfigError, match="mapping"):
         load_train_config([str(listing)])
+
+
+def test_a_file_extends_presets_and_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "near.yaml").write_text("extends: far.yaml\nsteps: 3\n")
+    (tmp_path / "sub" / "far.yaml").write_text("extends: lab_grpo\nsteps: 2\nbeta: 0.5\nseed: 7\n")
+    config = load_train_config([str(tmp_path / "sub" / "near.yaml")], ["seed=8"])
+    lab = load_train_config(["lab_grpo"])
+    changed = {"steps": 3, "beta": 0.5, "seed": 8}
+    assert config == lab.model_copy(update=changed)
+    # Nothing of the chain is left: what is written into a run needs no other file.
+    assert "extends" not in config.model_dump()
+
+
+def test_what_extends_comes_before_the_next_file(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("beta: 0.5\nepsilon: 0.3\n")
+    second.write_text("extends: third.yaml\nsteps: 9\n")
+    (tmp_path / "third.yaml").write_text("beta: 0.6\n")
+    config = load_train_config([str(first), str(second)])
+    assert (config.beta, config.epsilon, config.steps) == (0.6, 0.3, 9)
+
+
+def test_bad_extends_are_one_clear_line(tmp_path: Path) -> None:
+    def load(text: str) -> None:
+        (tmp_path / "a.yaml").write_text(text)
+        load_train_config([str(tmp_path / "a.yaml")])
+
+    with pytest.raises(MissingInputError, match=r"'lab_grp' is neither.*did you mean 'lab_grpo'"):
+        load("extends: lab_grp\n")
+    with pytest.raises(ConfigError, match=r"extends is \['x', 'y'\]; the name of one preset"):
+        load("extends: [x, y]\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"in a circle \(.*a.yaml -> .*b.yaml -> .*a.yaml\)"):
+        load("extends: b.yaml\n")
+    with pytest.raises(ConfigError, match="in a circle"):
+        load("extends: a.yaml\n")
+    # A typo in a base is named like any other.
+    (tmp_path / "b.yaml").write_text("num_varients: 2\n")
+    with pytest.raises(ConfigError, match="unknown config key 'num_varients'"):
+        load("extends: b.yaml\n")
+    with pytest.raises(ConfigError, match="extends is for YAML files"):
+        load_train_config([], ["extends=lab_grpo"])
+    assert read_config_file("table3_grpo")["steps"] == 500
 
 
 def test_config_is_frozen_and_round_trips() -> None:
