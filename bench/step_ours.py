@@ -1,0 +1,149 @@
+"""Our training step for `bench.step` and `bench.growth`: `train_step` through the real engine."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.step_model import PLAIN_TOKENS, PROMPT_TEMPLATE, Setup, make_question, vowels
+from strive.configs.schema import TrainConfig
+from strive.models.inputs import PromptInputs
+from strive.models.loading import load_policy
+from strive.models.logprobs import completion_logprobs_batch
+from strive.models.vision import count_encodes, encode_videos
+from strive.train.engine import Engine, set_trainable
+from strive.train.processes import start_processes
+from strive.train.rollout import prepare_questions
+from strive.train.step import Trainer, train_step
+from strive.train.timing import Stopwatch
+
+Mode = Literal["packed", "plain"]
+
+
+class Ours:
+    """Policy, reference and optimiser of one run, and its steps."""
+
+    def __init__(self, setup: Setup) -> None:
+        policy = load_policy(setup.folder)
+        # No token ends a completion, so that all of them are of full length.
+        self.policy = replace(policy, eos_ids=(policy.config.text_config.vocab_size,))
+        set_trainable(self.policy, setup.trainable)
+        processes = start_processes()
+        engine = Engine(self.policy, processes)
+        config = TrainConfig(
+            model=setup.folder,
+            variants="deterministic",
+            num_variants=setup.num_variants,
+            num_generations=setup.num_generations,
+            questions_per_step=1,
+            prompt_template=PROMPT_TEMPLATE,
+            sampling_temperature=setup.sampling_temperature,
+            top_p=setup.top_p,
+            beta=setup.beta,
+            learning_rate=setup.learning_rate,
+            trainable=setup.trainable,  # type: ignore[arg-type]
+            rewards={"vowels": 1.0},
+        )
+        reference = engine.reference_copy() if setup.beta > 0 else None
+        self.trainer = Trainer(
+            config, self.policy, reference, engine, processes, {"vowels": vowels}
+        )
+
+    @property
+    def num_parameters(self) -> dict[str, int]:
+        """Numbers of the policy's parameters: all, in the tower, and those that train."""
+        model = self.policy.model
+        return {
+            "all": _count(model.parameters()),
+            "tower": _count(model.model.visual.parameters()),
+            "trained": _count(p for p in model.parameters() if p.requires_grad),
+        }
+
+    def step(
+        self, number: int, num_tokens: int, *, variants: int | None = None, generations: int = 0
+    ) -> dict[str, Any]:
+        """Make one whole step from frames in memory; returns seconds by part and counts."""
+        config = self.trainer.config
+        changes = {
+            "max_new_tokens": num_tokens,
+            "num_variants": variants or config.num_variants,
+            "num_generations": generations or config.num_generations,
+        }
+        trainer = replace(self.trainer, config=config.model_copy(update=changes))
+        question = make_question(number, changes["num_variants"])
+        watch = Stopwatch(torch.device("cpu"))
+        with ExitStack() as stack:
+            models = [m for m in (self.policy.model, trainer.reference) if m is not None]
+            counts = [stack.enter_context(count_encodes(model)) for model in models]
+            started = time.perf_counter()
+            with watch.measure("inputs"):
+                prepared = prepare_questions(
+                    self.policy, [question], prompt_template=PROMPT_TEMPLATE, max_pixels=None
+                )
+            result = train_step(trainer, prepared, number, watch)
+            whole = time.perf_counter() - started
+        lengths_MG = result.outcomes[0].lengths_MG
+        if not (lengths_MG == num_tokens).all():
+            raise SystemExit(f"completions of {lengths_MG.tolist()} tokens, not {num_tokens}")
+        seconds = watch.seconds
+        return {
+            "seconds": {
+                "inputs": seconds["inputs"],
+                "rollout": seconds["time/rollout"],
+                "logprob_backward": seconds["time/logprob"] + seconds["time/backward"],
+                "step": whole,
+            },
+            "encodes": sum(count.videos for count in counts),
+            "prompt_tokens": len(prepared[0].prompts[0].input_ids_P),
+            "entropy": result.metrics["policy/entropy"],
+        }
+
+    def logprobs(self, number: int, num_tokens: int) -> dict[str, float]:
+        """Time the log-prob pass, forward and backward, over given completions, both ways.
+
+        `packed` and `plain` get the same features where the tower is frozen; where it trains, both
+        encode each variant once, with its graph.
+        """
+        config = self.trainer.config
+        question = make_question(number, config.num_variants)
+        (prepared,) = prepare_questions(
+            self.policy, [question], prompt_template=PROMPT_TEMPLATE, max_pixels=None
+        )
+        shape = (config.num_variants, config.num_generations, num_tokens)
+        tokens = torch.from_numpy(np.random.default_rng(number).integers(0, PLAIN_TOKENS, shape))
+        return {
+            "packed": self._time_pass(prepared.prompts, tokens, "packed"),
+            "plain": self._time_pass(prepared.prompts, tokens, "plain"),
+        }
+
+    def _time_pass(self, prompts: tuple[PromptInputs, ...], tokens: Tensor, mode: Mode) -> float:
+        with_graph = self.trainer.config.trainable == "all"
+        shared = [] if with_graph else encode_videos(self.policy, prompts)
+        lengths = torch.full(tokens.shape[:2], tokens.shape[2])
+
+        def run() -> None:
+            features = shared or encode_videos(self.policy, prompts, with_graph=True)
+            found = completion_logprobs_batch(
+                self.policy, prompts, features, tokens, lengths, mode=mode
+            )
+            found.logprobs.sum().backward()
+
+        return timed(run, self.policy.model)
+
+
+def timed(run: Callable[[], None], model: Any) -> float:
+    """Seconds of one call; the gradients that it leaves are dropped."""
+    started = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - started
+    model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _count(parameters: Any) -> int:
+    return sum(parameter.numel() for parameter in parameters)
