@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from strive.errors import ConfigError
 from strive.models.generate import Completions, generate
@@ -38,37 +39,78 @@ def greedy(policy: Policy, prompts: list[PromptInputs], length: int = 12) -> Com
 
 def their_greedy(policy: Policy, prompt: PromptInputs, length: int) -> list[int]:
     """`generate` of transformers on the same ids and pixels; it computes its own positions."""
-    more = {}
-    if policy.family.name == "qwen2_5_vl":
-        more["second_per_grid_ts"] = torch.tensor([prompt.seconds_per_slice])
     ids = torch.from_numpy(prompt.input_ids_P)[None]
-    output = policy.model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        mm_token_type_ids=torch.from_numpy(prompt.video_mask_P)[None].int() * 2,
-        pixel_values_videos=prompt.pixel_values,
-        video_grid_thw=torch.tensor([prompt.video_grid_thw]),
-        max_new_tokens=length,
-        do_sample=False,
-        suppress_tokens=policy.never_sampled_ids.tolist(),
-        **more,
-    )
+    types = torch.from_numpy(prompt.video_mask_P)[None].long() * 2
+    output = their_tokens(policy, [prompt], ids, torch.ones_like(ids), types, length)
     return output[0, ids.shape[1] :].tolist()
 
 
+def their_tokens(
+    policy: Policy,
+    prompts: list[PromptInputs],
+    ids: torch.Tensor,
+    attention: torch.Tensor,
+    types: torch.Tensor,
+    length: int,
+) -> torch.Tensor:
+    more = {}
+    if policy.family.name == "qwen2_5_vl":
+        seconds = [prompt.seconds_per_slice for prompt in prompts]
+        more["second_per_grid_ts"] = torch.tensor(seconds)
+    return policy.model.generate(
+        input_ids=ids,
+        attention_mask=attention,
+        mm_token_type_ids=types,
+        pixel_values_videos=torch.cat([prompt.pixel_values for prompt in prompts]),
+        video_grid_thw=torch.tensor([prompt.video_grid_thw for prompt in prompts]),
+        max_new_tokens=length,
+        do_sample=False,
+        suppress_tokens=policy.never_sampled_ids.tolist(),
+        eos_token_id=list(policy.eos_ids),
+        **more,
+    )
+
+
+def uneven_prompts(policy: Policy, count: int = 50) -> list[PromptInputs]:
+    """Prompts of many lengths: four lengths of video, three questions, up to six more words."""
+    videos = [make_video(seed=i, num_frames=2 + 2 * (i % 4)) for i in range(count)]
+    texts = [QUESTIONS[i % 3] + " Really?" * (i % 7) for i in range(count)]
+    prompts = prepare_prompts(policy, texts, videos)
+    assert len({len(prompt.input_ids_P) for prompt in prompts}) > count // 2
+    return prompts
+
+
 def test_greedy_equals_transformers_token_for_token(policy: Policy) -> None:
-    """Prompts of different lengths in one batch against one call each."""
-    policy = with_rule(policy, "transformers")
-    videos = [make_video(seed=i, num_frames=2 + 2 * (i % 4)) for i in range(12)]
-    prompts = prepare_prompts(policy, [QUESTIONS[i % 3] for i in range(12)], videos)
+    """Fifty prompts of different lengths in one batch against one call each."""
+    policy = ending_often(with_rule(policy, "transformers"))
+    prompts = uneven_prompts(policy)
     ours = greedy(policy, prompts, length=16)
-    ended = 0
     for prompt, tokens, length in zip(
         prompts, ours.tokens_RGL[:, 0], ours.lengths_RG[:, 0], strict=True
     ):
         assert tokens[:length].tolist() == their_greedy(policy, prompt, 16)
-        ended += int(length < 16)
-    assert len({len(prompt.input_ids_P) for prompt in prompts}) > 4
+    assert (ours.lengths_RG < 16).any() and (ours.lengths_RG == 16).any()
+
+
+def test_greedy_equals_one_left_padded_batch_of_transformers(policy: Policy) -> None:
+    """Both in one batch: padding on the left changes neither."""
+    policy = with_rule(policy, "transformers")
+    prompts = uneven_prompts(policy)
+    ours = greedy(policy, prompts, length=8)
+    width = max(len(prompt.input_ids_P) for prompt in prompts)
+    shape = (len(prompts), width)
+    ids, attention, types = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
+    ids.fill_(policy.pad_id)
+    for row, prompt in enumerate(prompts):
+        columns = slice(width - len(prompt.input_ids_P), width)
+        ids[row, columns] = torch.from_numpy(prompt.input_ids_P)
+        attention[row, columns] = 1
+        types[row, columns] = torch.from_numpy(prompt.video_mask_P) * 2
+    theirs = their_tokens(policy, prompts, ids, attention, types, length=8)
+    for tokens, length, row in zip(
+        ours.tokens_RGL[:, 0], ours.lengths_RG[:, 0], theirs[:, width:].tolist(), strict=True
+    ):
+        assert tokens[:length].tolist() == row[:length]
 
 
 def plain_greedy(policy: Policy, prompt: PromptInputs, length: int) -> list[int]:
@@ -94,8 +136,9 @@ def plain_greedy(policy: Policy, prompt: PromptInputs, length: int) -> list[int]
 
 @pytest.mark.parametrize("rule", ["published", "transformers"])
 def test_greedy_equals_a_plain_forward(policy: Policy, rule: str) -> None:
+    """Fifty prompts in one batch against each alone, all of it again for every token."""
     policy = with_rule(policy, rule)
-    prompts = make_prompts(policy)
+    prompts = uneven_prompts(policy)
     ours = greedy(policy, prompts, length=8)
     for i, prompt in enumerate(prompts):
         length = ours.lengths_RG[i, 0]
@@ -111,6 +154,45 @@ def test_the_two_rules_differ(policies: dict[str, Policy]) -> None:
         prompts = prepare_prompts(each, ["What moved?"], [make_video(num_frames=8)])
         logprobs.append(greedy(each, prompts, length=1).logprobs_RGL)
     assert not torch.allclose(*logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.5])
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.8, 0), (1.0, 12), (0.9, 30)])
+def test_first_tokens_follow_the_models_distribution(
+    policy: Policy, temperature: float, top_p: float, top_k: int
+) -> None:
+    """Frequencies over 4,000 completions of one prompt, against the filters in plain NumPy."""
+    prompt = make_prompts(policy, count=1)[0]
+    out = generate(policy, [prompt], num_generations=4000, max_new_tokens=1,
+                   sampling_temperature=temperature, top_p=top_p, top_k=top_k,
+                   uniforms_RGL=uniforms(1, 4000, 1, seed=1))  # fmt: skip
+    logits_V = first_logits(policy, prompt).index_fill(0, policy.never_sampled_ids, -torch.inf)
+    chances_V = (logits_V.double() / temperature).softmax(-1).numpy()
+    kept = np.argsort(-chances_V)[: top_k or None]
+    chances = chances_V[kept] / chances_V[kept].sum()
+    kept = kept[: np.searchsorted(chances.cumsum(), top_p) + 1]
+    chances = chances_V[kept] / chances_V[kept].sum()
+    counts_V = np.bincount(out.tokens_RGL.flatten().numpy(), minlength=len(chances_V))
+    assert counts_V[kept].sum() == 4000
+    # Tokens too rare for the test count together.
+    common = 4000 * chances >= 5
+    counts = np.append(counts_V[kept][common], counts_V[kept][~common].sum())
+    wanted = 4000 * np.append(chances[common], chances[~common].sum())
+    cells = wanted > 0
+    assert cells.sum() > 2
+    assert stats.chisquare(counts[cells], wanted[cells]).pvalue > 1e-3
+
+
+def first_logits(policy: Policy, prompt: PromptInputs) -> torch.Tensor:
+    """Logits [V] of the first token, from the whole model on pixels."""
+    with torch.no_grad():
+        return policy.model(
+            input_ids=torch.from_numpy(prompt.input_ids_P)[None],
+            attention_mask=torch.ones(1, len(prompt.input_ids_P), dtype=torch.long),
+            position_ids=torch.from_numpy(prompt.position_ids_3P)[:, None],
+            pixel_values_videos=prompt.pixel_values,
+            video_grid_thw=torch.tensor([prompt.video_grid_thw]),
+        ).logits[0, -1]
 
 
 def ending_often(policy: Policy) -> Policy:

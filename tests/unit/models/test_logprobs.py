@@ -18,7 +18,7 @@ from strive.models.logprobs import (
 from strive.models.vision import encode_videos
 
 from .conftest import make_prompts, make_video
-from .test_generate import checkpointed, uniforms
+from .test_generate import checkpointed, ending_often, uniforms
 
 
 def completions(
@@ -43,6 +43,19 @@ def run(
 ) -> tuple[LogProbs, dict[str, torch.Tensor]]:
     prompts = make_prompts(policy)[: len(lengths)]
     tokens, lengths_BG = completions(policy, prompts, lengths)
+    return run_on(policy, mode, prompts, tokens, lengths_BG, trained_tower, **options)
+
+
+def run_on(
+    policy: Policy,
+    mode: str,
+    prompts: list[PromptInputs],
+    tokens: torch.Tensor,
+    lengths_BG: torch.Tensor,
+    trained_tower: bool,
+    **options: object,
+) -> tuple[LogProbs, dict[str, torch.Tensor]]:
+    """Log-probs of the completions and the gradients of a weighted sum of them."""
     policy.model.zero_grad()
     features = encode_videos(policy, prompts, with_graph=trained_tower)
     result = completion_logprobs_batch(
@@ -64,16 +77,32 @@ def run(
     return result, grads
 
 
+UNEVEN = {
+    "three prompts, G = 4": [[5, 9, 1, 3], [2, 2, 7, 4], [1, 1, 1, 9]],
+    "three prompts, G = 1": [[6], [3], [1]],
+    "one prompt, G = 4": [[5, 9, 1, 3]],
+    "one prompt, G = 1": [[6]],
+}
+
+
 @pytest.mark.parametrize("trained_tower", [False, True])
-@pytest.mark.parametrize("lengths", [[[5, 9, 1, 3], [2, 2, 7, 4], [1, 1, 1, 9]], [[6], [3], [1]]])
+@pytest.mark.parametrize("case", UNEVEN)
 @pytest.mark.parametrize("rule", ["published", "transformers"])
-def test_packed_equals_plain(
-    policy: Policy, lengths: list[list[int]], trained_tower: bool, rule: str
-) -> None:
-    """Uneven completions, prompts of three lengths, G = 4 and G = 1."""
+def test_packed_equals_plain(policy: Policy, case: str, trained_tower: bool, rule: str) -> None:
+    """Uneven completions, prompts of three lengths."""
     policy = make_policy(policy.model, policy.processor, position_rule=rule)  # type: ignore[arg-type]
-    packed, packed_grads = run(policy, "packed", lengths, trained_tower)
-    plain, plain_grads = run(policy, "plain", lengths, trained_tower)
+    packed = run(policy, "packed", UNEVEN[case], trained_tower)
+    plain = run(policy, "plain", UNEVEN[case], trained_tower)
+    assert_equal(packed, plain, trained_tower)
+
+
+def assert_equal(
+    packed_result: tuple[LogProbs, dict[str, torch.Tensor]],
+    plain_result: tuple[LogProbs, dict[str, torch.Tensor]],
+    trained_tower: bool,
+) -> None:
+    """Float32: log-probs to 1e-5, the gradient of every parameter to 1e-4 of its norm."""
+    (packed, packed_grads), (plain, plain_grads) = packed_result, plain_result
     assert (packed.logprobs - plain.logprobs).abs().max() <= 1e-5
     assert (packed.entropy - plain.entropy).abs().max() <= 1e-5
     assert torch.equal(packed.mask, plain.mask)
@@ -83,6 +112,23 @@ def test_packed_equals_plain(
     assert any("merger" in name for name in packed_grads)
     for name, grad in plain_grads.items():
         assert (packed_grads[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("trained_tower", [False, True])
+def test_packed_equals_plain_on_a_left_padded_rollout(policy: Policy, trained_tower: bool) -> None:
+    """What training does: sampled completions that end at different steps, at a temperature."""
+    prompts = make_prompts(policy)
+    out = generate(ending_often(policy), prompts, num_generations=4, max_new_tokens=12,
+                   sampling_temperature=0.7, top_p=0.95,
+                   uniforms_RGL=uniforms(3, 4, 12))  # fmt: skip
+    assert len(set(out.lengths_RG.flatten().tolist())) > 4
+    assert len({len(prompt.input_ids_P) for prompt in prompts}) == 3
+    packed, plain = (
+        run_on(policy, mode, prompts, out.tokens_RGL, out.lengths_RG, trained_tower,
+               sampling_temperature=0.7)
+        for mode in ("packed", "plain")
+    )  # fmt: skip
+    assert_equal(packed, plain, trained_tower)
 
 
 def test_plain_equals_the_whole_model_on_pixels(policy: Policy) -> None:
@@ -113,15 +159,19 @@ def test_plain_equals_the_whole_model_on_pixels(policy: Policy) -> None:
 
 @pytest.mark.parametrize("mode", ["packed", "plain"])
 @pytest.mark.parametrize("rule", ["published", "transformers"])
-def test_rollout_logprobs_are_teacher_forced_ones(policy: Policy, mode: str, rule: str) -> None:
+@pytest.mark.parametrize("kept", [{}, {"top_p": 0.8}, {"top_k": 5}, {"top_p": 0.9, "top_k": 9}])
+def test_rollout_logprobs_are_teacher_forced_ones(
+    policy: Policy, mode: str, rule: str, kept: dict[str, float]
+) -> None:
+    """Reported at the sampling temperature, before top-k and top-p, as the loss computes them."""
     policy = make_policy(policy.model, policy.processor, position_rule=rule)  # type: ignore[arg-type]
     prompts = prepare_prompts(
         policy, ["Why?", "What is it that moved?"], [make_video(i, 4 + 4 * i) for i in range(2)]
     )
     features = encode_videos(policy, prompts)
     out = generate(policy, prompts, features, num_generations=4, max_new_tokens=16,
-                   sampling_temperature=0.6, top_p=0.8,
-                   uniforms_RGL=uniforms(2, 4, 16))  # fmt: skip
+                   sampling_temperature=0.6, uniforms_RGL=uniforms(2, 4, 16),
+                   **kept)  # type: ignore[arg-type]  # fmt: skip
     result = completion_logprobs_batch(
         policy, prompts, features, out.tokens_RGL, out.lengths_RG,
         sampling_temperature=0.6, mode=mode,  # type: ignore[arg-type]

@@ -77,3 +77,31 @@ def test_draws_follow_the_distribution() -> None:
     drawn = draw(chances.tolist(), np.random.default_rng(0).random(20_000).tolist())
     counts = np.bincount(drawn, minlength=4)
     assert stats.chisquare(counts, chances * len(drawn)).pvalue > 1e-3
+
+
+# Chances 0.05, 0.1, 0.15, 0.3, 0.4 at temperature 0.5 (squared, of 0.285): 0.009, 0.035, 0.079,
+# 0.316, 0.561; at 2 (square roots, of 2.107): 0.106, 0.150, 0.184, 0.260, 0.300.
+@pytest.mark.parametrize(
+    ("temperature", "options", "kept"),
+    [
+        (0.5, {}, [0, 1, 2, 3, 4]),
+        (2.0, {}, [0, 1, 2, 3, 4]),
+        (0.5, {"top_p": 0.8}, [3, 4]),  # 0.561, then 0.877 reaches it
+        (2.0, {"top_p": 0.8}, [1, 2, 3, 4]),  # 0.300, 0.560, 0.744, then 0.894 reaches it
+        (2.0, {"top_k": 3}, [2, 3, 4]),
+        (0.5, {"top_k": 3, "top_p": 0.9}, [3, 4]),  # of 0.956: 0.587, then 0.917 reaches it
+        (2.0, {"top_k": 3, "top_p": 0.9}, [2, 3, 4]),  # of 0.744: 0.403, 0.753, then 1
+    ],
+)
+def test_draws_follow_the_kept_distribution(
+    temperature: float, options: dict[str, float], kept: list[int]
+) -> None:
+    chances = np.array([0.05, 0.1, 0.15, 0.3, 0.4])
+    logits = torch.tensor(np.log(chances) / temperature).expand(20_000, -1)
+    uniforms = torch.from_numpy(np.random.default_rng(1).random(20_000))
+    drawn = choose_tokens(logits, uniforms, never_sampled_ids=NONE, **options)  # type: ignore[arg-type]
+    counts = np.bincount(drawn.numpy(), minlength=5)
+    wanted = chances[kept] ** (1 / temperature)
+    wanted *= len(drawn) / wanted.sum()
+    assert counts[kept].sum() == len(drawn)
+    assert stats.chisquare(counts[kept], wanted).pvalue > 1e-3
