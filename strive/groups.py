@@ -38,7 +38,7 @@ from strive.video_frames import VideoFrames
 
 
 class AugmentVariant(Protocol):
-    """Changes all frames of a variant alike; the paper's: `strive.train.augment.augment_variant`."""
+    """Changes a variant's frames alike; the paper's is `strive.train.augment.augment_variant`."""
 
     def __call__(
         self,
