@@ -9,6 +9,7 @@ from typing import Any
 from strive.configs.schema import TrainConfig
 from strive.errors import DiskError
 from strive.models.loading import save_policy
+from strive.models.lora import merged_state_dict
 from strive.train.processes import Processes
 from strive.train.run_folder import CHECKPOINT_STATE, RunFolder, checkpoint_name
 from strive.train.step import Trainer
@@ -94,12 +95,14 @@ def write_checkpoint(trainer: Trainer, folder: RunFolder, step: int, about: dict
 
 
 def write_final(trainer: Trainer, folder: RunFolder) -> None:
-    """Write the policy as a plain Hugging Face folder with its processor."""
+    """Write the policy as a plain Hugging Face folder with its processor, adapters merged in."""
     with trainer.engine.gathered():
         if trainer.processes.is_main:
             temporary = folder.final.with_name("final.tmp")
             shutil.rmtree(temporary, ignore_errors=True)
-            save_policy(trainer.policy, temporary)
+            merged = trainer.config.trainable == "lora"
+            model = trainer.policy.model
+            save_policy(trainer.policy, temporary, merged_state_dict(model) if merged else None)
             shutil.rmtree(folder.final, ignore_errors=True)
             temporary.rename(folder.final)
     trainer.processes.barrier()
