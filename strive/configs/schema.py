@@ -126,8 +126,17 @@ class TrainConfig(BaseModel):
     """Learning rate after warm-up."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradient norm that gradients are clipped to."""
-    trainable: Literal["all", "language"] = "language"
-    """`language`: projector and language model train, vision tower frozen; `all`: everything."""
+    trainable: Literal["all", "language", "lora"] = "language"
+    """`language`: projector and language model train, vision tower frozen; `all`: everything;
+    `lora`: adapters train, the model is frozen and, with them off, the reference of the KL term."""
+    lora_rank: PositiveInt = 64
+    """Rank of each adapter (`trainable: lora`). There is no dropout: it would make the packed row,
+    the plain one and the rollout differ."""
+    lora_alpha: PositiveInt = 128
+    """An adapter's output is multiplied by lora_alpha / lora_rank."""
+    lora_targets: str = "language"
+    """Layers with adapters: `language` (q, k, v, o, gate, up, down of every block),
+    `language+projector`, or a regular expression over names of linear layers."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     deepspeed: str = "zero0"

@@ -131,7 +131,11 @@ def token_logprobs(
 def _chunk_logprobs(
     head: nn.Module, hidden_CH: Tensor, targets_C: Tensor, sampling_temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits_CV = head(hidden_CH).float() / sampling_temperature
+    # Not through the module: at ZeRO-3 every call of it gathers its weight, and processes with
+    # other lengths would gather in other numbers. The engine holds the weight for the whole pass.
+    weights: Any = head
+    logits_CV = nn.functional.linear(hidden_CH, weights.weight, weights.bias).float()
+    logits_CV = logits_CV / sampling_temperature
     logprobs_CV = logits_CV.log_softmax(dim=-1)
     chosen_C = logprobs_CV.gather(1, targets_C[:, None])[:, 0]
     with torch.no_grad():

@@ -23,16 +23,21 @@ PATCHES_PER_CALL = 2**16
 
 
 def encode_videos(
-    policy: Policy, prompts: Sequence[PromptInputs], *, with_graph: bool = False
+    policy: Policy,
+    prompts: Sequence[PromptInputs],
+    *,
+    with_graph: bool = False,
+    in_one_call: bool = False,
 ) -> list[VisionFeatures]:
     """Run the vision tower once over each prompt's video and return each one's features.
 
-    Many videos share a call. `with_graph` keeps what a gradient into the tower needs; without it
-    nothing is recorded.
+    Many videos share a call, all of them with `in_one_call`. `with_graph` keeps what a gradient
+    into the tower needs; without it nothing is recorded.
     """
     features: list[VisionFeatures] = []
+    groups = [list(prompts)] if in_one_call else _groups_within(prompts, PATCHES_PER_CALL)
     with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
-        for group in _groups_within(prompts, PATCHES_PER_CALL):
+        for group in groups:
             features += _encode_together(policy, group)
     return features
 

@@ -85,6 +85,7 @@ class _Step(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.register_state_dict_post_hook(_leave_out_frozen)
 
     def forward(self, compute: Callable[[], Tensor]) -> Tensor:
         return compute()
@@ -106,16 +107,30 @@ class Engine:
         self.processes = processes
         self.max_grad_norm = max_grad_norm
         settings = read_deepspeed_preset(preset)
-        self.stage = int(settings.get("zero_optimization", {}).get("stage", 0))
+        zero = settings.get("zero_optimization", {})
+        self.stage = int(zero.get("stage", 0))
         self._settings = settings | {
+            # DeepSpeed would insist on its own AdamW for an optimiser on the CPU, and compile it.
+            "zero_force_ds_cpu_optimizer": False,
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": max_grad_norm,
             "bf16": {"enabled": policy.dtype == torch.bfloat16},
         }
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=0.0,
+            weight_decay=weight_decay,
+            # On a CPU one fused pass over memory stands in for a dozen.
+            fused=True if "offload_optimizer" in zero else None,
+        )
         self._engine = self._initialize(_Step(policy.model), optimizer)
+        if self.stage == 0:
+            # In bfloat16 DeepSpeed takes a step without gradients to make the moments, and Adam's
+            # bias correction counts it.
+            self._engine.optimizer.state.clear()
+        self._reference_engine: Any = None
         self._num_bad = torch.zeros((), device=processes.device)
         self._bad_names: list[str] = []
         for parameter in self._parameters:
@@ -126,10 +141,19 @@ class Engine:
         engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=copy.deepcopy(self._settings)
         )
+        head = getattr(module.model, "lm_head", None)
+        if self.stage == 3 and head is not None:
+            # Its weight is used in as many chunks as the completions need. Held for the whole pass
+            # it is gathered once, so that all processes gather equally often.
+            for parameter in head.parameters():
+                deepspeed.zero.register_external_parameter(module, parameter)
         return engine
 
     def reference_copy(self) -> Any:
-        """A frozen copy of the policy's model as it is now; partitioned where the policy is."""
+        """A frozen copy of the policy's model as it is now; partitioned where the policy is.
+
+        Run it in `reference_forward`.
+        """
         with self.gathered():
             reference = copy.deepcopy(self.policy.model) if self.stage < 3 else self._plain_copy()
         reference.requires_grad_(False).eval()
@@ -156,6 +180,14 @@ class Engine:
     def forward(self, compute: Callable[[], Tensor]) -> Tensor:
         """Run `compute`, which returns a scalar that may carry a graph, under DeepSpeed's hooks."""
         return self._engine(compute)
+
+    def reference_forward(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Run `compute`, which uses the reference, inside a `forward` and before the policy's part.
+
+        DeepSpeed counts on a module's last forward before a backward pass being the one with a
+        graph, which matters where policy and reference are one model.
+        """
+        return compute() if self._reference_engine is None else self._reference_engine(compute)
 
     def backward(self, loss: Tensor, *, is_last: bool, name: str) -> None:
         """Add one micro-batch's gradient; `name` says which records it holds, for errors.
@@ -219,11 +251,13 @@ class Engine:
                 offload._register_deepspeed_module(offload.module)
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimiser state; every process takes part."""
-        self._engine.save_checkpoint(str(folder), tag=_CHECKPOINT_TAG, save_latest=False)
+        """Write trained weights and optimiser state; every process takes part."""
+        self._engine.save_checkpoint(
+            str(folder), tag=_CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=True
+        )
 
     def load(self, folder: Path) -> None:
-        """Read weights and optimiser state back.
+        """Read trained weights and optimiser state back; frozen weights must be the run's first.
 
         Raises:
             CheckpointError: the folder holds no complete checkpoint.
@@ -231,13 +265,34 @@ class Engine:
         try:
             if not any((folder / _CHECKPOINT_TAG).glob("*.pt")):
                 raise FileNotFoundError("no states in it")
-            self._engine.load_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
+            self._engine.load_checkpoint(
+                str(folder), tag=_CHECKPOINT_TAG, custom_load_fn=_load_trained
+            )
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"{folder} holds no complete checkpoint ({reason}); remove it to resume from the "
                 "one before"
             ) from error
+
+
+def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Keep frozen weights out of checkpoints under all of their names; DeepSpeed knows one each."""
+    for name in _frozen_names(module):
+        state.pop(prefix + name, None)
+
+
+def _frozen_names(module: nn.Module) -> set[str]:
+    named = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
+def _load_trained(src: dict[str, Tensor], dst: nn.Module) -> None:
+    """Put weights into a module; only those of frozen parameters may be missing."""
+    report = dst.load_state_dict(src, strict=False)
+    wrong = sorted({*report.missing_keys, *report.unexpected_keys} - _frozen_names(dst))
+    if wrong:
+        raise RuntimeError(f"'{wrong[0]}' is missing in it or unknown to the model")
 
 
 def _import_deepspeed(processes: Processes) -> Any:

@@ -17,10 +17,10 @@ from typing import Any
 from strive import __version__
 from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted
-from strive.models.loading import Policy, load_policy
+from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.train.best import keep_if_best
 from strive.train.data import Prefetcher, TrainingData, shard
-from strive.train.engine import Engine, set_trainable
+from strive.train.engine import Engine
 from strive.train.interrupts import StopRequest
 from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
@@ -33,6 +33,7 @@ from strive.train.start import (
     comparable,
     comparable_cache,
     first_step_of,
+    make_trainable,
     require_same_start,
     weights_digest,
 )
@@ -177,9 +178,9 @@ def _dtype(config: TrainConfig, processes: Processes) -> str:
 def _build_trainer(
     config: TrainConfig, policy: Policy, processes: Processes, rewards: dict[str, Any]
 ) -> Trainer:
-    set_trainable(policy, config.trainable)
+    make_trainable(policy, config)
     if config.gradient_checkpointing:
-        policy.model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(policy.model)
         policy.model.train()
     engine = Engine(
         policy,
@@ -188,7 +189,10 @@ def _build_trainer(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
     )
-    reference = engine.reference_copy() if config.beta > 0 else None
+    reference = None
+    if config.beta > 0:
+        # With its adapters off the model is its own reference.
+        reference = policy.model if config.trainable == "lora" else engine.reference_copy()
     return Trainer(config, policy, reference, engine, processes, rewards)
 
 

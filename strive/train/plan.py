@@ -15,18 +15,22 @@ from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy, make_policy
 from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.train.data import TrainingData, shard
-from strive.train.engine import read_deepspeed_preset, set_trainable
+from strive.train.engine import read_deepspeed_preset
 from strive.train.rollout import prepare_questions
+from strive.train.start import make_trainable
 
 # Hidden-sized values kept per token and layer for the backward pass of a gated transformer layer
 # (inputs, norms, q, k, v, attention output, and three of the MLP's width, which is about 4 wide).
 _KEPT_PER_LAYER = 20
 MEMORY_FORMULA = (
-    "weights P*b + gradients T*b/g + optimiser T*(8 + 4 if b < 4)/o + reference P*b + key-value "
-    "cache 2*layers*kv_width*b*rows*(prompt + new) + activations tokens*hidden*b*(layers*"
-    f"{_KEPT_PER_LAYER}, or layers with gradient checkpointing) + logits 3*4*{LOGITS_PER_CHUNK}; P "
-    "and reference are divided by the processes at ZeRO 3, g and o are the processes from ZeRO 2 "
-    "and 1 on; fragmentation and kernels' work space are not in it"
+    "weights P*b + gradients T*b/g + optimiser T*(8 + 4 if b < 4)/o + reference P*b (none under "
+    "LoRA or without beta) + the larger of rollout and learning: key-value cache "
+    "2*layers*kv_width*b*rows*(prompt + new) + gathered weights P*b at ZeRO 3, or activations "
+    f"tokens*hidden*b*(layers*{_KEPT_PER_LAYER}, or layers with gradient checkpointing) + logits "
+    f"3*4*{LOGITS_PER_CHUNK} + gathered head vocabulary*hidden*b at ZeRO 3, twice with a copy; "
+    "P and reference are divided by the processes at ZeRO 3, g and o are the processes from ZeRO 2 "
+    "and 1 on; an offloaded optimiser leaves one bucket of gradients; fragmentation, kernels' work "
+    "space and a layer's gathered weights are not in it"
 )
 
 
@@ -39,7 +43,7 @@ def dry_run(config: TrainConfig, *, num_processes: int = 1) -> dict[str, Any]:
     data = TrainingData(config)
     shard(range(config.questions_per_step), 0, num_processes)
     policy = _skeleton(config)
-    set_trainable(policy, config.trainable)
+    make_trainable(policy, config)
     first = data.read(data.questions_of(0)[0], 0)
     [prepared] = prepare_questions(
         policy, [first], prompt_template=config.prompt_template, max_pixels=config.max_pixels
@@ -109,61 +113,91 @@ def _memory(
     config: TrainConfig, policy: Policy, tokens: Mapping[str, int], num_processes: int
 ) -> dict[str, Any]:
     text = policy.config.text_config
-    stage = int(
-        read_deepspeed_preset(config.deepspeed).get("zero_optimization", {}).get("stage", 0)
-    )
+    zero = read_deepspeed_preset(config.deepspeed).get("zero_optimization", {})
     size = 4 if _compute_dtype(config) == "float32" else 2
     parameters = list(policy.model.parameters())
-    total = sum(parameter.numel() for parameter in parameters)
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    layers, hidden = text.num_hidden_layers, text.hidden_size
-    head_width = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
-    rows = _completions(config) // num_processes
-    length = tokens["prompt"] + config.max_new_tokens
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     together = min(config.questions_per_micro_batch, config.questions_per_step // num_processes)
-    row_tokens = tokens["logprob_row_at_most"] * together * config.num_variants
+    inputs = {
+        "P": sum(parameter.numel() for parameter in parameters),
+        "T": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "b": size,
+        "zero_stage": int(zero.get("stage", 0)),
+        "num_processes": num_processes,
+        "layers": text.num_hidden_layers,
+        "hidden": text.hidden_size,
+        "kv_width": text.num_key_value_heads * head_width,
+        "rows": _completions(config) // num_processes,
+        "prompt": tokens["prompt"],
+        "new": config.max_new_tokens,
+        "tokens": tokens["logprob_row_at_most"] * together * config.num_variants,
+        "bucket": int(zero.get("reduce_bucket_size", 5e8)),
+    }
+    # An adapted model with its adapters off is its own reference.
+    has_copy = config.beta > 0 and config.trainable != "lora"
+    held = _held_bytes(inputs, has_copy)
+    offloaded = _offloaded_bytes(inputs, zero, held)
+    parts = held | {name: 0 for name in offloaded if name in held}
+    if "gradients" in offloaded:
+        parts["gradients"] = size * min(inputs["T"], inputs["bucket"])
+    rollout, learning = _passing_bytes(config, inputs, text.vocab_size, has_copy)
+    return {
+        "formula": MEMORY_FORMULA,
+        "inputs": inputs,
+        "bytes_per_process": parts | rollout | learning,
+        "offloaded_bytes_per_process": offloaded,
+        # What a rollout needs is gone before the log-probs begin.
+        "peak_bytes_per_process": sum(parts.values())
+        + max(sum(rollout.values()), sum(learning.values())),
+    }
+
+
+def _held_bytes(inputs: Mapping[str, int], has_copy: bool) -> dict[str, int]:
+    """What a process keeps all the time, before any of it is moved to the host."""
+    total, trained, size = inputs["P"], inputs["T"], inputs["b"]
 
     def divided(at_stage: int) -> int:
-        return num_processes if stage >= at_stage else 1
+        return inputs["num_processes"] if inputs["zero_stage"] >= at_stage else 1
 
-    kept = layers * (1 if config.gradient_checkpointing else _KEPT_PER_LAYER)
-    parts = {
+    return {
         "weights": total * size // divided(3),
         "gradients": trained * size // divided(2),
         "optimiser": trained * (8 + (4 if size < 4 else 0)) // divided(1),
-        "reference": total * size // divided(3) if config.beta > 0 else 0,
-        "key_value_cache": 2
-        * layers
-        * text.num_key_value_heads
-        * head_width
-        * size
-        * rows
-        * length,
-        "activations": row_tokens * hidden * size * kept,
-        "logits": 3 * 4 * min(LOGITS_PER_CHUNK, row_tokens * text.vocab_size),
+        "reference": total * size // divided(3) if has_copy else 0,
     }
-    # The cache is gone before the log-probs begin.
-    rest = sum(parts.values()) - parts["key_value_cache"] - parts["activations"] - parts["logits"]
-    peak = rest + max(parts["key_value_cache"], parts["activations"] + parts["logits"])
-    return {
-        "formula": MEMORY_FORMULA,
-        "inputs": {
-            "P": total,
-            "T": trained,
-            "b": size,
-            "zero_stage": stage,
-            "num_processes": num_processes,
-            "layers": layers,
-            "hidden": hidden,
-            "kv_width": text.num_key_value_heads * head_width,
-            "rows": rows,
-            "prompt": tokens["prompt"],
-            "new": config.max_new_tokens,
-            "tokens": row_tokens,
-        },
-        "bytes_per_process": parts,
-        "peak_bytes_per_process": peak,
+
+
+def _offloaded_bytes(
+    inputs: Mapping[str, int], zero: Mapping[str, Any], held: Mapping[str, int]
+) -> dict[str, int]:
+    """What a preset keeps in the host's memory instead; gradients there are float32."""
+    offloaded = {}
+    if "offload_optimizer" in zero:
+        offloaded["optimiser"] = held["optimiser"]
+        offloaded["gradients"] = held["gradients"] * 4 // inputs["b"]
+    if "offload_param" in zero:
+        offloaded |= {"weights": held["weights"], "reference": held["reference"]}
+    return offloaded
+
+
+def _passing_bytes(
+    config: TrainConfig, inputs: Mapping[str, int], vocabulary: int, has_copy: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What a rollout needs, and what log-probs and backward need after it."""
+    size, layers, hidden = inputs["b"], inputs["layers"], inputs["hidden"]
+    is_partitioned = inputs["zero_stage"] == 3
+    length = inputs["prompt"] + inputs["new"]
+    kept = layers * (1 if config.gradient_checkpointing else _KEPT_PER_LAYER)
+    rollout = {
+        "key_value_cache": 2 * layers * inputs["kv_width"] * size * inputs["rows"] * length,
+        "gathered_weights": inputs["P"] * size if is_partitioned else 0,
     }
+    learning = {
+        "activations": inputs["tokens"] * hidden * size * kept,
+        "logits": 3 * 4 * min(LOGITS_PER_CHUNK, inputs["tokens"] * vocabulary),
+        "gathered_head": hidden * vocabulary * size * (1 + has_copy) if is_partitioned else 0,
+    }
+    return rollout, learning
 
 
 def _compute_dtype(config: TrainConfig) -> str:

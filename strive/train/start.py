@@ -10,7 +10,9 @@ from typing import Any
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError
 from strive.models.loading import Policy
+from strive.models.lora import add_adapters, base_parameters
 from strive.train.data import TrainingData
+from strive.train.engine import set_trainable
 from strive.train.processes import Processes
 from strive.train.run_folder import RunFolder, require_same_config
 
@@ -57,11 +59,30 @@ def first_step_of(
     require_same_config(state["cache"], comparable_cache(data), folder.checkpoint(steps[-1]))
     if state["zero_stage"] > 0 and state["world_size"] != processes.world_size:
         raise CheckpointError(
-            f"{folder.checkpoint(steps[-1])} was written by {state['world_size']} processes at "
-            f"ZeRO stage {state['zero_stage']} and cannot be read by {processes.world_size}; start "
-            "the same number, or use deepspeed=zero0"
+            f"{folder.checkpoint(steps[-1])} was written by {state['world_size']} processes, each "
+            f"with its part of the optimiser (ZeRO {state['zero_stage']}), and cannot be read by "
+            f"{processes.world_size}; start the same number (a run at deepspeed=zero0 resumes on "
+            "any)"
         )
     return steps[-1]
+
+
+def make_trainable(policy: Policy, config: TrainConfig) -> None:
+    """Choose what of a policy learns, in place: the same on every process and after every resume.
+
+    Raises:
+        ConfigError: `lora_targets` matches no layer of this model, or one that it must not.
+    """
+    if config.trainable == "lora":
+        add_adapters(
+            policy.model,
+            targets=config.lora_targets,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            seed=config.seed,
+        )
+    else:
+        set_trainable(policy, config.trainable)
 
 
 def comparable(config: TrainConfig) -> dict[str, Any]:
@@ -79,9 +100,12 @@ def comparable_cache(data: TrainingData) -> dict[str, Any]:
 
 
 def weights_digest(policy: Policy) -> str:
-    """Hash every tensor's name, shape and a few values spread over it: cheap at any size."""
+    """Hash every tensor's name, shape and a few values spread over it: cheap at any size.
+
+    Adapters are no part of it.
+    """
     digest = hashlib.sha256()
-    for name, parameter in policy.model.named_parameters():
+    for name, parameter in base_parameters(policy.model):
         flat = parameter.detach().reshape(-1)
         few = flat[:: max(1, flat.numel() // _VALUES_PER_TENSOR)].float().cpu().numpy()
         digest.update(f"{name}:{tuple(parameter.shape)}:".encode())

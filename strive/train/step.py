@@ -17,8 +17,10 @@ from strive.answers import extract_answer_or_text
 from strive.configs.schema import TrainConfig
 from strive.errors import NonFiniteError
 from strive.models.family import VisionFeatures
+from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy
 from strive.models.logprobs import LogProbs, completion_logprobs_batch
+from strive.models.lora import adapters_off
 from strive.models.vision import encode_videos
 from strive.train.advantages import group_advantages
 from strive.train.engine import Engine
@@ -39,7 +41,8 @@ class Trainer:
     config: TrainConfig
     policy: Policy
     reference: Any
-    """Frozen model for the KL term; None when beta is 0."""
+    """Model of the KL term: a frozen copy, or the policy's own, used with its adapters off; None
+    when beta is 0."""
     engine: Engine
     processes: Processes
     reward_functions: dict[str, RewardFunction]
@@ -289,21 +292,18 @@ def _loss(
     config = trainer.config
     prompts = [prompt for group in micro_batch.groups for prompt in group.prepared.prompts]
     features = [video for group in micro_batch.groups for video in group.features]
-    shared_tower = config.trainable == "language"
-    if not shared_tower:
-        features = encode_videos(trainer.policy, prompts, with_graph=True)
+    if config.beta > 0 and micro_batch.reference_logprobs_NL is None:
+        micro_batch.reference_logprobs_NL = _reference_logprobs(
+            trainer, micro_batch, prompts, features
+        )
+    if config.trainable == "all":
+        features = encode_videos(trainer.policy, prompts, with_graph=True, in_one_call=True)
     policy = _logprobs(trainer, micro_batch, features)
     logprobs_NL = policy.logprobs.flatten(0, 1)
     micro_batch.policy_logprobs_NL = logprobs_NL.detach()
     # With one update the policy of the rollout is the policy that learns: the ratio is exactly 1.
     if micro_batch.old_logprobs_NL is None:
         micro_batch.old_logprobs_NL = micro_batch.policy_logprobs_NL
-    if config.beta > 0 and micro_batch.reference_logprobs_NL is None:
-        with torch.no_grad():
-            if not shared_tower:
-                features = encode_videos(replace(trainer.policy, model=trainer.reference), prompts)
-            reference = _logprobs(trainer, micro_batch, features, model=trainer.reference)
-        micro_batch.reference_logprobs_NL = reference.logprobs.flatten(0, 1)
     loss, metrics = policy_loss(
         logprobs_NL,
         old_logprobs_NL=micro_batch.old_logprobs_NL,
@@ -319,6 +319,26 @@ def _loss(
         correct_kl_bias=config.correct_kl_bias,
     )
     return loss, metrics | {"entropy": (policy.entropy * policy.mask).sum()}
+
+
+def _reference_logprobs(
+    trainer: Trainer,
+    micro_batch: _MicroBatch,
+    prompts: Sequence[PromptInputs],
+    features: Sequence[VisionFeatures],
+) -> Tensor:
+    """Log-probs [N, L] under the reference, which shares `features` unless the tower trains."""
+    model = trainer.reference
+
+    def compute() -> Tensor:
+        seen = features
+        if trainer.config.trainable == "all":
+            # In one call, here and for the policy: at ZeRO-3 every process must call equally often.
+            seen = encode_videos(replace(trainer.policy, model=model), prompts, in_one_call=True)
+        return _logprobs(trainer, micro_batch, seen, model=model).logprobs.flatten(0, 1)
+
+    with torch.no_grad(), adapters_off(model):
+        return trainer.engine.reference_forward(compute)
 
 
 def _logprobs(

@@ -10,6 +10,7 @@ from typing import Any
 from strive.configs.schema import TrainConfig
 from strive.errors import DiskError
 from strive.models.loading import save_policy
+from strive.models.lora import merged_state_dict
 from strive.train.loggers import Loggers
 from strive.train.processes import Processes
 from strive.train.run_folder import CHECKPOINT_STATE, RunFolder, checkpoint_name
@@ -97,11 +98,16 @@ def write_final(trainer: Trainer, folder: RunFolder) -> None:
 
 
 def write_policy(trainer: Trainer, folder: Path) -> None:
-    """Write the policy as a plain Hugging Face folder with its processor; all processes call it."""
+    """Write the policy as a plain Hugging Face folder with its processor, adapters merged in.
+
+    All processes call it together.
+    """
     with trainer.engine.gathered():
         if trainer.processes.is_main:
             shutil.rmtree(folder, ignore_errors=True)
-            save_policy(trainer.policy, folder)
+            merged = trainer.config.trainable == "lora"
+            model = trainer.policy.model
+            save_policy(trainer.policy, folder, merged_state_dict(model) if merged else None)
     trainer.processes.barrier()
 
 

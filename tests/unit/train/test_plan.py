@@ -35,6 +35,43 @@ def test_zero_stages_divide(lab_config):
     assert shared["optimiser"] == alone["optimiser"] // 2
 
 
+def test_lora_counts_its_adapters_and_needs_no_reference(lab_config):
+    plain = dry_run(lab_config())["memory"]
+    rank = 4
+    lora = dry_run(lab_config(trainable="lora", lora_rank=rank))["memory"]
+    text = json.loads((lab_model_path("qwen2_5_vl") / "config.json").read_text())["text_config"]
+    hidden, wide, heads = (
+        text[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")
+    )
+    keys = hidden // heads * text["num_key_value_heads"]
+    # q and o, k and v, gate and up and down: an adapter has rank * (inputs + outputs) weights.
+    layer = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + wide)
+    assert lora["inputs"]["T"] == rank * layer * text["num_hidden_layers"]
+    assert lora["inputs"]["P"] == plain["inputs"]["P"] + lora["inputs"]["T"]
+    parts = lora["bytes_per_process"]
+    assert parts["reference"] == 0 and parts["optimiser"] == 8 * lora["inputs"]["T"]
+    assert lora["peak_bytes_per_process"] < plain["peak_bytes_per_process"]
+
+
+def test_offloading_moves_to_the_host(lab_config):
+    here = dry_run(lab_config(deepspeed="zero3"), num_processes=2)["memory"]
+    assert here["offloaded_bytes_per_process"] == {}
+    moved = dry_run(lab_config(deepspeed="zero3_offload"), num_processes=2)["memory"]
+    names = ("weights", "reference", "optimiser", "gradients")
+    assert moved["offloaded_bytes_per_process"] == {
+        name: here["bytes_per_process"][name] for name in names
+    }
+    parts = moved["bytes_per_process"]
+    assert parts["weights"] == parts["reference"] == parts["optimiser"] == 0
+    # One bucket of gradients stays; here all of them fit into it.
+    assert parts["gradients"] == moved["inputs"]["T"] * 4
+    # A rollout holds whole weights on every process, whatever the stage.
+    assert parts["gathered_weights"] == moved["inputs"]["P"] * 4
+    only = dry_run(lab_config(deepspeed="zero2_offload"))["memory"]
+    assert set(only["offloaded_bytes_per_process"]) == {"optimiser", "gradients"}
+    assert only["bytes_per_process"]["weights"] > 0
+
+
 def test_a_trained_tower_encodes_again(lab_config):
     assert dry_run(lab_config(trainable="all"))["vision_encodes"]["per_step"] == 12
     assert dry_run(lab_config(trainable="all", beta=0))["vision_encodes"]["per_step"] == 8

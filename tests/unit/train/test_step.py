@@ -13,10 +13,11 @@ from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
 from strive.models.vision import count_encodes
 from strive.train.data import TrainingData
-from strive.train.engine import Engine, set_trainable
+from strive.train.engine import Engine
 from strive.train.processes import start_processes
 from strive.train.rollout import prepare_questions, roll_out
-from strive.train.step import Trainer, train_step
+from strive.train.start import make_trainable, weights_digest
+from strive.train.step import Trainer, _MicroBatch, _reference_logprobs, train_step
 from strive.train.timing import Stopwatch
 
 
@@ -44,9 +45,11 @@ def build(make_config):
         } | changes
         config = make_config(**options)
         policy = load_policy(lab_model_path("qwen2_5_vl"))
-        set_trainable(policy, config.trainable)
+        make_trainable(policy, config)
         engine = Engine(policy, start_processes(), preset=config.deepspeed)
-        reference = engine.reference_copy() if config.beta > 0 else None
+        reference = None
+        if config.beta > 0:
+            reference = policy.model if config.trainable == "lora" else engine.reference_copy()
         trainer = Trainer(config, policy, reference, engine, start_processes(), {"vowels": vowels})
         data = TrainingData(config)
         questions = [data.read(record, 0) for record in data.questions_of(0)]
@@ -83,8 +86,9 @@ def test_a_trained_tower_encodes_again_with_a_graph(build):
     assert (moved != frozen).any()
 
 
-def test_the_first_step_is_on_policy(build):
-    trainer, prepared = build(beta=0.04)
+@pytest.mark.parametrize("trainable", ["language", "lora"])
+def test_the_first_step_is_on_policy(build, trainable):
+    trainer, prepared = build(beta=0.04, trainable=trainable, learning_rate=1e-4)
     result = run(trainer, prepared)
     metrics = result.metrics
     # Ratio 1 and advantages that sum to 0; the reference is the policy itself.
@@ -106,6 +110,29 @@ def test_rewards_see_the_token_ids_of_their_completions(build):
     trainer = dataclasses.replace(trainer, reward_functions={"vowels": length})
     for outcome in run(trainer, prepared).outcomes:
         assert (outcome.rewards_MG == outcome.lengths_MG).all()
+
+
+def test_under_lora_only_adapters_move_and_the_kl_term_pulls_them_back(build):
+    trainer, prepared = build(trainable="lora", lora_rank=4, beta=0.04, learning_rate=1e-3)
+    assert trainer.reference is trainer.policy.model
+    named = dict(trainer.policy.model.named_parameters())
+    start = {name: parameter.detach().clone() for name, parameter in named.items()}
+    digest = weights_digest(trainer.policy)
+    with count_encodes(trainer.policy.model) as count:
+        metrics = [run(trainer, prepared, step).metrics for step in range(2)]
+    assert count.videos == 2 * 4  # the reference shares the features
+    moved = {name for name, parameter in named.items() if (parameter != start[name]).any()}
+    assert moved == {name for name in named if ".lora_" in name}
+    assert weights_digest(trainer.policy) == digest
+    assert metrics[1]["loss/kl"] > 0 and metrics[1]["optim/grad_norm"] > 0
+    # B is 0 at first, so that A has no gradient yet; the same KL term as against a copy.
+    copied, _ = build(trainable="language", beta=0.04)
+    [group] = roll_out(trainer.policy, prepared[:1], num_generations=2, max_new_tokens=6,
+                       sampling_temperature=1.0, top_p=1.0, top_k=0, seed=0, step=0)  # fmt: skip
+    micro_batch = _MicroBatch([group], torch.ones(4))
+    arguments = (micro_batch, list(prepared[0].prompts), group.features)
+    one = _reference_logprobs(trainer, *arguments)
+    assert torch.equal(one, _reference_logprobs(copied, *arguments))
 
 
 def test_more_updates_per_rollout_clip(build):
