@@ -68,6 +68,8 @@ def import_ray() -> Any:
     # Nothing is reported to anyone, and Ray's own log lines stay in its log files.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Only `connected` connects: what is left of a run must not, when it is collected after its end.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         import ray
         import ray.data
