@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests meet no model hub; a name that is no folder must fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# What is left of a Ray run must not connect again when it is collected, in the middle of a later test.
+# What is left of a Ray run must not connect again when it is collected, in a later test.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 # A shell's background job ignores SIGINT, and so would every process that a test interrupts.
