@@ -50,6 +50,46 @@ def test_accuracy_and_format_add_up():
     assert totals_N.tolist() == [2, 1, 1, 0]
 
 
+# Video-R1's grading of whole completions, worked out by hand.
+BY_TYPE = [
+    ("multiple choice", "B", "B", 1.0),
+    ("multiple choice", "B.", "B", 0.0),  # equality and nothing else
+    ("numerical", "3.141", "3.14", 1.0),  # equal to two places
+    ("numerical", "5.0", "5", 0.0),  # one has a ".", the other not
+    ("OCR", "hello world", "hello big world", 2 / 3),  # one word of three is missing
+    # ROUGE-1, -2, -L of the stems: 2 of 3 words, 1 of 2 pairs, 2 of 3 in order.
+    ("free-form", "a cat runs", "the cats running", (2 / 3 + 1 / 2 + 2 / 3) / 3),
+    ("regression", "9", "10", 0.9),  # 1 - |9 - 10| / 10
+    ("regression", "25", "10", 0.0),  # off by 150 %, clipped
+]
+
+
+def test_every_problem_type_by_hand_in_one_call():
+    kinds, answers, golds, wanted = zip(*BY_TYPE, strict=True)
+    columns = {
+        "problem_type": list(kinds),
+        "solution": [f"<answer>{gold}</answer>" for gold in golds],
+        "grading": ["video_r1"] * len(kinds),
+        "data_source": ["test"] * len(kinds),
+    }
+
+    def accuracy_of(template):
+        _, by_name = compute_rewards(
+            load_rewards(["accuracy"]),
+            {"accuracy": 1.0},
+            prompts=["p"] * len(kinds),
+            completions=[template.format(answer) for answer in answers],
+            columns=columns,
+        )
+        return by_name["accuracy"]
+
+    tagged = "<think>so</think>\n<answer> {} </answer>"
+    np.testing.assert_allclose(accuracy_of(tagged), wanted, atol=1e-8)
+    # The first answer counts, whatever follows; without tags there is none.
+    np.testing.assert_allclose(accuracy_of(tagged + "<answer>no</answer>"), wanted, atol=1e-8)
+    assert not accuracy_of("{}").any() and not accuracy_of("<answer>{}").any()
+
+
 def test_weights_scale_each_function():
     totals_N, _ = rewards({"accuracy": 0.9, "format": 0.1}, [GOOD, WRONG])
     np.testing.assert_allclose(totals_N, [1.0, 0.1])

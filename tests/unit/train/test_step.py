@@ -37,6 +37,7 @@ def one_thread():
 def build(make_config):
     def build(**changes):
         options = {
+            "model": str(lab_model_path("qwen2_5_vl")),
             "rewards": {"vowels": 1.0},
             "questions_per_micro_batch": 2,
             # A warmed-up policy is sure of its answers; tests need completions that differ.
@@ -44,7 +45,7 @@ def build(make_config):
             "top_p": 1.0,
         } | changes
         config = make_config(**options)
-        policy = load_policy(lab_model_path("qwen2_5_vl"))
+        policy = load_policy(config.model, position_rule=config.position_rule)
         make_trainable(policy, config)
         engine = Engine(policy, start_processes(), preset=config.deepspeed)
         reference = None
@@ -241,3 +242,159 @@ def test_without_a_folder_the_error_still_names_the_question(build):
     trainer, prepared = build(objective="dr_grpo", rewards={"vowels": 1e100}, beta=0.0)
     with pytest.raises(NonFiniteError, match=r"not finite for question q\d, q\d; the optimiser"):
         run(trainer, prepared)
+
+
+# --- textbook GRPO ------------------------------------------------------------------------------
+
+
+def textbook_logprobs(model, prompt, tokens, *, rule, temperature):
+    """Log-probs of one completion from the whole model on pixels, one row, full logits."""
+    video_mask_P = torch.from_numpy(prompt.video_mask_P)
+    inputs = {
+        "input_ids": torch.cat([torch.from_numpy(prompt.input_ids_P), tokens])[None],
+        "pixel_values_videos": prompt.pixel_values,
+        "video_grid_thw": torch.tensor([prompt.video_grid_thw]),
+    }
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if rule == "transformers":  # the model's own positions
+        types = torch.cat([video_mask_P * 2, torch.zeros_like(tokens)])
+        inputs["mm_token_type_ids"] = types[None]
+        if model.config.model_type == "qwen2_5_vl":
+            inputs["second_per_grid_ts"] = torch.tensor([prompt.seconds_per_slice])
+    else:
+        after = (prompt.next_position + torch.arange(len(tokens))).expand(3, -1)
+        positions = torch.cat([torch.from_numpy(prompt.position_ids_3P), after], dim=1)
+        inputs["position_ids"] = positions[:, None]
+    logits = model(**inputs).logits[0, len(prompt.input_ids_P) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+
+
+def textbook_grpo(logprobs, old, reference, rewards, *, epsilon, beta):
+    """Eqs. 1 and 2 on one group: a list of 1-D tensors for each, and G rewards."""
+    mean = sum(rewards) / len(rewards)
+    std = (sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) ** 0.5
+    gain = divergence = 0.0
+    for i, reward in enumerate(rewards):
+        advantage = (reward - mean) / (std + 1e-4)
+        ratio = torch.exp(logprobs[i] - old[i])
+        clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+        gain += torch.minimum(ratio * advantage, clipped * advantage).mean() / len(rewards)
+        difference = reference[i] - logprobs[i]
+        divergence += (difference.exp() - difference - 1).mean() / len(rewards)
+    return -gain + beta * divergence, divergence.item()
+
+
+def textbook_step(model, reference, groups, config):
+    """Two updates on one rollout; returns each update's loss, KL and gradient."""
+
+    def logprobs_of(model, group):
+        rows = zip(group.tokens_MGL[0], group.lengths_MG[0].tolist(), strict=True)
+        return [
+            textbook_logprobs(
+                model,
+                group.prepared.prompts[0],
+                tokens[:length],
+                rule=config.position_rule,
+                temperature=config.sampling_temperature,
+            )
+            for tokens, length in rows
+        ]
+
+    with torch.no_grad():
+        old = [logprobs_of(model, group) for group in groups]
+        references = [logprobs_of(reference, group) for group in groups]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)
+    updates = []
+    for _ in range(config.updates_per_rollout):
+        loss = kl = 0.0
+        for q, group in enumerate(groups):
+            rewards = vowels(None, group.texts[0])
+            share, divergence = textbook_grpo(
+                logprobs_of(model, group),
+                old[q],
+                references[q],
+                rewards,
+                epsilon=config.epsilon,
+                beta=config.beta,
+            )
+            loss, kl = loss + share / len(groups), kl + divergence / len(groups)
+        optimizer.zero_grad()
+        loss.backward()
+        gradient = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        updates.append((loss.item(), kl, gradient))
+        torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
+        optimizer.step()
+    return updates
+
+
+def the_steps_rollout(trainer, prepared):
+    """What the first step will sample: draws follow from the weights and the seed alone."""
+    config = trainer.config
+    names = ("num_generations", "max_new_tokens", "sampling_temperature", "top_p", "top_k", "seed")
+    options = {name: getattr(config, name) for name in names}
+    return roll_out(trainer.policy, prepared, step=0, **options)
+
+
+def caught_gradients(model):
+    """The gradients of each backward pass, by parameter name, as they come."""
+    caught = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            caught[name] = []
+            parameter.register_hook(lambda grad, name=name: caught[name].append(grad.clone()))
+    return caught
+
+
+@pytest.mark.parametrize("trainable", ["language", "all"])
+@pytest.mark.parametrize("rule", ["published", "transformers"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_without_variants_a_step_is_textbook_grpo(build, family, rule, trainable):
+    """M=1, `none`, G=8: losses, KL, gradients and moved weights of two updates on a rollout.
+
+    The textbook is row by row, on pixels, with full logits; it shares the rollout and nothing else.
+    """
+    path = str(lab_model_path(family))
+    trainer, prepared = build(
+        model=path,
+        variants="none",
+        num_variants=1,
+        num_generations=8,
+        trainable=trainable,
+        position_rule=rule,
+        beta=0.5,
+        learning_rate=1e-3,
+        updates_per_rollout=2,
+    )
+    learning = {n for n, p in trainer.policy.model.named_parameters() if p.requires_grad}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # else the KL term of the first update is 0; a frozen part stays shared
+        for name, parameter in trainer.reference.named_parameters():
+            if name in learning:
+                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+    groups = the_steps_rollout(trainer, prepared)
+    model, reference = load_policy(path).model, load_policy(path).model
+    reference.load_state_dict(trainer.reference.state_dict())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
+    start = weights(trainer)
+
+    caught = caught_gradients(trainer.policy.model)
+    result = run(trainer, prepared)
+    updates = textbook_step(model, reference, groups, trainer.config)
+
+    assert result.outcomes[0].texts == groups[0].texts
+    losses, divergences, gradients = zip(*updates, strict=True)
+    assert result.metrics["loss/total"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert result.metrics["loss/kl"] == pytest.approx(np.mean(divergences), rel=1e-4)
+    assert min(divergences) > 1e-3 and result.metrics["policy/clip_fraction"] > 0
+    norms = [torch.nn.utils.get_total_norm(g.values()).item() for g in gradients]
+    assert result.metrics["optim/grad_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+    assert any("visual.blocks" in name for name in gradients[0]) == (trainable == "all")
+    for update, gradient in enumerate(gradients):
+        for name, wanted in gradient.items():
+            assert len(caught[name]) == 2, name
+            error = (caught[name][update] - wanted).norm()
+            assert error <= 1e-4 * wanted.norm() + 1e-6 * norms[update], (update, name)
+    wanted = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert (weights(trainer) - wanted).norm() <= 1e-2 * (wanted - start).norm()
