@@ -11,17 +11,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strive.cache.commit import list_parts, read_json, read_part, read_table
+from strive.cache.commit import list_parts, read_json, read_table
 from strive.cache.embeddings import SCHEMA as EMBEDDINGS_SCHEMA
 from strive.cache.failures import SCHEMA as FAILURES_SCHEMA
 from strive.cache.failures import read_failures
-from strive.cache.frames import VIDEOS_SCHEMA, frames_checksum, read_video_states
-from strive.cache.layout import CacheLayout, make_key, open_cache, read_settings
-from strive.cache.prune import plan_prune
+from strive.cache.frames import VIDEOS_SCHEMA, frames_checksum, read_video_states, shard_path
+from strive.cache.layout import (
+    CacheLayout,
+    make_key,
+    open_cache,
+    parts_without_settings,
+    read_fields,
+)
+from strive.cache.prune import no_settings, plan_prune
 from strive.cache.questions import SCHEMA as QUESTIONS_SCHEMA
 from strive.cache.questions import read_questions
 from strive.cache.scores import SCHEMA as SCORES_SCHEMA
-from strive.cache.scores import ScorerInfo, list_scorers
+from strive.cache.scores import ScorerInfo, list_scorers, read_scorer_settings
 from strive.errors import CacheDamageError
 
 
@@ -71,7 +77,7 @@ def cache_info(root: Path) -> CacheInfo:
         frames.append(
             FramesInfo(
                 key=key,
-                fields=read_settings(layout.frames(key))["fields"],
+                fields=read_fields(layout.frames(key)),
                 num_videos=len(states),
                 num_frames=sum(state.num_frames for state in states.values()),
                 num_bytes=_num_bytes(layout.frames(key)),
@@ -108,6 +114,7 @@ def verify_cache(root: Path) -> list[str]:
     problems: list[str] = []
     problems += _check_parts(layout.questions, QUESTIONS_SCHEMA)
     problems += _check_parts(layout.failures, FAILURES_SCHEMA)
+    problems += [no_settings(folder) for folder in parts_without_settings(layout)]
     for key in layout.frames_keys():
         problems += _check_key(layout.frames(key), key)
         problems += _check_parts(layout.frames(key), VIDEOS_SCHEMA, "videos")
@@ -117,12 +124,12 @@ def verify_cache(root: Path) -> list[str]:
         problems += _check_parts(layout.embeddings(key), EMBEDDINGS_SCHEMA)
         problems += _check_parts(layout.scores(key), SCORES_SCHEMA)
         problems += _check_scores(layout, key)
-    return problems
+    return list(dict.fromkeys(problems))  # two checks may meet the same damage
 
 
 def _check_key(folder: Path, key: str) -> list[str]:
     try:
-        fields = read_settings(folder).get("fields", {})
+        fields = read_fields(folder)
     except CacheDamageError as error:
         return [str(error)]
     digest = make_key("", fields).rpartition("-")[2]
@@ -135,27 +142,34 @@ def _check_parts(folder: Path, schema: pa.Schema, prefix: str = "part") -> list[
     problems = []
     for path in list_parts(folder, prefix):
         try:
-            read_table(path, schema)
+            read_table(path, schema).validate(full=True)
         except CacheDamageError as error:
             problems.append(str(error))
+        except pa.ArrowException as error:
+            problems.append(f"{path} is damaged ({str(error).splitlines()[0]})")
     return problems
 
 
-def _rows(folder: Path, prefix: str) -> Iterator[dict[str, Any]]:
+def _rows(folder: Path, prefix: str, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     """Yield the rows of the parts that can be read; the others are reported by `_check_parts`."""
     for path in list_parts(folder, prefix):
         try:
-            table = read_part(path)
-        except CacheDamageError:
+            rows = read_table(path, schema).to_pylist()
+        except (CacheDamageError, pa.ArrowException, UnicodeDecodeError):
             continue
-        yield from table.to_pylist()
+        yield from rows
 
 
 def _check_frames(layout: CacheLayout, key: str) -> list[str]:
     folder = layout.frames(key)
     problems = []
-    for row in _rows(folder, "videos"):
-        name, shard = row["video_id"], folder / row["shard"]
+    for row in _rows(folder, "videos", VIDEOS_SCHEMA):
+        name = row["video_id"]
+        try:
+            shard = shard_path(folder, row["shard"])
+        except CacheDamageError as error:
+            problems.append(str(error))
+            continue
         lists = ("source_index", "pts_seconds", "offsets", "lengths")
         if any(len(row[column]) != row["num_frames"] for column in lists):
             problems.append(
@@ -181,13 +195,16 @@ def _checksum(shard: Path, row: dict[str, Any]) -> str:
 
 def _check_scores(layout: CacheLayout, key: str) -> list[str]:
     folder = layout.scores(key)
-    frames_key = read_settings(folder)["fields"]["frames_key"]
+    try:
+        frames_key = read_scorer_settings(layout, key)["fields"]["frames_key"]
+    except CacheDamageError as error:
+        return [str(error)]
     try:
         states = read_video_states(layout, frames_key)
     except CacheDamageError:
         return []  # reported with the frames
     problems = []
-    for row in _rows(folder, "part"):
+    for row in _rows(folder, "part", SCORES_SCHEMA):
         state = states.get(row["video_id"])
         if not np.isfinite(np.asarray(row["scores"], np.float64)).all():
             problems.append(

@@ -95,9 +95,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def commit_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = None) -> None:
-    """Write a table atomically."""
+    """Write a table atomically, with a checksum of each page."""
     with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=row_group_size, compression="zstd")
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=row_group_size,
+            compression="zstd",
+            write_page_checksum=True,
+        )
 
 
 def new_part_path(folder: Path, prefix: str, suffix: str, writer: str) -> Path:
@@ -120,14 +126,14 @@ def list_parts(folder: Path, prefix: str, suffix: str = ".parquet") -> list[Path
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one committed Parquet part.
+    """Read one committed Parquet part; its pages are checked where they carry checksums.
 
     Raises:
-        CacheDamageError: the file cannot be read.
+        CacheDamageError: the file cannot be read, or a page differs from its checksum.
     """
     try:
         # One small local file: the dataset machinery and its threads would only cost time.
-        with pq.ParquetFile(path, memory_map=True) as part:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as part:
             return part.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise CacheDamageError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strive.cache.codec import FrameCodec
+from strive.cache.codec import FRAME_CODECS, FrameCodec
 from strive.cache.commit import (
     atomic_file,
     commit_parquet,
@@ -27,7 +27,7 @@ from strive.cache.commit import (
     new_part_path,
     read_parts,
 )
-from strive.cache.layout import CacheLayout, read_settings
+from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.errors import CacheDamageError, CacheError, DiskError
 
 VIDEOS_SCHEMA = pa.schema(
@@ -274,7 +274,7 @@ class FrameReader:
         self.folder = layout.frames(frames_key)
         self.frames_key = frames_key
         self.settings = read_settings(self.folder)
-        self.codec = FrameCodec(self.settings["fields"]["codec"]["name"])
+        self.codec = _codec_of(self.folder)
         self._table = read_parts(self.folder, "videos", VIDEOS_SCHEMA).combine_chunks()
         self._rows = last_rows(self._table, "video_id")
         self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
@@ -363,7 +363,7 @@ class FrameReader:
         if shard in self._maps:
             self._maps.move_to_end(shard)
             return self._maps[shard]
-        path = self.folder / shard
+        path = shard_path(self.folder, shard)
         try:
             with path.open("rb") as file:
                 self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -372,6 +372,25 @@ class FrameReader:
         if len(self._maps) > _MAX_OPEN_SHARDS:
             self._maps.popitem(last=False)[1].close()
         return self._maps[shard]
+
+
+def _codec_of(folder: Path) -> FrameCodec:
+    codec = read_fields(folder).get("codec")
+    name = codec.get("name") if isinstance(codec, dict) else None
+    if name not in FRAME_CODECS:
+        raise CacheDamageError(f"{folder / 'settings.json'} is damaged: its codec is {codec!r}")
+    return FrameCodec(name)
+
+
+def shard_path(folder: Path, shard: str) -> Path:
+    """Return the pixel file that a row lists.
+
+    Raises:
+        CacheDamageError: the row lists no file of this folder.
+    """
+    if not is_plain_name(shard):
+        raise CacheDamageError(f"{folder} is damaged: a row lists the pixel file {shard!r}")
+    return folder / shard
 
 
 def frame_shards(layout: CacheLayout, frames_key: str) -> list[Path]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from strive import __version__
-from strive.cache.commit import commit_json, read_json
-from strive.errors import CacheError, StaleCacheError
+from strive.cache.commit import TEMPORARY_PREFIX, commit_json, list_parts, read_json
+from strive.errors import CacheDamageError, CacheError, StaleCacheError
 
 FORMAT_VERSION = 1
 
@@ -62,8 +62,23 @@ class CacheLayout:
         return _keys_in(self.root / "scores")
 
 
+def parts_without_settings(layout: CacheLayout) -> list[Path]:
+    """Return sets of frames and scorers that lost their `settings.json`, which hides their parts.
+
+    A precompute of the same options writes it again.
+    """
+    folders = [
+        folder
+        for name, prefix in (("frames", "videos"), ("scores", "part"))
+        for folder in (layout.root / name).glob("*")
+        if not folder.name.startswith(TEMPORARY_PREFIX) and list_parts(folder, prefix)
+    ]
+    return sorted(folder for folder in folders if not (folder / "settings.json").is_file())
+
+
 def _keys_in(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in folder.glob("*/settings.json"))
+    keys = (path.parent.name for path in folder.glob("*/settings.json"))
+    return sorted(key for key in keys if not key.startswith(TEMPORARY_PREFIX))
 
 
 def open_cache(root: Path) -> CacheLayout:
@@ -119,6 +134,26 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
+def read_fields(folder: Path) -> dict[str, Any]:
+    """Read the fields that the key of a frames or scores folder hashes.
+
+    Raises:
+        CacheDamageError: `settings.json` has none.
+    """
+    fields = read_settings(folder).get("fields")
+    if not isinstance(fields, dict):
+        raise CacheDamageError(f"{folder / 'settings.json'} is damaged: it has no 'fields'")
+    return fields
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name that a part or settings hold is that of something in one folder.
+
+    Caches come from strangers: `../` in one must not lead out of it.
+    """
+    return isinstance(name, str) and Path(name).name == name and "\0" not in name
+
+
 def ensure_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write a folder's settings once; `settings["fields"]` are those that the key hashes.
 
@@ -137,7 +172,7 @@ def require_fields(folder: Path, expected: Mapping[str, Any]) -> None:
     Raises:
         StaleCacheError: some differ; the message shows each with both values.
     """
-    found = read_settings(folder).get("fields", {})
+    found = read_fields(folder)
     differing = {
         name: (found.get(name), value)
         for name, value in expected.items()

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from strive.cache.commit import TEMPORARY_PREFIX, disk_error
 from strive.cache.layout import CacheLayout
@@ -70,3 +71,49 @@ def _lock(descriptor: int, layout: CacheLayout, writer: str) -> None:
 def _remove_leftovers(layout: CacheLayout, writer: str) -> None:
     for path in layout.root.rglob(f"{TEMPORARY_PREFIX}*-{writer}-*"):
         path.unlink(missing_ok=True)
+
+
+def live_writers(layout: CacheLayout) -> set[str]:
+    """Return the names of writers whose process runs, as far as can be told without disturbing it.
+
+    A process of this machine is looked up by its id, one of another by the lock that it holds.
+    """
+    alive = set()
+    for path in layout.writers.glob("*.lock"):
+        try:
+            owner = json.loads(path.read_text(encoding="utf-8"))
+            if owner["host"] == socket.gethostname():
+                is_alive = runs(int(owner["pid"]))
+            else:
+                is_alive = _is_locked(path)
+        except FileNotFoundError:
+            continue
+        except (json.JSONDecodeError, KeyError, ValueError, UnicodeDecodeError, TypeError):
+            is_alive = _is_locked(path)  # it is being written this very moment, or was cut off
+        if is_alive:
+            alive.add(path.stem)
+    return alive
+
+
+def runs(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    if fcntl is None:
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # a file system without locks
+    return False

@@ -1,16 +1,14 @@
 """Removing from a cache what no reader can see, and whole sets that the user names.
 
 By itself nothing but leftovers goes: hidden temporary files, pixel files that no committed part
-lists, folders without settings; each only when it is older than an hour and no running writer's
-name is on it, so that a precompute in another terminal loses nothing. `superseded` also rewrites
-parts without the rows that later ones replace: every part by an atomic rename onto itself, so that
-the order of parts, and with it what readers see, stays as it is at every moment.
+lists, folders that hold neither settings nor parts; each only when it is older than an hour and no
+running writer's name is on it, so that a precompute in another terminal loses nothing. `superseded`
+also rewrites parts without the rows that later ones replace: every part by an atomic rename onto
+itself, so that the order of parts, and with it what readers see, stays as it is at every moment.
 """
 
-import json
 import os
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,14 +24,15 @@ from strive.cache.commit import (
     read_part,
 )
 from strive.cache.frames import frame_shards, read_video_states
-from strive.cache.layout import CacheLayout, open_cache, read_settings
+from strive.cache.layout import (
+    CacheLayout,
+    open_cache,
+    parts_without_settings,
+    read_settings,
+)
+from strive.cache.lock import live_writers, runs
 from strive.cache.scores import find_scorer
 from strive.errors import CacheDamageError, CacheError, unknown_name
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 SAFE_AGE_SECONDS = 3600.0
 """Leftovers younger than this stay: a writer renames its pixels a moment before it lists them."""
@@ -99,7 +98,9 @@ def plan_prune(
     busy = live_writers(layout)
     found: list[Removal] = []
     damaged: list[str] = []
-    bare = list(_folders_without_settings(layout))
+    lost = parts_without_settings(layout)
+    damaged += map(no_settings, lost)
+    bare = [path for path in _folders_without_settings(layout) if path not in lost]
     found += [_removal(path, NO_SETTINGS) for path in bare]
     found += [
         _removal(path, TEMPORARY)
@@ -140,12 +141,12 @@ def plan_drop(root: Path, *, scorers: tuple[str, ...], frames_keys: tuple[str, .
             f"{root} is being written by {', '.join(sorted(busy))}; wait for that precompute "
             "before dropping a set"
         )
-    settings = {key: read_settings(layout.scores(key)) for key in layout.scorer_keys()}
+    settings = {key: _settings_of(layout.scores(key)) for key in layout.scorer_keys()}
     keys = {_scorer_key(layout, name, settings) for name in scorers}
     for frames_key in frames_keys:
         if frames_key not in layout.frames_keys():
             raise unknown_name("frames key (--frames-key)", frames_key, layout.frames_keys())
-    keys |= {key for key, made in settings.items() if made["fields"]["frames_key"] in frames_keys}
+    keys |= {key for key, made in settings.items() if made.get("frames_key") in frames_keys}
     folders = [
         folder
         for key in sorted(keys)
@@ -158,53 +159,19 @@ def plan_drop(root: Path, *, scorers: tuple[str, ...], frames_keys: tuple[str, .
 
 def _scorer_key(layout: CacheLayout, name: str, settings: Mapping[str, dict[str, Any]]) -> str:
     """Find a scorer by its settings alone: one whose parts are damaged can be dropped too."""
-    matching = [key for key, made in settings.items() if name in (key, made["name"])]
+    matching = [key for key, made in settings.items() if name in (key, made.get("name"))]
     return matching[0] if len(matching) == 1 else find_scorer(layout, name).key
 
 
-def live_writers(layout: CacheLayout) -> set[str]:
-    """Return the names of writers whose process runs, as far as can be told without disturbing it.
-
-    A process of this machine is looked up by its id, one of another by the lock that it holds.
-    """
-    alive = set()
-    for path in layout.writers.glob("*.lock"):
-        try:
-            owner = json.loads(path.read_text(encoding="utf-8"))
-            if owner["host"] == socket.gethostname():
-                is_alive = _runs(int(owner["pid"]))
-            else:
-                is_alive = _is_locked(path)
-        except FileNotFoundError:
-            continue
-        except (json.JSONDecodeError, KeyError, ValueError, UnicodeDecodeError, TypeError):
-            is_alive = _is_locked(path)  # it is being written this very moment, or was cut off
-        if is_alive:
-            alive.add(path.stem)
-    return alive
-
-
-def _runs(pid: int) -> bool:
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """Return name and frames key of a scorer, as far as they can be read."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _is_locked(path: Path) -> bool:
-    if fcntl is None:
-        return True
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False  # a file system without locks
-    return False
+        settings = read_settings(folder)
+    except CacheDamageError:
+        return {}
+    fields = settings.get("fields")
+    frames_key = fields.get("frames_key") if isinstance(fields, dict) else None
+    return {"name": settings.get("name"), "frames_key": frames_key}
 
 
 def _is_idle(path: Path, busy: set[str]) -> bool:
@@ -214,7 +181,7 @@ def _is_idle(path: Path, busy: set[str]) -> bool:
     if not path.name.startswith(TEMPORARY_PREFIX):
         return True
     pid = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
-    return not (pid.isdigit() and _runs(int(pid)))
+    return not (pid.isdigit() and runs(int(pid)))
 
 
 def _removal(path: Path, why: str) -> Removal:
@@ -245,8 +212,19 @@ def _folders_without_settings(layout: CacheLayout) -> Iterator[Path]:
     known["embeddings"] = known["scores"]
     for name, keys in known.items():
         for folder in sorted((layout.root / name).glob("*")):
-            if folder.is_dir() and folder.name not in keys:
+            is_set = folder.is_dir() and not folder.name.startswith(TEMPORARY_PREFIX)
+            # Embeddings have no settings of their own: they go by those of the scores.
+            has_scores = name == "embeddings" and list_parts(layout.scores(folder.name), "part")
+            if is_set and folder.name not in keys and not has_scores:
                 yield folder
+
+
+def no_settings(folder: Path) -> str:
+    """Say what is wrong with a set that lost its settings."""
+    return (
+        f"{folder} holds parts but no settings.json, so that nobody sees them; the precompute that "
+        "made it writes it again"
+    )
 
 
 def _unlisted_shards(layout: CacheLayout, frames_key: str) -> Iterator[Removal]:
@@ -334,9 +312,9 @@ def _unused_shards(
         names = read_part(path, ["shard"]).column(0).to_pylist()
         listed.update(names)
         used.update(names[row] for row in keep.get(path, range(len(names))))
-    for name in sorted(listed - used):
-        shard = layout.frames(frames_key) / name
-        if shard.is_file():
+    # Of the files that are there: a stranger's rows may list any path.
+    for shard in frame_shards(layout, frames_key):
+        if shard.name in listed - used:
             yield _removal(shard, SUPERSEDED)
 
 
@@ -369,10 +347,11 @@ def _apply(removal: Removal) -> int:
         before = path.stat().st_size
         commit_parquet(path, read_part(path).take(list(removal.keep)))
         return before - path.stat().st_size
-    if path.is_dir():
-        # Without settings a set does not exist for readers: a kill from here on harms nobody.
-        (path / "settings.json").unlink(missing_ok=True)
-        shutil.rmtree(path)
+    if path.is_dir() and not path.is_symlink():
+        # A hidden set does not exist for readers: a kill from here on harms nobody.
+        hidden = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"
+        path.rename(hidden)
+        shutil.rmtree(hidden)
     else:
         path.unlink()
     return removal.num_bytes

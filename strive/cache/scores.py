@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from strive.cache.commit import commit_parquet, last_rows, new_part_path, read_parts
 from strive.cache.frames import read_video_states
-from strive.cache.layout import CacheLayout, read_settings
-from strive.errors import CacheError, nearest
+from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
+from strive.errors import CacheDamageError, CacheError, nearest
 from strive.variants import DEFAULT_LOGIT_SCALE
 
 SCHEMA = pa.schema(
@@ -70,6 +70,31 @@ class ScorerInfo:
     num_questions: int
 
 
+def read_scorer_settings(layout: CacheLayout, scorer_key: str) -> dict[str, Any]:
+    """Read a scorer's settings; what readers rely on is there and of its kind.
+
+    Raises:
+        CacheDamageError: something is not; the message names the file and what.
+    """
+    folder = layout.scores(scorer_key)
+    settings = read_settings(folder)
+    transforms, details = settings.get("allowed_transforms"), settings.get("details", {})
+    is_right = {
+        "name": isinstance(settings.get("name"), str),
+        "kind": settings.get("kind") in ("similarity", "weight"),
+        "allowed_transforms": isinstance(transforms, list)
+        and all(isinstance(transform, str) for transform in transforms),
+        "details": isinstance(details, dict),
+        "frames_key": is_plain_name(read_fields(folder).get("frames_key")),
+    }
+    wrong = [name for name, right in is_right.items() if not right]
+    if wrong:
+        raise CacheDamageError(
+            f"{folder / 'settings.json'} is damaged: '{wrong[0]}' is missing or of another kind"
+        )
+    return settings
+
+
 def commit_scores(
     layout: CacheLayout, scorer_key: str, rows: Sequence[ScoreRow], *, writer: str
 ) -> int:
@@ -112,7 +137,7 @@ class ScoreReader:
 
     def __init__(self, layout: CacheLayout, scorer_key: str) -> None:
         self.scorer_key = scorer_key
-        self.settings: dict[str, Any] = read_settings(layout.scores(scorer_key))
+        self.settings = read_scorer_settings(layout, scorer_key)
         self.name: str = self.settings["name"]
         self.kind: str = self.settings["kind"]
         self.allowed_transforms: tuple[str, ...] = tuple(self.settings["allowed_transforms"])
@@ -175,7 +200,7 @@ def list_scorers(layout: CacheLayout) -> list[ScorerInfo]:
     """Return all scorers of a cache."""
     infos = []
     for key in layout.scorer_keys():
-        settings = read_settings(layout.scores(key))
+        settings = read_scorer_settings(layout, key)
         infos.append(
             ScorerInfo(
                 name=settings["name"],

@@ -1,13 +1,16 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from cache.conftest import add_frames, add_scorer
 from strive.cache.audit import cache_info, verify_cache
+from strive.cache.commit import commit_parquet, read_part
 from strive.cache.failures import FailureRow, commit_failures
-from strive.cache.frames import frame_shards
+from strive.cache.frames import FrameReader, frame_shards
 from strive.cache.layout import CacheLayout
-from strive.errors import CacheError
+from strive.cache.scores import ScoreReader, find_scorer
+from strive.errors import CacheDamageError, CacheError
 
 
 @pytest.fixture
@@ -60,6 +63,76 @@ def test_missing_pixels_and_changed_settings_are_found(filled: CacheLayout) -> N
     problems = verify_cache(filled.root)
     assert sum("is missing" in problem for problem in problems) == 2
     assert sum("does not belong to this key" in problem for problem in problems) == 1
+
+
+@pytest.mark.parametrize("folder", ["frames", "embeddings", "scores"])
+def test_a_flipped_byte_of_a_part_is_found(filled: CacheLayout, folder: str) -> None:
+    part = next((filled.root / folder).rglob("*.parquet"))
+    data = part.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    whole, found = read_part(part), []
+    for place in range(4, footer, 5):
+        part.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        try:
+            assert read_part(part) == whole  # a byte of a page's header that says nothing
+        except CacheDamageError:
+            found.append(place)
+    assert len(found) > (footer - 4) / 5 / 2
+    place = found[len(found) // 2]
+    part.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+    assert any(part.name in problem for problem in verify_cache(filled.root))
+
+
+def test_a_part_that_lacks_a_column_is_one_problem(filled: CacheLayout) -> None:
+    part = next((filled.root / "scores").rglob("*.parquet"))
+    commit_parquet(part, read_part(part).drop_columns(["frames_checksum"]))
+    (problem,) = verify_cache(filled.root)
+    assert part.name in problem
+
+
+NONSENSE = (
+    *("{}", "[]", '{"fields": 3}', '{"fields": {}}'),
+    '{"name": "a", "kind": "similarity", "fields": {"frames_key": "x"}}',
+    '{"name": "a", "kind": "odd", "allowed_transforms": [], "fields": {"frames_key": "x"}}',
+    '{"name": "a", "kind": "weight", "allowed_transforms": [], "fields": {"frames_key": "../x"}}',
+)
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+def test_settings_that_are_json_and_nonsense_are_named(filled: CacheLayout, text: str) -> None:
+    settings = filled.scores(filled.scorer_keys()[0]) / "settings.json"
+    settings.write_text(text)
+    for read in (
+        lambda: cache_info(filled.root),
+        lambda: find_scorer(filled, None),
+        lambda: ScoreReader(filled, filled.scorer_keys()[0]),
+    ):
+        with pytest.raises(CacheDamageError, match=r"settings\.json is damaged"):
+            read()
+    assert any("settings.json" in problem for problem in verify_cache(filled.root))
+
+
+@pytest.mark.parametrize("text", ["[]", '{"fields": 3}', '{"fields": {"codec": {"name": "png"}}}'])
+def test_frames_with_nonsense_for_settings_are_named(filled: CacheLayout, text: str) -> None:
+    (key,) = filled.frames_keys()
+    (filled.frames(key) / "settings.json").write_text(text)
+    with pytest.raises(CacheDamageError, match=r"settings\.json is damaged"):
+        FrameReader(filled, key)
+    assert any("settings.json" in problem for problem in verify_cache(filled.root))
+
+
+def test_rows_do_not_lead_out_of_the_cache(filled: CacheLayout, tmp_path: Path) -> None:
+    (key,) = filled.frames_keys()
+    (tmp_path / "secret").write_bytes(b"x" * 100_000)
+    part = next(filled.frames(key).glob("videos-*"))
+    table = read_part(part)
+    place = table.schema.get_field_index("shard")
+    elsewhere = pa.array(["../../../secret"] * len(table), pa.string())
+    commit_parquet(part, table.set_column(place, table.schema.field(place), elsewhere))
+    assert (filled.frames(key) / "../../../secret").is_file()
+    with pytest.raises(CacheDamageError, match="lists the pixel file"):
+        FrameReader(filled, key).read("a", [0])
+    assert all("lists the pixel file" in problem for problem in verify_cache(filled.root))
 
 
 def test_a_folder_without_a_cache_is_named(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cache.conftest import add_frames, add_scorer, encoded
 from strive.cache.audit import cache_info, verify_cache
 from strive.cache.codec import FrameCodec
-from strive.cache.commit import atomic_file
+from strive.cache.commit import atomic_file, commit_parquet, read_part
 from strive.cache.embeddings import (
     VideoEmbeddings,
     commit_embeddings,
@@ -24,6 +25,7 @@ from strive.cache.embeddings import (
 )
 from strive.cache.frames import FrameReader, FrameWriter, frame_shards, read_video_states
 from strive.cache.layout import CacheLayout
+from strive.cache.lock import live_writers
 from strive.cache.prune import (
     NO_SETTINGS,
     SUPERSEDED,
@@ -31,7 +33,6 @@ from strive.cache.prune import (
     UNLISTED,
     PrunePlan,
     apply_prune,
-    live_writers,
     plan_drop,
     plan_prune,
 )
@@ -239,6 +240,56 @@ def test_pixels_stay_when_their_list_cannot_be_read(filled: CacheLayout) -> None
     assert part.name in plan_prune(filled.root, superseded=True).damaged[0]
 
 
+@pytest.mark.parametrize("kind", ["frames", "scores"])
+def test_a_set_that_lost_its_settings_is_damage_and_stays(filled: CacheLayout, kind: str) -> None:
+    (folder,) = (filled.root / kind).iterdir()
+    settings = folder / "settings.json"
+    text = settings.read_text()
+    settings.unlink()
+    age(filled.root)
+    plan = plan_prune(filled.root, superseded=True)
+    assert plan.removals == () and f"{folder} holds parts but no settings.json" in plan.damaged[0]
+    assert f"{folder} holds parts but no settings.json" in verify_cache(filled.root)[0]
+    settings.write_text(text)  # as the next precompute does
+    assert verify_cache(filled.root) == []
+
+
+def test_a_kill_while_a_set_is_dropped_leaves_what_the_next_prune_removes(
+    filled: CacheLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (frames_key,) = filled.frames_keys()
+    plan = plan_drop(filled.root, scorers=(), frames_keys=(frames_key,))
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("shutil.rmtree", interrupted)
+        apply_prune(plan)
+    (scorer_folder,) = (filled.root / "scores").iterdir()
+    assert filled.scorer_keys() == [] and verify_cache(filled.root) == []
+    left = scorer_folder.rename(scorer_folder.with_name(".tmp-999999999-dropped"))
+    age(left)
+    assert [r.path for r in plan_prune(filled.root).removals if r.why == TEMPORARY] == [left]
+
+
+def interrupted(folder: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def test_only_files_of_the_cache_go(filled: CacheLayout, tmp_path: Path) -> None:
+    """A stranger's cache whose rows list a file elsewhere as pixels that later rows replace."""
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    part = next((filled.root / "frames").rglob("videos-*.parquet"))
+    table = read_part(part)
+    place = table.schema.get_field_index("shard")
+    elsewhere = pa.array([f"../../../{precious.name}"] * len(table), pa.string())
+    commit_parquet(part, table.set_column(place, table.schema.field(place), elsewhere))
+    assert (part.parent / f"../../../{precious.name}").is_file()
+    again(filled, "a")
+    again(filled, "b")
+    age(filled.root)
+    apply_prune(plan_prune(filled.root, superseded=True))
+    assert precious.exists()
+
+
 @pytest.mark.parametrize("name", [lambda key: "siglip2", lambda key: key])
 def test_dropping_a_scorer(filled: CacheLayout, name: Callable[[str], str]) -> None:
     frames_key = filled.frames_keys()[0]
@@ -258,6 +309,14 @@ def test_a_damaged_scorer_can_be_dropped(filled: CacheLayout) -> None:
     part.write_bytes(part.read_bytes()[:-5])
     apply_prune(plan_drop(filled.root, scorers=("siglip2",), frames_keys=()))
     assert filled.scorer_keys() == [] and verify_cache(filled.root) == []
+
+
+def test_a_scorer_with_nonsense_for_settings_can_be_dropped(filled: CacheLayout) -> None:
+    (key,) = filled.scorer_keys()
+    for text in ("{}", "[]", '{"fields": 3, "name": 4}'):
+        (filled.scores(key) / "settings.json").write_text(text)
+        plan = plan_drop(filled.root, scorers=(key,), frames_keys=())
+        assert [r.path for r in plan.removals] == [filled.scores(key), filled.embeddings(key)]
 
 
 def test_dropping_frames_takes_their_scorers_along(filled: CacheLayout) -> None:
