@@ -15,9 +15,13 @@ from strive.commands.common import (
     print_json,
     say,
 )
+from strive.errors import ConfigError
 
 if TYPE_CHECKING:
+    from strive.configs.schema import TrainConfig
     from strive.evaluate.results import EvaluationResults
+
+DRY_RUN_PANEL = "With --dry-run (GPU figures: an H100's)"
 
 
 def train(
@@ -55,15 +59,47 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and estimates, then stop.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="GPUs to plan for.  \\[default: those of the launcher]",
+            rich_help_panel=DRY_RUN_PANEL,
+        ),
+    ] = None,
+    gpu_tflops: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            help="Peak TFLOP/s of one GPU.  \\[default: 989]",
+            rich_help_panel=DRY_RUN_PANEL,
+        ),
+    ] = None,
+    gpu_utilisation: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            max=1.0,
+            help="Share of it that is reached.  \\[default: 0.4]",
+            rich_help_panel=DRY_RUN_PANEL,
+        ),
+    ] = None,
+    gpu_bandwidth: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            help="GB/s of its memory.  \\[default: 3350]",
+            rich_help_panel=DRY_RUN_PANEL,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=DRY_RUN_PANEL),
+    ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """ONLINE: GRPO over M visual variants x G completions, with DeepSpeed."""
-    from strive.experiments.training import (
-        choose_run_dir,
-        resolve_config,
-        run_training,
-        with_model_folder,
-    )
+    from strive.experiments.training import choose_run_dir, resolve_config, run_training
 
     place = find_workspace(workspace)
     options = {
@@ -79,17 +115,41 @@ def train(
     is_main = int(os.environ.get("RANK", "0")) == 0
     if on_lab and is_main:
         say(LAB_LINE)
+    gpu = {
+        "tflops": gpu_tflops,
+        "utilisation": gpu_utilisation,
+        "bandwidth_gb": gpu_bandwidth,
+    }
     if dry_run:
-        from strive.train.plan import dry_run as plan_run
-
-        print_json(plan_run(with_model_folder(resolved)))
+        if is_main:
+            _show_plan(resolved, processes, gpu, as_json=as_json)
         return
+    if as_json or processes is not None or any(gpu.values()):
+        raise ConfigError(
+            "--json, --processes and --gpu-... belong to --dry-run; add it, or leave them out"
+        )
     folder = choose_run_dir(place, resolved, run_dir, resume=resume)
     summary = run_training(resolved, run_dir=folder, resume=resume)
     if is_main:
         from strive.commands.views import print_training
 
         print_training(summary, make_console())
+
+
+def _show_plan(
+    config: "TrainConfig", processes: int | None, gpu: dict[str, float | None], *, as_json: bool
+) -> None:
+    from strive.commands.plan_view import print_training_plan
+    from strive.experiments.training import plan_training
+    from strive.train.cost import Hardware
+
+    num_processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    hardware = Hardware(**{name: value for name, value in gpu.items() if value is not None})
+    plan = plan_training(config, num_processes=num_processes, hardware=hardware)
+    if as_json:
+        print_json(plan)
+    else:
+        print_training_plan(plan, make_console())
 
 
 def evaluate(

@@ -4,6 +4,7 @@ Memory is a formula whose inputs are returned beside it. What it leaves out is s
 activations inside a layer depend on the attention kernel and are estimated by one factor.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ def dry_run(config: TrainConfig, *, num_processes: int = 1) -> dict[str, Any]:
     """
     data = TrainingData(config)
     shard(range(config.questions_per_step), 0, num_processes)
-    policy = _skeleton(config)
+    policy = open_architecture(config)
     make_trainable(policy, config)
     first = data.read(data.questions_of(0)[0], 0)
     [prepared] = prepare_questions(
@@ -55,28 +56,54 @@ def dry_run(config: TrainConfig, *, num_processes: int = 1) -> dict[str, Any]:
         "num_processes": num_processes,
         "epochs": config.steps * config.questions_per_step / len(data.records),
         "completions_per_step": _completions(config),
+        "parameters": _parameters(policy),
         "tokens": tokens,
         "vision_encodes": _vision_encodes(config),
         "memory": _memory(config, policy, tokens, num_processes),
     }
 
 
-def _skeleton(config: TrainConfig) -> Policy:
-    """The policy without weights: its architecture on the meta device, and its processor."""
+def open_architecture(
+    config: TrainConfig, *, device: str = "meta", dtype: torch.dtype = torch.float32
+) -> Policy:
+    """The policy's architecture and processor without its weights: none on the device `meta`, else
+    random ones.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     try:
         architecture = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(architecture, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(config.model, trust_remote_code=False)
-        return make_policy(model, processor, position_rule=config.position_rule)
+        with torch.random.fork_rng(), torch.device(device):
+            model = AutoModelForImageTextToText.from_config(
+                architecture, dtype=dtype, trust_remote_code=False
+            )
+        return make_policy(model.eval(), processor, position_rule=config.position_rule)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"cannot open model '{config.model}' ({reason}); pass --model FOLDER, or --model "
             "lab:qwen2_5_vl for the embedded one"
         ) from error
+
+
+def _parameters(policy: Policy) -> dict[str, int]:
+    """Parameters by what they cost: the input embedding is a table and costs nothing."""
+    sizes = {"layers": 0, "head": 0, "vision": 0, "trained_language": 0, "trained_vision": 0}
+    head = policy.model.get_output_embeddings().weight
+    table = policy.model.get_input_embeddings().weight
+    for name, parameter in policy.model.named_parameters():
+        in_tower = ".visual." in name
+        if parameter is table and parameter is not head:
+            continue
+        part = "vision" if in_tower else "head" if parameter is head else "layers"
+        sizes[part] += parameter.numel()
+        if parameter.requires_grad:
+            sizes["trained_vision" if in_tower else "trained_language"] += parameter.numel()
+    return sizes
 
 
 def _completions(config: TrainConfig) -> int:
@@ -93,6 +120,7 @@ def _tokens(config: TrainConfig, prompt: PromptInputs) -> dict[str, int]:
     return {
         "prompt": prompt_tokens,
         "video": int(prompt.video_mask_P.sum()),
+        "video_patches": math.prod(prompt.video_grid_thw),
         "logprob_row_at_most": packed if config.logprobs == "packed" else plain,
         "prefill_per_step": rows * prompt_tokens,
         "completion_per_step_at_most": rows * new,

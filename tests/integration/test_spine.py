@@ -73,9 +73,33 @@ def test_train_leaves_the_designs_run_folder(folder: Path) -> None:
 
 
 def test_grpo_is_one_view_with_eight_answers(folder: Path) -> None:
-    plan = strive_cli("train", "--variants", "none", "--dry-run", cwd=folder)
+    plan = strive_cli("train", "--variants", "none", "--dry-run", "--json", cwd=folder)
     config = json.loads(plan.stdout)["config"]
     assert (config["num_variants"], config["num_generations"]) == (1, 8)
+
+
+def test_a_dry_run_is_a_table_of_what_a_run_would_need(folder: Path) -> None:
+    runs = folder / "strive-workspace" / "runs"
+    before = sorted(runs.glob("*")) if runs.is_dir() else []
+    text = strive_cli(
+        "train", "--dry-run", "--processes", "2", "--gpu-tflops", "312", "--set", "steps=7",
+        cwd=folder,
+    ).stdout  # fmt: skip
+    assert max(len(line) for line in text.splitlines()) <= 100
+    plain = " ".join(text.replace("\u2502", " ").split())
+    for words in (
+        "steps 7 *",
+        "12 questions x 2 variants x 4 completions = 96 completions, on 2 processes",
+        "24 a step, 168 in the run",
+        "at the peak of each process",
+        "by formula, at most",
+        "a GPU of 312 TFLOP/s at 40%, 3,350 GB/s",
+        "Time by formula: seconds a step in each process",
+    ):
+        assert words in plain, words
+    assert (sorted(runs.glob("*")) if runs.is_dir() else []) == before
+    wrong = strive_cli("train", "--json", cwd=folder, code=2)
+    assert "--json, --processes and --gpu-... belong to --dry-run" in wrong.stderr
 
 
 def test_inspect_scores_in_all_its_forms(folder: Path) -> None:

@@ -18,8 +18,14 @@ def test_what_a_run_would_do(lab_config):
     assert plan["data"]["num_questions"] == 6 and plan["epochs"] == 2
     assert plan["completions_per_step"] == 2 * 2 * 4
     assert plan["vision_encodes"] == {"per_step": 4, "in_all": 24}
-    # 56 x 56 pixels are 2 x 2 merged tokens, 8 frames 4 slices.
-    assert plan["tokens"]["video"] == 16
+    # 56 x 56 pixels are 4 x 4 patches and 2 x 2 merged tokens, 8 frames 4 slices.
+    assert (plan["tokens"]["video"], plan["tokens"]["video_patches"]) == (16, 64)
+    sizes = plan["parameters"]
+    # The head is the embedding's own weight: 647 words of 128 values.
+    assert sizes["head"] == 647 * 128
+    assert sizes["layers"] + sizes["head"] + sizes["vision"] == plan["memory"]["inputs"]["P"]
+    assert 0 < sizes["trained_vision"] < sizes["vision"]
+    assert sizes["trained_language"] == sizes["layers"] + sizes["head"]
     tokens = plan["tokens"]
     assert tokens["logprob_row_at_most"] == tokens["prompt"] + 4 * 8
     inputs, parts = plan["memory"]["inputs"], plan["memory"]["bytes_per_process"]

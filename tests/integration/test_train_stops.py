@@ -1,0 +1,202 @@
+"""How a run stops and goes on, as commands: kill -9, SIGTERM, errors, memory, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from strive.train.run_folder import RunFolder
+
+# The command line, and at the very end whether it left a process group behind. What is registered
+# first runs last.
+COMMAND = """
+import atexit, sys
+
+def look():
+    import torch.distributed as dist
+    print("process group left behind:", dist.is_initialized(), file=sys.stderr)
+
+atexit.register(look)
+from strive.cli import main
+main()
+"""
+# The same with two more GiB of address space than its libraries take: what a machine without more
+# memory gives.
+CRAMPED = """
+import resource
+import deepspeed, torch, transformers
+import strive.train.loop
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 2 * 2**30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+"""
+
+
+@pytest.fixture
+def command(lab, settings, tmp_path):
+    """Start `strive-cli train` in its own process, or several; the configuration is a file."""
+
+    def start(run_dir, *options, processes=1, before="", **changes):
+        config = tmp_path / f"{run_dir.name}.yaml"
+        values = settings(**changes) | {"loggers": []}
+        config.write_text(yaml.safe_dump(values | {"held_out": list(values.get("held_out", ()))}))
+        program = tmp_path / f"{run_dir.name}.py"
+        program.write_text(before + COMMAND)
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        return subprocess.Popen(
+            [
+                sys.executable,
+                *(launcher if processes > 1 else []),
+                str(program),
+                "train",
+                "--config",
+                str(config),
+                "--run-dir",
+                str(run_dir),
+                *options,
+            ],
+            env=os.environ
+            | {
+                "PYTHONPATH": f"{lab}{os.pathsep}{Path(__file__).parents[2]}",
+                "OMP_NUM_THREADS": "1",
+                "DS_ACCELERATOR": "cpu",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def finish(process, code=0):
+    """Wait for a process; return what it wrote to stderr."""
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == code, out + err
+    return err
+
+
+def lines(run_dir, name="metrics.jsonl"):
+    """Everything in the lines that a computation decides."""
+    return [
+        {key: v for key, v in json.loads(line).items() if not key.startswith(("time/", "memory/"))}
+        for line in (run_dir / name).read_text().splitlines()
+    ]
+
+
+def completions(run_dir):
+    return pl.read_parquet(run_dir / "completions.parquet").sort(
+        "step", "question_id", "variant", "generation"
+    )
+
+
+def policy_bytes(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+# Checkpoints at 25 and 50, so that neither step 37 nor those near it are one.
+SIXTY_STEPS = {"steps": 60, "checkpoint_every": 25, "evaluate_every": 15}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole") / "run"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)]
+)
+def test_stopped_at_step_37_of_60_and_resumed(lab, command, whole_run, tmp_path, number, code):
+    options = SIXTY_STEPS | {"held_out": (str(lab / "world" / "train.jsonl"),)}
+    if not whole_run.exists():
+        finish(command(whole_run, **options))
+    run_dir = tmp_path / "stopped"
+    process = command(run_dir, **options)
+    metrics = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 150
+    while not metrics.is_file() or metrics.read_text().count("\n") < 37:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    err = finish(process, code)
+    stopped_at = metrics.read_text().count("\n")
+    assert 37 <= stopped_at < 50
+    if number == signal.SIGKILL:
+        assert RunFolder(run_dir).checkpoint_steps() == [25]
+    else:
+        assert RunFolder(run_dir).checkpoint_steps() == [25, stopped_at]
+        assert f"error: interrupted after step {stopped_at} of 60" in err
+        assert "process group left behind: False" in err
+
+    finish(command(run_dir, "--resume", **options))
+    assert [line["step"] for line in lines(run_dir)] == list(range(1, 61))
+    assert lines(run_dir) == lines(whole_run)
+    assert completions(run_dir).equals(completions(whole_run))
+    assert lines(run_dir, "held_out.jsonl") == lines(whole_run, "held_out.jsonl")
+    assert RunFolder(run_dir).read_best() == RunFolder(whole_run).read_best()
+    for name in ("best", "final"):
+        assert policy_bytes(run_dir / name) == policy_bytes(whole_run / name)
+
+
+def test_an_error_ends_with_one_line_and_leaves_no_process_group(command, tmp_path):
+    run_dir = tmp_path / "run"
+    weights = {"accuracy": 1.0, "lab_rewards:vowels": 1e100}
+    err = finish(command(run_dir, steps=2, objective="dr_grpo", rewards=weights), code=1)
+    assert "Traceback" not in err
+    [said] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert said.startswith("error: loss or gradient is not finite for question ")
+    assert said.endswith(f"; the batch is in {run_dir / 'nonfinite' / 'step-000001'}")
+    assert err.splitlines()[-1] == "process group left behind: False"
+
+
+def test_memory_that_runs_out_names_what_takes_less(command, tmp_path):
+    # Keys of one layer: 100,000 completions x 2 heads x about 80 places x 32 values of 4 bytes.
+    shape = {"questions_per_step": 1, "num_variants": 1, "num_generations": 100_000}
+    process = command(tmp_path / "run", before=CRAMPED, steps=1, variants="random", **shape)
+    err = finish(process, code=1)
+    assert "Traceback" not in err
+    [said] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert said.startswith(
+        "error: out of memory in the rollout of step 1; what helps most: "
+        "a lower max_new_tokens (now 8); a lower max_pixels (now the processor's limit); "
+    )
+    assert "Estimate of what was alive in each process: " in said and "key value cache" in said
+    assert said.endswith(" were asked for at once")
+    assert err.splitlines()[-1] == "process group left behind: False"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", ["zero0", "zero3"])
+def test_two_processes_share_the_held_out_questions(lab, command, tmp_path, preset):
+    options = {
+        "steps": 2,
+        "evaluate_every": 1,
+        "deepspeed": preset,
+        "held_out": (str(lab / "world" / "train.jsonl"),),
+    }
+    finish(command(tmp_path / "one", **options))
+    finish(command(tmp_path / "two", processes=2, **options))
+    one, two = (lines(tmp_path / name, "held_out.jsonl") for name in ("one", "two"))
+    assert [row["step"] for row in two] == [0, 1, 2]
+    assert one == two and one[0]["num_questions"] == 12
+    assert RunFolder(tmp_path / "two").read_best() == RunFolder(tmp_path / "one").read_best()
+    assert (tmp_path / "two" / "best" / "model.safetensors").is_file()
+
+
+@pytest.mark.long
+def test_when_one_process_fails_all_end(command, tmp_path):
+    rewards = {"lab_rewards:vowels": 1.0, "lab_rewards:fails_on_the_second": 1.0}
+    started = time.monotonic()
+    process = command(tmp_path / "run", processes=2, steps=2, rewards=rewards)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0 and "this process fails alone" in err
+    assert "process group left behind: True" not in err
+    assert time.monotonic() - started < 100
