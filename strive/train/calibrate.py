@@ -21,9 +21,9 @@ from strive.models.vision import encode_videos
 from strive.seeding import derive_rng
 from strive.train.cost import gpu_hours
 from strive.train.data import TrainingData, shard
-from strive.train.engine import set_trainable
 from strive.train.plan import open_architecture
 from strive.train.rollout import prepare_questions
+from strive.train.start import make_trainable
 from strive.train.timing import Stopwatch, peak_memory_bytes
 
 DECODED_TOKENS = 64
@@ -63,7 +63,7 @@ def _random_policy(config: TrainConfig, device: str) -> Policy:
     auto = "bfloat16" if on_gpu else "float32"
     dtype = DTYPES[auto if config.dtype == "auto" else config.dtype]
     policy = open_architecture(config, device=device, dtype=dtype)
-    set_trainable(policy, config.trainable)
+    make_trainable(policy, config)
     if config.gradient_checkpointing:
         checkpoint_activations(policy.model)
         policy.model.train()
