@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 .PHONY: install demo test test-full lint format bench clean
 
 # The programs of bench/, in this order; each prints ratios and writes bench/results/NAME.json.
-BENCHES := decode precompute scale embed jpeg
+# docs/performance.md is made from those files at the end.
+BENCHES := decode precompute scale embed jpeg step data growth
 
 install: $(STAMP)
 
@@ -34,6 +35,7 @@ test-full: lint
 
 bench: $(VENV)/.bench
 	for name in $(BENCHES); do $(BIN)/python -m bench.$$name || exit 1; done
+	$(BIN)/python -m bench.performance
 
 $(VENV)/.bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"

@@ -59,6 +59,31 @@ def _cpu_seconds() -> float:
     return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
 
 
+class OtherLoad:
+    """The share of the machine's CPU time that went to processes other than this and its children.
+
+    Children must have been waited for by the end. On a quiet machine it is under a percent or two;
+    where it is not, the timings are of a busy machine.
+    """
+
+    def __enter__(self) -> "OtherLoad":
+        self._started = time.perf_counter(), _machine_seconds(), _cpu_seconds()
+        self.share = 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, busy, mine = self._started
+        available = (time.perf_counter() - wall) * (os.cpu_count() or 1)
+        others = _machine_seconds() - busy - (_cpu_seconds() - mine)
+        self.share = max(0.0, others) / available
+
+
+def _machine_seconds() -> float:
+    """Seconds that all processors together have been busy since the machine started."""
+    fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def write_result(name: str, figures: Mapping[str, Any], *, packages: Sequence[str] = ()) -> Path:
     """Write `bench/results/NAME.json`: the figures, the machine, versions and the command."""
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -11,19 +11,18 @@ two threads. Every contender is a process of its own and they take turns; median
 pass is measured once more by itself, forward and backward, against full rows whose logits are made
 at the completions' positions only.
 
-    python -m bench.step [--repeats 3] [--large-repeats 1] [--quick]
+    python -m bench.step [--repeats 2] [--large-repeats 1] [--quick]
 """
 
 import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.harness import write_result
+from bench.harness import OtherLoad, write_result
 from bench.step_model import Setup, model_folder
 from bench.step_worker import Worker
 
@@ -41,6 +40,30 @@ FLOORS = {
     "log-prob pass over token-count ceiling": 0.9,
 }
 """What is wanted at least, of the small vocabulary with either tower."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One vocabulary with one tower, and who is measured on it."""
+
+    vocabulary: int
+    trainable: str
+    contenders: tuple[str, ...] = CONTENDERS
+    num_passes: int = 2
+    """How often the log-prob pass is measured by itself."""
+
+    @property
+    def alone(self) -> bool:
+        """One process at a time: three of them with the large vocabulary want too much memory."""
+        return self.vocabulary == LARGE
+
+
+CASES = (
+    Case(SMALL, "language"),
+    Case(SMALL, "all"),
+    Case(LARGE, "language", num_passes=1),
+    Case(LARGE, "all", contenders=("ours", "rows"), num_passes=1),
+)
 
 
 @dataclass
@@ -66,35 +89,36 @@ def token_ceiling(prompt: int, completion: int, generations: int) -> float:
     return generations * (prompt + completion) / (prompt + generations * completion)
 
 
-def ask_in_turns(setup: Setup, num_tokens: int, repeats: int, *, alone: bool) -> dict[str, Answers]:
-    """Ask every contender for its step, again and again; `alone`: one process at a time."""
-    answers = {name: Answers() for name in CONTENDERS}
+def ask_in_turns(case: Case, setup: Setup, num_tokens: int, repeats: int) -> dict[str, Answers]:
+    """Ask every contender for its step, again and again, then for parts by themselves."""
+    answers = {name: Answers() for name in case.contenders}
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for number in range(repeats):
-            for name in CONTENDERS:
+            for name in case.contenders:
                 if name not in workers:
                     workers[name] = stack.enter_context(closing(Worker(name, setup)))
                     answers[name].about = workers[name].about
                     workers[name].ask("step", 100, WARM_UP_TOKENS)
                 answers[name].steps.append(workers[name].ask("step", number, num_tokens))
-                if alone:
-                    _ask_for_passes({name: workers[name]}, answers, number, num_tokens)
+                if case.alone:
+                    if number == 0:
+                        _ask_for_passes(workers, answers, case.num_passes, num_tokens)
                     workers.pop(name).close()
-        for number in range(0 if alone else repeats):
-            _ask_for_passes(workers, answers, number, num_tokens)
+        _ask_for_passes(workers, answers, case.num_passes, num_tokens)
     return answers
 
 
 def _ask_for_passes(
-    workers: dict[str, Worker], answers: dict[str, Answers], number: int, num_tokens: int
+    workers: dict[str, Worker], answers: dict[str, Answers], repeats: int, num_tokens: int
 ) -> None:
-    """Parts by themselves, after the steps: they would raise the peak of memory."""
-    for name, worker in workers.items():
-        if name in ("ours", "rows"):
-            answers[name].logprobs.append(worker.ask("logprobs", number, num_tokens))
-        if name == "rows":
-            answers[name].rollouts.append(worker.ask("rollout", number, num_tokens)["rollout"])
+    """After all steps, because they would raise the peak of memory."""
+    for number in range(repeats):
+        for name, worker in workers.items():
+            if name in ("ours", "rows"):
+                answers[name].logprobs.append(worker.ask("logprobs", number, num_tokens))
+    if "rows" in workers:
+        answers["rows"].rollouts.append(workers["rows"].ask("rollout", 0, num_tokens)["rollout"])
 
 
 def figures_of(answers: dict[str, Answers], num_tokens: int) -> dict[str, Any]:
@@ -103,10 +127,14 @@ def figures_of(answers: dict[str, Answers], num_tokens: int) -> dict[str, Any]:
     prompt_tokens = ours.steps[0]["prompt_tokens"]
     ceiling = token_ceiling(prompt_tokens, num_tokens, NUM_GENERATIONS)
     peak_mib = {name: found.steps[-1]["peak_bytes"] / 2**20 for name, found in answers.items()}
+    others = [name for name in answers if name != "ours"]
     ratios = {
         f"{part} over {name}": answers[name].median(part) / ours.median(part)
-        for name in CONTENDERS[1:]
+        for name in others
         for part in PARTS
+    }
+    memory = {
+        f"peak memory of {name} over ours": peak_mib[name] / peak_mib["ours"] for name in others
     }
     rollout_once = statistics.median(rows.rollouts)
     logprob_pass = {
@@ -130,10 +158,9 @@ def figures_of(answers: dict[str, Answers], num_tokens: int) -> dict[str, Any]:
         "logprob_pass_seconds": logprob_pass,
         "token_count_ceiling": ceiling,
         "ratios": ratios
+        | memory
         | {
             "rollout over num_return_sequences": rollout_once / ours.median("rollout"),
-            "peak memory of rows over ours": peak_mib["rows"] / peak_mib["ours"],
-            "peak memory of trl over ours": peak_mib["trl"] / peak_mib["ours"],
             "log-prob pass over rows": over_rows,
             "log-prob pass over token-count ceiling": over_rows / ceiling,
             "log-prob pass over plain, same features": over_plain,
@@ -145,55 +172,46 @@ def figures_of(answers: dict[str, Answers], num_tokens: int) -> dict[str, Any]:
     }
 
 
-def show(vocabulary: int, trainable: str, case: dict[str, Any]) -> None:
+def show(case: Case, figures: dict[str, Any]) -> None:
     """Print one case."""
-    counts = case["parameters"]
-    print(f"\nvocabulary {vocabulary}, trainable: {trainable}, ", end="")
+    counts = figures["parameters"]
+    print(f"\nvocabulary {case.vocabulary}, trainable: {case.trainable}, ", end="")
     print(f"{counts['all'] / 1e6:.1f} M parameters, {counts['tower'] / 1e6:.1f} M in the tower")
-    print(f"prompt {case['prompt_tokens']} tokens, entropy {case['entropy_nats']:.2f} nats")
+    print(f"prompt {figures['prompt_tokens']} tokens, entropy {figures['entropy_nats']:.2f} nats")
     print(f"{'':8} {'rollout':>9} {'log-prob+':>9} {'step':>9}   s   peak MiB  encodes")
-    for name, seconds in case["median_seconds"].items():
+    for name, seconds in figures["median_seconds"].items():
         cells = " ".join(f"{seconds[part]:9.2f}" for part in PARTS)
-        peak, encodes = case["peak_mib"][name], case["encodes_per_step"][name]
+        peak, encodes = figures["peak_mib"][name], figures["encodes_per_step"][name]
         print(f"{name:8} {cells}       {peak:8.0f} {encodes:8g}")
-    passes = ", ".join(f"{way} {s:.2f} s" for way, s in case["logprob_pass_seconds"].items())
-    print(f"log-prob pass by itself: {passes}; ceiling {case['token_count_ceiling']:.2f}")
-    for pair, ratio in case["ratios"].items():
+    passes = ", ".join(f"{way} {s:.2f} s" for way, s in figures["logprob_pass_seconds"].items())
+    print(f"log-prob pass by itself: {passes}; ceiling {figures['token_count_ceiling']:.2f}")
+    for pair, ratio in figures["ratios"].items():
         wanted = f"(at least {FLOORS[pair]:g} is wanted)" if pair in FLOORS else ""
-        print(f"  {pair:42} {ratio:6.2f} {wanted if vocabulary == SMALL else ''}")
-
-
-def cases(quick: bool) -> Iterator[tuple[int, str]]:
-    """Vocabularies and towers, in the order in which they run."""
-    yield SMALL, "language"
-    if not quick:
-        yield SMALL, "all"
-        yield LARGE, "language"
-        yield LARGE, "all"
+        print(f"  {pair:42} {ratio:6.2f} {wanted if case.vocabulary == SMALL else ''}")
+    sys.stdout.flush()
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="of the small vocabulary")
+    parser.add_argument("--repeats", type=int, default=2, help="of the small vocabulary")
     parser.add_argument("--large-repeats", type=int, default=1, help="of the large one")
     parser.add_argument("--quick", action="store_true", help="one short case once; no result")
     asked = parser.parse_args()
     started = time.monotonic()
     num_tokens = 16 if asked.quick else NUM_TOKENS
     found: dict[str, Any] = {}
-    for vocabulary, trainable in cases(asked.quick):
-        folder = model_folder(vocabulary)
-        setup = Setup(str(folder), trainable, NUM_VARIANTS, NUM_GENERATIONS)
-        repeats = asked.repeats if vocabulary == SMALL else asked.large_repeats
-        # Three processes with the large vocabulary do not fit into the memory of a small machine.
-        answers = ask_in_turns(
-            setup, num_tokens, 1 if asked.quick else repeats, alone=vocabulary == LARGE
-        )
-        case = figures_of(answers, num_tokens)
-        show(vocabulary, trainable, case)
-        found[f"{vocabulary} {trainable}"] = case
-    print(f"\n{time.monotonic() - started:.0f} s in all")
+    with OtherLoad() as others:
+        for case in CASES[:1] if asked.quick else CASES:
+            folder = model_folder(case.vocabulary)
+            setup = Setup(str(folder), case.trainable, NUM_VARIANTS, NUM_GENERATIONS)
+            repeats = asked.repeats if case.vocabulary == SMALL else asked.large_repeats
+            answers = ask_in_turns(case, setup, num_tokens, 1 if asked.quick else repeats)
+            figures = figures_of(answers, num_tokens)
+            show(case, figures)
+            found[f"{case.vocabulary} {case.trainable}"] = figures
+    print(f"\n{time.monotonic() - started:.0f} s in all; ", end="")
+    print(f"{others.share:.1%} of the CPU time went to other processes")
     if not asked.quick:
         figures = {
             "num_variants": NUM_VARIANTS,
@@ -201,6 +219,7 @@ def main() -> None:
             "completion_tokens": num_tokens,
             "threads": setup.num_threads,
             "repeats": {"small": asked.repeats, "large": asked.large_repeats},
+            "cpu_share_of_others": others.share,
             "floors": FLOORS,
             "cases": found,
         }
