@@ -153,42 +153,6 @@ def test_resume_equals_never_having_stopped(settings, tmp_path):
         assert completions(tmp_path / name).equals(completions(tmp_path / "whole"))
 
 
-def test_lora_resumes_and_leaves_a_plain_folder(settings, tmp_path):
-    from transformers import AutoModelForImageTextToText
-
-    config = TrainConfig(**settings(steps=4, trainable="lora", lora_rank=4, learning_rate=1e-3))
-    train(config, run_dir=tmp_path / "whole")
-
-    def die(report):
-        if report.step == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(config, run_dir=tmp_path / "killed", on_step=die)
-    assert train(config, run_dir=tmp_path / "killed", resume=True).first_step == 2
-    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
-    assert completions(tmp_path / "killed").equals(completions(tmp_path / "whole"))
-    assert lines(tmp_path / "whole")[-1]["loss/kl"] > 0
-
-    start = AutoModelForImageTextToText.from_pretrained(config.model).state_dict()
-    for run in ("whole", "killed"):
-        final = AutoModelForImageTextToText.from_pretrained(tmp_path / run / "final").state_dict()
-        assert list(final) == list(start)
-        moved = {name for name in start if (final[name] != start[name]).any()}
-        assert moved and all("_proj.weight" in name for name in moved)
-    for states in (tmp_path / "whole" / "checkpoints").rglob("*model_states.pt"):
-        saved = torch.load(states, weights_only=False)["module"]
-        assert saved and all(".lora_" in name for name in saved)  # nothing of the frozen model
-    # The same start, whatever the adapters.
-    digests = {
-        json.loads(state.read_text())["start_digest"]
-        for state in (tmp_path / "whole" / "checkpoints").rglob("state.json")
-    }
-    train(TrainConfig(**settings(steps=1)), run_dir=tmp_path / "other")
-    other = json.loads((tmp_path / "other/checkpoints/step-000001/state.json").read_text())
-    assert digests == {other["start_digest"]}
-
-
 def test_resume_before_the_first_checkpoint_starts_over(settings, tmp_path):
     def die(report):
         raise Killed

@@ -1,0 +1,252 @@
+"""What must not depend on the number of processes, the ZeRO stage or the micro-batches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from strive.configs.schema import TrainConfig
+from strive.errors import CheckpointError
+from strive.lab.models import lab_model_path
+from strive.lab.world import build_world
+from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.run import precompute
+from strive.train.data import TrainingData, shard
+from strive.train.loop import train
+
+# Any policy has signal under the first, however far it has learned its answers; the second has it
+# for some questions only.
+REWARDS = """
+import json
+from pathlib import Path
+
+def vowels(prompts, completions, **columns):
+    return [sum(text.count(letter) for letter in "aeiou") / 10 for text in completions]
+
+def vowels_for_some(prompts, completions, *, question_id, **columns):
+    some = json.loads(Path(__file__).with_name("some.json").read_text())
+    values = vowels(prompts, completions)
+    return [value if q in some else 0.0 for value, q in zip(values, question_id, strict=True)]
+"""
+SAME = ("loss/total", "loss/policy", "loss/kl", "reward/mean", "optim/grad_norm")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A cache of three training clips with 12 questions, and a module with rewards."""
+    root = tmp_path_factory.mktemp("lab")
+    world = build_world(root / "world", num_clips=5, seed=0)
+    precompute(
+        PrecomputeOptions(
+            data=(world.records_file("train"),),
+            video_root=root / "world",
+            cache=root / "cache",
+            scorer_models={"siglip2": str(lab_model_path("siglip2"))},
+            frames=32,
+        )
+    )
+    (root / "some_rewards.py").write_text(REWARDS)
+    sys.path.insert(0, str(root))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield root
+    torch.set_num_threads(threads)
+    sys.path.remove(str(root))
+
+
+@pytest.fixture
+def settings(lab):
+    def make(**changes):
+        return {
+            "model": str(lab_model_path("qwen2_5_vl")),
+            "cache": str(lab / "cache"),
+            "prompt_template": "short",
+            "num_frames": 8,
+            "num_generations": 2,
+            "max_new_tokens": 8,
+            "sampling_temperature": 3.0,
+            "questions_per_step": 8,
+            "steps": 5,
+            "checkpoint_every": 0,
+            "learning_rate": 2e-4,
+            "rewards": {"some_rewards:vowels": 1.0},
+        } | changes
+
+    return make
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(run_dir):
+    """Everything of metrics.jsonl that a computation decides."""
+    return [
+        {key: value for key, value in line.items() if not key.startswith(("time/", "memory/"))}
+        for line in lines(run_dir)
+    ]
+
+
+def two_processes(lab, root, runs):
+    """Run all of `runs` in turn by the same two processes."""
+    root.mkdir()
+    (root / "runs.json").write_text(json.dumps(runs))
+    # Under the presets' threshold every weight of a tiny model stays whole on every process.
+    preset = {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_prefetch_bucket_size": 20000,
+    }
+    (root / "all_partitioned.json").write_text(json.dumps({"zero_optimization": preset}))
+    environment = os.environ | {
+        "PYTHONPATH": f"{lab}{os.pathsep}{Path(__file__).parents[2]}",
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+    }
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = Path(__file__).with_name("in_turn.py")
+    call = [sys.executable, *launcher, str(script), str(root)]
+    subprocess.run(call, env=environment, check=True, timeout=280)
+
+
+def assert_same(one_dir, two_dir, *, learns=True):
+    one, two = lines(one_dir), lines(two_dir)
+    assert len(one) == len(two)
+    for first, second in zip(one, two, strict=True):
+        for name in SAME:
+            assert second[name] == pytest.approx(first[name], abs=1e-4), (two_dir.name, name)
+    assert all((line["optim/grad_norm"] > 0) == learns for line in one)
+
+
+@pytest.mark.long
+def test_stages_processes_and_micro_batches_give_the_same_losses(settings, lab, tmp_path):
+    partitioned = str(tmp_path / "two" / "all_partitioned.json")
+    presets = ["zero0", "zero1", "zero2", "zero3", partitioned]
+    offloads = ["zero2_offload", "zero3_offload"]
+
+    def name(preset, *more):
+        return "-".join([Path(preset).stem, *more])
+
+    two = {
+        # 8 questions are 4 a process.
+        name(preset, f"accumulation_{4 // size}"): settings(
+            deepspeed=preset, questions_per_micro_batch=size
+        )
+        for preset in presets
+        for size in (4, 1)
+    }
+    two |= {name(preset): settings(deepspeed=preset, questions_per_micro_batch=2)
+            for preset in offloads}  # fmt: skip
+    lora = {"trainable": "lora", "lora_rank": 4, "learning_rate": 1e-3}
+    two |= {
+        name(preset, "lora"): settings(deepspeed=preset, questions_per_micro_batch=2, **lora)
+        for preset in ("zero0", "zero3", partitioned, "zero3_offload")
+    }
+    all_parts = {"trainable": "all", "steps": 2, "gradient_checkpointing": True}
+    two |= {name(partitioned, "all"): settings(deepspeed=partitioned, **all_parts)}
+    two_processes(lab, tmp_path / "two", two)
+
+    one = tmp_path / "one"
+    train(TrainConfig(**settings(questions_per_micro_batch=8)), run_dir=one / "full")
+    train(TrainConfig(**settings(questions_per_micro_batch=2)), run_dir=one / "full-accumulation_4")
+    train(TrainConfig(**settings(**lora)), run_dir=one / "lora")
+    train(TrainConfig(**settings(**all_parts)), run_dir=one / "all")
+    for preset in presets[1:4]:
+        train(TrainConfig(**settings(deepspeed=preset, questions_per_micro_batch=2)),
+              run_dir=one / preset)  # fmt: skip
+        assert_same(one / "full", one / preset)
+    assert_same(one / "full", one / "full-accumulation_4")
+    assert lines(one / "full")[-1]["loss/kl"] > 1e-3 < lines(one / "lora")[-1]["loss/kl"]
+    for run in two:
+        kind = run.rpartition("-")[2]
+        assert_same(one / (kind if kind in ("lora", "all") else "full"), tmp_path / "two" / run)
+    # The frozen model is the reference's and the merged one's base, whatever holds it.
+    plain = pl.read_parquet(one / "lora" / "completions.parquet")["text"].sort()
+    assert plain.equals(
+        pl.read_parquet(tmp_path / "two" / "zero3-lora" / "completions.parquet")["text"].sort()
+    )
+    assert (tmp_path / "two" / "other_lengths").is_file()
+    # Each process of ZeRO 1 and above holds its own part of the optimiser.
+    config = TrainConfig(**two["zero1-accumulation_1"])
+    with pytest.raises(CheckpointError, match=r"written by 2 processes, .* cannot be read by 1"):
+        train(config, run_dir=tmp_path / "two" / "zero1-accumulation_1", resume=True)
+    longer = TrainConfig(**(two["zero0-accumulation_4"] | {"steps": 6}))
+    run_dir = tmp_path / "two" / "zero0-accumulation_4"
+    assert train(longer, run_dir=run_dir, resume=True).first_step == 5
+    assert len(lines(run_dir)) == 6
+
+
+@pytest.mark.long
+def test_a_process_without_any_signal_takes_part(settings, lab, tmp_path):
+    base = settings(
+        questions_per_step=4,
+        questions_per_micro_batch=1,
+        steps=3,
+        beta=0.0,
+        updates_per_rollout=2,
+        rewards={"some_rewards:vowels_for_some": 1.0},
+    )
+    # Of each step's two questions of the first process only the second has signal, so that it
+    # leaves out a backward pass; the other process has none at all.
+    data = TrainingData(TrainConfig(**base))
+    per_step = [shard(data.questions_of(step), 0, 2) for step in range(3)]
+    some = [questions[1].question_id for questions in per_step]
+    assert (
+        len({record.question_id for step in range(3) for record in data.questions_of(step)}) == 12
+    )
+    (lab / "some.json").write_text(json.dumps(some))
+    presets = ["zero0", "zero1", "zero2", "zero3", str(tmp_path / "two" / "all_partitioned.json")]
+    two_processes(lab, tmp_path / "two", {Path(p).stem: base | {"deepspeed": p} for p in presets})
+    train(TrainConfig(**base), run_dir=tmp_path / "one")
+    assert [line["group/zero_std_fraction"] for line in lines(tmp_path / "one")] == [0.75] * 3
+    for preset in presets:
+        assert_same(tmp_path / "one", tmp_path / "two" / Path(preset).stem)
+
+
+class Killed(Exception):  # noqa: N818 - an end, not a fault
+    """Stands for the end of a process: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize("preset", ["zero0", pytest.param("zero3_offload", marks=pytest.mark.long)])
+def test_lora_resumes_and_leaves_a_plain_folder(settings, tmp_path, preset):
+    from transformers import AutoModelForImageTextToText
+
+    options = settings(questions_per_step=2, steps=4, checkpoint_every=2, deepspeed=preset)
+    config = TrainConfig(**options | {"trainable": "lora", "lora_rank": 4, "learning_rate": 1e-3})
+    train(config, run_dir=tmp_path / "whole")
+
+    def die(report):
+        if report.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, run_dir=tmp_path / "killed", on_step=die)
+    assert train(config, run_dir=tmp_path / "killed", resume=True).first_step == 2
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+    assert lines(tmp_path / "whole")[-1]["loss/kl"] > 0
+
+    start = AutoModelForImageTextToText.from_pretrained(config.model).state_dict()
+    finals = [
+        AutoModelForImageTextToText.from_pretrained(tmp_path / run / "final").state_dict()
+        for run in ("whole", "killed")
+    ]
+    for final in finals:
+        assert list(final) == list(start)
+        moved = {name for name in start if (final[name] != start[name]).any()}
+        assert moved and all("_proj.weight" in name for name in moved)
+    assert all((finals[0][name] == finals[1][name]).all() for name in start)
+    for states in (tmp_path / "whole" / "checkpoints").rglob("*model_states.pt"):
+        saved = torch.load(states, weights_only=False)["module"]
+        assert saved and all(".lora_" in name for name in saved)  # nothing of the frozen model
+    # The digest of the starting weights does not know of adapters.
+    train(TrainConfig(**settings(questions_per_step=2, steps=1)), run_dir=tmp_path / "other")
+    digests = {
+        json.loads(state.read_text())["start_digest"]
+        for state in tmp_path.rglob("checkpoints/*/state.json")
+    }
+    assert len(digests) == 1
