@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
