@@ -72,6 +72,12 @@ class ModelError(StriveError, ValueError):
     """A model folder or id cannot be loaded, or is of a family that is not supported."""
 
 
+class ScorerError(StriveError, RuntimeError):
+    """A scorer (a user's own, as a rule) raised what no one foresaw, or answered nonsense."""
+
+    exit_code = 1
+
+
 class TooManyFailuresError(StriveError, RuntimeError):
     """More of the work failed than `--max-failure-fraction` allows."""
 

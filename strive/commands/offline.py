@@ -216,13 +216,21 @@ def precompute(
     )
 
 
+def _as_json(summary: "PrecomputeSummary") -> dict[str, object]:
+    """Return a summary as JSON values; which videos failed is in `failures.parquet`."""
+    values = plain_json(summary)
+    assert isinstance(values, dict)
+    del values["failed"]
+    return {**values, "failed_by_error": summary.failed_by_error, "num_failed": summary.num_failed}
+
+
 def _run_and_print(options: "PrecomputeOptions", *, as_json: bool) -> None:
     from strive.commands.views import print_estimate, print_precompute
     from strive.pipeline.run import precompute as run
 
     def show(summary: "PrecomputeSummary") -> None:
         if as_json:
-            print_json(plain_json(summary))
+            print_json(_as_json(summary))
         elif summary.estimate is not None:
             print_estimate(summary, make_console())
         else:

@@ -3,15 +3,19 @@
 import os
 import shutil
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from strive.cache.frames import VideoInfo
+from strive.cache.frames import EncodedVideo, FrameReader
+from strive.cache.layout import CacheLayout
+from strive.errors import DecodeError
 from strive.pipeline.feed import read_back
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
+from strive.pipeline.scorers import scorer_faults
 from strive.pipeline.summary import Estimate
 from strive.pipeline.work import Work
 from strive.video.worker import Job, WorkerPool
@@ -28,44 +32,61 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
-def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> Estimate:
+@dataclass(slots=True)
+class _Tried:
+    """What a few videos took; bytes are of frames, and of embeddings."""
+
+    num_videos: int = 0
+    num_failed: int = 0
+    frame_bytes: list[int] = field(default_factory=list)
+    embedding_bytes: list[int] = field(default_factory=list)
+    decode_seconds: list[float] = field(default_factory=list)
+    embed_seconds: list[float] = field(default_factory=list)
+
+    def embed(
+        self, work: Work, video_id: str, frames_FHWC: np.ndarray, pts_seconds_F: np.ndarray
+    ) -> None:
+        """Run every scorer once on a video."""
+        started = time.monotonic()
+        try:
+            num_bytes = _embedded_bytes(work, video_id, frames_FHWC, pts_seconds_F)
+        except DecodeError:  # it would be this video's failure row
+            self.num_failed += 1
+            return
+        self.embedding_bytes.append(num_bytes)
+        self.embed_seconds.append(time.monotonic() - started)
+
+
+def estimate_work(
+    options: PrecomputeOptions, layout: CacheLayout, work: Work, rule: PrepareRule
+) -> Estimate:
     """Decode and embed a few evenly chosen videos and scale up; nothing is written.
 
     seconds = max(videos x decode seconds / workers, videos x embed seconds): the two overlap.
+
+    Raises:
+        ScorerError: a scorer raised what no one foresaw.
     """
+    for scorer in work.scorers:
+        if scorer.to_embed:
+            scorer.session.mode  # noqa: B018 - loaded now: that is no time of a video
     num_workers = min(options.workers or default_workers(), max(len(work.to_decode), 1))
-    step = max(1, len(work.to_decode) // NUM_TRIED)
-    tried = work.to_decode[::step][:NUM_TRIED]
-    num_bytes: list[int] = []
-    decode_seconds, embed_seconds, num_failed = [], [], 0
-    jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in tried)
-    with WorkerPool(
-        prepare_video,
-        jobs,
-        num_workers=1,
-        timeout_seconds=options.decode_timeout_seconds,
-        retry=next_decoder,
-    ) as pool:
-        for outcome in pool:
-            decode_seconds.append(outcome.seconds)
-            if outcome.error is not None:
-                num_failed += 1
-                continue
-            num_bytes.append(outcome.value.num_bytes)
-            frames_FHWC = read_back(outcome.value, rule.codec)
-            started = time.monotonic()
-            num_bytes[-1] += _embedded_bytes(work, outcome.key, frames_FHWC, outcome.value.info)
-            embed_seconds.append(time.monotonic() - started)
+    tried = _Tried()
+    if work.to_decode:
+        _try_decoding(options, work, rule, tried)
+    else:
+        _try_cached(options, layout, work, tried)
     num_embed = len(set().union(*(scorer.to_embed for scorer in work.scorers)))
-    per_decode, per_embed = _mean(decode_seconds), _mean(embed_seconds)
-    per_video_bytes = _mean(num_bytes) + _ROW_BYTES_PER_VIDEO
+    per_decode, per_embed = _mean(tried.decode_seconds), _mean(tried.embed_seconds)
+    num_bytes = len(work.to_decode) * (_mean(tried.frame_bytes) + _ROW_BYTES_PER_VIDEO)
+    num_bytes += num_embed * _mean(tried.embedding_bytes)
     return Estimate(
         num_videos_to_decode=len(work.to_decode),
         num_videos_to_embed=num_embed,
         num_questions_to_score=sum(scorer.num_questions for scorer in work.scorers),
-        num_videos_tried=len(tried),
-        num_tried_failed=num_failed,
-        bytes_on_disk=int(len(work.to_decode) * per_video_bytes),
+        num_videos_tried=tried.num_videos,
+        num_tried_failed=tried.num_failed,
+        bytes_on_disk=int(num_bytes),
         bytes_free=shutil.disk_usage(_existing(options.cache)).free,
         seconds=max(len(work.to_decode) * per_decode / num_workers, num_embed * per_embed),
         decode_seconds_per_video=per_decode,
@@ -74,20 +95,67 @@ def estimate_work(options: PrecomputeOptions, work: Work, rule: PrepareRule) -> 
     )
 
 
-def _embedded_bytes(work: Work, video_id: str, frames_FHWC: np.ndarray, info: VideoInfo) -> int:
-    """Run every scorer once on a video and return what its float16 embeddings would take."""
+def _spread(video_ids: list[str]) -> list[str]:
+    """Take a few, evenly."""
+    return video_ids[:: max(1, len(video_ids) // NUM_TRIED)][:NUM_TRIED]
+
+
+def _try_decoding(options: PrecomputeOptions, work: Work, rule: PrepareRule, tried: _Tried) -> None:
+    video_ids = _spread(work.to_decode)
+    jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in video_ids)
+    with WorkerPool(
+        prepare_video,
+        jobs,
+        num_workers=1,
+        timeout_seconds=options.decode_timeout_seconds,
+        retry=next_decoder,
+    ) as pool:
+        for outcome in pool:
+            tried.num_videos += 1
+            tried.decode_seconds.append(outcome.seconds)
+            if outcome.error is not None:
+                tried.num_failed += 1
+                continue
+            video: EncodedVideo = outcome.value
+            tried.frame_bytes.append(video.num_bytes)
+            frames_FHWC = read_back(video, rule.codec)
+            tried.embed(work, outcome.key, frames_FHWC, video.info.pts_seconds_F)
+
+
+def _try_cached(options: PrecomputeOptions, layout: CacheLayout, work: Work, tried: _Tried) -> None:
+    """Embed a few of the cached videos that a scorer has not seen."""
+    video_ids = _spread(work.to_read)
+    reader = FrameReader(layout, options.frames_key()) if video_ids else None
+    for video_id in video_ids:
+        assert reader is not None
+        tried.num_videos += 1
+        info = reader.info(video_id)
+        frames_FHWC = reader.read(video_id, range(info.num_frames))
+        tried.embed(work, video_id, frames_FHWC, info.pts_seconds_F)
+
+
+def _embedded_bytes(
+    work: Work, video_id: str, frames_FHWC: np.ndarray, pts_seconds_F: np.ndarray
+) -> int:
+    """Run every scorer once on a video and return what its float16 embeddings would take.
+
+    Raises:
+        ScorerError: a scorer raised what no one foresaw.
+    """
     num_bytes = 0
     for scorer in work.scorers:
-        session = scorer.session
-        if session.mode in ("batched", "split"):
-            model: Any = session.scorer
-            num_bytes += model.embed_frames(frames_FHWC).size * 2
+        if video_id not in scorer.to_embed:
             continue
+        session = scorer.session
         records = scorer.to_score.get(video_id, [])
-        if session.mode == "joint":
-            session.score_joint(frames_FHWC, info.pts_seconds_F, records, "")
-        else:
-            session.score_frame_free(info.pts_seconds_F, records, "")
+        with scorer_faults(session.name, f"on video '{video_id}'"):
+            if session.mode in ("batched", "split"):
+                model: Any = session.scorer
+                num_bytes += np.asarray(model.embed_frames(frames_FHWC)).size * 2
+            elif session.mode == "joint":
+                session.score_joint(frames_FHWC, pts_seconds_F, records, "")
+            else:
+                session.score_frame_free(pts_seconds_F, records, "")
     return num_bytes
 
 

@@ -17,7 +17,7 @@ from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.failures import FailureRow
 from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
 from strive.cache.layout import CacheLayout
-from strive.errors import CacheError, DecodeError, StriveError
+from strive.errors import CacheError, DecodeError, ModelError, StriveError
 from strive.pipeline.batches import Batch, Batcher, VideoSlot
 from strive.pipeline.channel import Channel
 from strive.pipeline.options import PrecomputeOptions
@@ -193,6 +193,10 @@ class Feeder:
         except DecodeError as error:
             self._fail(slot, error, time.monotonic() - started)
             return
+        if len(prepared) != slot.num_frames:
+            raise ModelError(
+                f"scorer '{session.name}' prepares {slot.num_frames} frames as {len(prepared)} rows"
+            )
         if slot.scorer_key not in self._batchers:
             self._batchers[slot.scorer_key] = Batcher(
                 slot.scorer_key, scorer.batch_size, pinned=session.device_type == "cuda"

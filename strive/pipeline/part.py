@@ -53,8 +53,7 @@ class Part:
     def add_failure(self, row: FailureRow) -> None:
         """Take a failure row."""
         self.failures.append(row)
-        by_error = self.counts.failed_by_error
-        by_error[row.error] = by_error.get(row.error, 0) + 1
+        self.counts.failed.setdefault(row.video_id, row.error)
 
     def commit(self) -> None:
         """Commit everything that was taken.

@@ -226,9 +226,9 @@ class _Flow:
                 else:
                     rows += [failure_row(video_id, "score", error, 0.0, key) for key in keys]
         commit_failures(layout, rows, writer=self.options.writer)
-        failed = {row.video_id for row in rows}
-        self.summary.add(StageCounts(failed_by_error={error.kind: len(failed)} if failed else {}))
-        self.progress.advance(len(failed - self._seen))
+        failed = {row.video_id: error.kind for row in rows}
+        self.summary.add(StageCounts(failed=failed))
+        self.progress.advance(len(failed.keys() - self._seen))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from strive.cache.embeddings import read_embeddings
-from strive.errors import DecodeError, ModelError, StriveError
+from strive.errors import DecodeError, ModelError, ScorerError, StriveError
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.session import ScorerSession
@@ -150,7 +150,7 @@ class Embedder:
             except Exception as error:
                 self._stage = None
                 stage.stop()  # commits what is finished
-                if isinstance(error, StriveError):
+                if isinstance(error, StriveError) and not isinstance(error, ScorerError):
                     fault = error
                 else:  # the batch is divided, so that only the guilty video fails
                     lost = f"{type(error).__name__}: {error}"[:300]

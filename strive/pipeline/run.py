@@ -63,7 +63,7 @@ def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
     work = find_work(options, layout, asked, _sessions(options, layout))
     summary = _new_summary(options, asked, work)
     if options.dry_run:
-        summary.estimate = estimate_work(options, work, options.prepare_rule())
+        summary.estimate = estimate_work(options, layout, work, options.prepare_rule())
     else:
         try:
             with _writing(options, layout, work):
@@ -124,9 +124,7 @@ def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> Precom
         num_unscorable=sum(scorer.num_unscorable for scorer in work.scorers),
         nothing_to_do=work.is_empty,
     )
-    for failure in work.known_failures.values():
-        by_error = summary.failed_by_error
-        by_error[failure.error] = by_error.get(failure.error, 0) + 1
+    summary.failed = {name: failure.error for name, failure in work.known_failures.items()}
     return summary
 
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.scores import ScoreRow
-from strive.errors import DecodeError
+from strive.errors import DecodeError, ModelError
 from strive.pipeline.batches import Batch, VideoSlot
 from strive.pipeline.clock import BusyClock
 from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, failure_row, foreseen
+from strive.pipeline.scorers import scorer_faults
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
 from strive.records import Record
@@ -106,8 +107,16 @@ class ModelRunner:
         self._at_work.append((batch, self._threads.submit(lambda: self._embed(scorer, batch))))
 
     def _embed(self, scorer: Any, batch: Batch) -> np.ndarray:
-        with self._clock:
-            return np.asarray(scorer.embed_prepared(batch.prepared))
+        name = self._sessions[batch.scorer_key].name
+        with self._clock, scorer_faults(name, "in embed_prepared"):
+            embeddings_BD = np.asarray(scorer.embed_prepared(batch.prepared), np.float32)
+        num_rows = sum(rows for _, rows in batch.spans)
+        if embeddings_BD.ndim != 2 or len(embeddings_BD) != num_rows:
+            raise ModelError(
+                f"scorer '{name}' embeds a batch of {num_rows} prepared frames as an array of "
+                f"shape {embeddings_BD.shape}; [{num_rows}, D] is expected"
+            )
+        return embeddings_BD
 
     def _collect(self) -> None:
         batch, future = self._at_work.popleft()

@@ -1,6 +1,7 @@
 """One scorer in one call: its key (recalled without loading, if possible) and its numbers."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from strive.cache.commit import commit_json, read_json
 from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.layout import CacheLayout, ensure_settings, make_key, read_settings
 from strive.cache.scores import QuestionScores, ScoreRow
-from strive.errors import DecodeError, ModelError
+from strive.errors import CacheDamageError, DecodeError, ModelError, ScorerError
 from strive.pipeline.scorers import (
     ALLOWED_TRANSFORMS,
     AnyScorer,
@@ -25,6 +26,7 @@ from strive.pipeline.scorers import (
     SplitScorer,
     TextLength,
     load_scorer,
+    scorer_faults,
 )
 from strive.records import Record
 
@@ -159,7 +161,8 @@ class ScorerSession:
             DecodeError: `nonfinite`: this video's failure row.
             ModelError: the array has another shape.
         """
-        raw_FD = np.asarray(embeddings_FD, np.float32)
+        with scorer_faults(self.name, "on a video's frames"):
+            raw_FD = np.asarray(embeddings_FD, np.float32)
         if raw_FD.ndim != 2 or len(raw_FD) != num_frames:
             raise ModelError(
                 f"scorer '{self.name}' embeds {num_frames} frames as an array of shape "
@@ -182,13 +185,30 @@ class ScorerSession:
         if not pairs:
             return []
         queries = [query_of(record, self.template) for _, record in pairs]
-        questions_QD = _unit_rows(np.asarray(self.scorer.embed_questions(queries), np.float32))
+        questions_QD = self._embed_questions(queries, pairs[0][0].embeddings_FD.shape[1])
         return [
             self._row(record, cosines(video.embeddings_FD, question_D), video.frames_checksum, size)
             for (video, record), question_D, size in zip(
                 pairs, questions_QD, self._text_lengths(queries), strict=True
             )
         ]
+
+    def _embed_questions(self, queries: list[str], dimension: int) -> np.ndarray:
+        """Embed texts as rows of unit length [Q, D].
+
+        Raises:
+            ScorerError: the scorer raised.
+            ModelError: the array has another shape.
+        """
+        assert isinstance(self.scorer, SplitScorer)
+        with scorer_faults(self.name, "in embed_questions"):
+            raw_QD = np.asarray(self.scorer.embed_questions(queries), np.float32)
+        if raw_QD.shape != (len(queries), dimension):
+            raise ModelError(
+                f"scorer '{self.name}' embeds {len(queries)} questions as an array of shape "
+                f"{raw_QD.shape}; [{len(queries)}, {dimension}] is expected, as its frames are"
+            )
+        return _unit_rows(raw_QD)
 
     def score_joint(
         self,
@@ -256,7 +276,11 @@ class ScorerSession:
 
     def _text_lengths(self, queries: list[str]) -> Sequence[TextLength | None]:
         if hasattr(self.scorer, "text_lengths"):
-            lengths: list[TextLength] = self.scorer.text_lengths(queries)
+            with scorer_faults(self.name, "in text_lengths"):
+                lengths: list[TextLength] = list(self.scorer.text_lengths(queries))
+            if len(lengths) != len(queries):
+                num_texts = f"{len(lengths)} text_lengths of {len(queries)} texts"
+                raise ModelError(f"scorer '{self.name}' gives {num_texts}")
             return lengths
         return [None] * len(queries)
 
@@ -268,7 +292,7 @@ class ScorerSession:
         return self._known
 
     def _readable_name(self) -> str:
-        model = str(self.scorer.identity().get("model", ""))
+        model = str(self._identity().get("model", ""))
         return self.name if model in ("", self.name) else f"{self.name}-{model}"
 
     def _fields(self) -> dict[str, Any]:
@@ -277,8 +301,20 @@ class ScorerSession:
             "query": self.template,
             "frames_key": self.frames_key,
             "embed_batch_size": self.request.batch_size,
-            **self.scorer.identity(),
+            **self._identity(),
         }
+
+    def _identity(self) -> dict[str, Any]:
+        """Return the scorer's own part of the key.
+
+        Raises:
+            ScorerError: it raised, or what it gave is no JSON object.
+        """
+        with scorer_faults(self.name, "in identity()"):
+            identity = json.loads(json.dumps(self.scorer.identity(), allow_nan=False))
+        if not isinstance(identity, dict):
+            raise ScorerError(f"scorer '{self.name}': identity() gives {identity!r}, not a dict")
+        return identity
 
     def _asked(self) -> dict[str, Any]:
         long_text = self.request.long_text
@@ -332,13 +368,21 @@ def _recall(layout: CacheLayout, asked: dict[str, Any]) -> KnownScorer | None:
         same_packages = all(_version(name) == was for name, was in recall["packages"].items())
         if same_files and same_packages:
             settings = read_settings(folder)
-            return KnownScorer(key, bool(settings["split"]), bool(settings.get("needs_spans")))
+            is_split, needs_spans = settings.get("split"), settings.get("needs_spans", False)
+            if isinstance(is_split, bool):
+                return KnownScorer(key, is_split, bool(needs_spans))
     return None
 
 
 def _read_recall(folder: Path) -> dict[str, Any] | None:
+    """Read what recalls a scorer; it only saves time, so one that makes no sense is none."""
     path = folder / "recall.json"
-    return read_json(path) if path.is_file() else None
+    try:
+        recall = read_json(path) if path.is_file() else {}
+    except CacheDamageError:
+        return None
+    is_right = all(isinstance(recall.get(name), dict) for name in ("asked", "files", "packages"))
+    return recall if is_right else None
 
 
 def _stamp(path: Path) -> list[int] | None:

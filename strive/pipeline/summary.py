@@ -1,5 +1,6 @@
 """What a call of the offline stage reports."""
 
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class StageCounts:
     num_scored: int = 0
     num_unscorable: int = 0  # questions that a scorer cannot score, such as ones without spans
     num_frames: int = 0
-    failed_by_error: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # {video_id: its first error}
     num_parts: int = 0  # files that were committed
     bytes_written: int = 0
     decode_seconds: float = 0.0  # summed over the workers
@@ -42,8 +43,13 @@ class StageCounts:
 
     @property
     def num_failed(self) -> int:
-        """Videos that have failed."""
-        return sum(self.failed_by_error.values())
+        """Videos that have failed; one on which several scorers or questions fail counts once."""
+        return len(self.failed)
+
+    @property
+    def failed_by_error(self) -> dict[str, int]:
+        """Failed videos by the error that came first."""
+        return dict(Counter(self.failed.values()))
 
     def add(self, other: "StageCounts") -> None:
         """Add what another stage has done."""
@@ -51,8 +57,8 @@ class StageCounts:
             value = getattr(other, item.name)
             if isinstance(value, dict):
                 mine = getattr(self, item.name)
-                for name, count in value.items():
-                    mine[name] = mine.get(name, 0) + count
+                for video_id, error in value.items():
+                    mine.setdefault(video_id, error)
             else:
                 setattr(self, item.name, getattr(self, item.name) + value)
 

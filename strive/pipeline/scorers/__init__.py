@@ -17,14 +17,22 @@ To add one, write the function and enter it in `SCORERS`; a user's own is named 
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from strive.errors import ConfigError, MissingInputError, ModelError, unknown_name
+from strive.errors import (
+    ConfigError,
+    MissingInputError,
+    ModelError,
+    ScorerError,
+    StriveError,
+    unknown_name,
+)
 from strive.records import Record
 
 ScorerKind = Literal["similarity", "weight"]
@@ -133,8 +141,11 @@ def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
     Raises:
         UnknownNameError: no such scorer.
         ModelError: what the function returned is not a scorer.
+        ScorerError: the function raised what is no StriveError.
     """
-    scorer = _factory(name)(request)
+    factory = _factory(name)
+    with scorer_faults(name, "while it was made"):
+        scorer = factory(request)
     if not isinstance(scorer, (SplitScorer, JointScorer, FrameFreeScorer)):
         raise ModelError(
             f"scorer '{name}' made a {type(scorer).__name__}, which lacks identity() and "
@@ -146,6 +157,24 @@ def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
             f"use one of {', '.join(ALLOWED_TRANSFORMS)}"
         )
     return scorer
+
+
+@contextmanager
+def scorer_faults(name: str, when: str) -> Iterator[None]:
+    """Make one clear line of what a scorer raises.
+
+    Raises:
+        ScorerError: in place of what is no StriveError; the first one stays as its cause.
+    """
+    try:
+        yield
+    except StriveError:
+        raise
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0][:300]
+        raise ScorerError(
+            f"scorer '{name}' failed {when} ({type(error).__name__}: {line})"
+        ) from error
 
 
 def check_scorer_name(name: str) -> None:

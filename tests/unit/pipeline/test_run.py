@@ -27,6 +27,7 @@ from strive.errors import (
     MissingInputError,
     ModelError,
     RecordsError,
+    ScorerError,
     TooManyFailuresError,
     UnknownNameError,
 )
@@ -261,6 +262,46 @@ def test_a_scorer_that_fails_on_a_video_leaves_a_row(world: World, tmp_path: Pat
     assert precompute(options).nothing_to_do
 
 
+@pytest.mark.parametrize(
+    ("maker", "fault", "error", "text"),
+    [
+        ("unsound", "made", ScorerError, r"failed while it was made \(RuntimeError: no begin\)"),
+        ("unsound", "identity raises", ScorerError, r"failed in identity\(\) \(KeyError: 'x'\)"),
+        ("unsound", "identity none", ScorerError, "gives None, not a dict"),
+        ("unsound", "identity object", ScorerError, r"failed in identity\(\) \(TypeError"),
+        ("unsound", "frames text", ScorerError, "failed on a video's frames"),
+        ("unsound", "questions raise", ScorerError, "failed in embed_questions.*user's own"),
+        ("unsound", "questions few", ModelError, r"shape \(1, 12\); \[\d, 12\] is expected"),
+        ("unsound", "questions narrow", ModelError, r"shape \(\d, 5\); \[\d, 12\] is expected"),
+        ("unsound", "lengths few", ModelError, r"gives 0 text_lengths of \d texts"),
+        ("unsound_batches", "batch raises", ScorerError, "failed in embed_prepared"),
+        ("unsound_batches", "embedded few", ModelError, r"batch of 8 .* of shape \(7, 12\)"),
+        ("unsound_batches", "prepared few", ModelError, "prepares 12 frames as 11 rows"),
+    ],
+)
+def test_an_unsound_scorer_is_one_clear_line(
+    world: World, tmp_path: Path, maker: str, fault: str, error: type[Exception], text: str
+) -> None:
+    cache, name = tmp_path / "cache", f"pipeline.faulty_scorer:make_{maker}"
+    with pytest.raises(error, match=text) as raised:
+        precompute(world.options(cache, scorers=(name,), scorer_models={name: fault}))
+    assert "\n" not in str(raised.value)
+    if cache.exists():
+        assert verify_cache(cache) == []
+
+
+def test_a_video_fails_once_whatever_fails_on_it(world: World, tmp_path: Path) -> None:
+    """Two scorers, of which one fails on each of a video's questions: still one video of four."""
+    cache = tmp_path / "cache"
+    names = ("pipeline.toy_scorer:make_nan", "pipeline.toy_scorer:make_nan_questions")
+    options = world.options(cache, scorers=names)
+    summary = precompute(options)
+    assert (summary.num_failed, summary.num_ok) == (4, 0)
+    assert summary.failed_by_error == {"nonfinite": 4}
+    assert len(read_failures(open_cache(cache))) == 1 + 4
+    assert precompute(options).num_failed == 4  # remembered
+
+
 def test_overwrite_does_everything_again(world: World, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     precompute(world.options(cache))
@@ -290,6 +331,32 @@ def test_dry_run_writes_nothing(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
     real = precompute(world.options(tmp_path / "cache"))
     assert 0.5 < summary.estimate.bytes_on_disk / real.bytes_written < 2
+
+
+def test_a_dry_run_tries_cached_videos_where_none_is_to_be_decoded(
+    world: World, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    precompute(world.options(cache))
+    slow = "pipeline.faulty_scorer:make_slow"
+    precompute(world.options(cache, scorers=(slow,), limit=1))
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    estimate = precompute(world.options(cache, scorers=(slow,), dry_run=True)).estimate
+    assert estimate is not None
+    assert (estimate.num_videos_to_decode, estimate.num_videos_to_embed) == (0, 3)
+    assert 3 <= estimate.seconds < 4  # a second for each video, and nothing for the scorer itself
+    assert estimate.bytes_on_disk == (12 + 12 + 5) * 12 * 2
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_a_dry_run_counts_videos_that_fail(world: World, tmp_path: Path) -> None:
+    nan = "pipeline.toy_scorer:make_nan_weights"
+    estimate = precompute(world.options(tmp_path / "c", scorers=(nan,), dry_run=True)).estimate
+    assert estimate is not None
+    assert (estimate.num_videos_tried, estimate.num_tried_failed) == (4, 1)
+    broken = "pipeline.faulty_scorer:make_raising"
+    with pytest.raises(ScorerError, match=r"on video 'clip3.mp4' \(ValueError: a fault"):
+        precompute(world.options(tmp_path / "c", scorers=(broken,), dry_run=True))
 
 
 def test_other_settings_make_other_keys(world: World, tmp_path: Path) -> None:

@@ -204,9 +204,11 @@ def test_a_clock_counts_what_overlaps_once() -> None:
 
 
 def test_counts_add_up_and_begin_again() -> None:
-    counts = StageCounts(num_decoded=2, failed_by_error={"damaged": 1}, write_seconds=0.5)
-    counts.add(StageCounts(num_decoded=3, failed_by_error={"damaged": 1, "timeout": 2}))
-    assert (counts.num_decoded, counts.num_failed, counts.write_seconds) == (5, 4, 0.5)
+    counts = StageCounts(num_decoded=2, failed={"a": "damaged"}, write_seconds=0.5)
+    counts.add(StageCounts(num_decoded=3, failed={"a": "nonfinite", "b": "timeout"}))
+    # Video `a` has failed twice: it is one video.
+    assert (counts.num_decoded, counts.num_failed, counts.write_seconds) == (5, 2, 0.5)
+    assert counts.failed_by_error == {"damaged": 1, "timeout": 1}
     counts.reset()
     assert counts == StageCounts()
 

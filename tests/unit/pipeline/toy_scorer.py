@@ -46,6 +46,27 @@ class NanOnShort(Toy):
         return value * np.nan if len(frames_FHWC) < 10 else value
 
 
+class NanQuestions(Toy):
+    """Can embed no question."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "nan-questions"}
+
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        return super().embed_questions(questions) * np.nan
+
+
+class NanWeightsOnShort(ToyWeights):
+    """Fails on videos with fewer than ten frames."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "nan-weights"}
+
+    def score(self, frames_FHWC: np.ndarray, question: str) -> np.ndarray:
+        value = super().score(frames_FHWC, question)
+        return value * np.nan if len(frames_FHWC) < 10 else value
+
+
 class WrongShape(Toy):
     def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
         return np.ones((3, 4), np.float32)
@@ -61,6 +82,14 @@ def make_weights(request: ScorerRequest) -> ToyWeights:
 
 def make_nan(request: ScorerRequest) -> NanOnShort:
     return NanOnShort()
+
+
+def make_nan_questions(request: ScorerRequest) -> NanQuestions:
+    return NanQuestions()
+
+
+def make_nan_weights(request: ScorerRequest) -> NanWeightsOnShort:
+    return NanWeightsOnShort()
 
 
 def make_wrong(request: ScorerRequest) -> WrongShape:
