@@ -14,7 +14,10 @@ from strive.records import resolve_video
 
 @dataclass(frozen=True, slots=True)
 class VideoCheck:
-    """The cached videos by what their files are today; `missing` ones are not under the root."""
+    """The cached videos by what their files are today; `missing` ones are not under the root.
+
+    Both lists are in order of ids, whatever order the videos were decoded in.
+    """
 
     num_same: int
     changed: tuple[str, ...]
@@ -43,7 +46,7 @@ def check_videos(cache: Path, video_root: Path) -> VideoCheck:
             digests.setdefault(video_id, set()).add(values[row])
     changed, missing = [], []
     with show_progress("videos", len(digests), "videos") as bar:
-        for video_id, wanted in digests.items():
+        for video_id, wanted in sorted(digests.items()):
             try:
                 found = content_digest(resolve_video(video_root, video_id))[1]
             except (OSError, OutsideRootError):
