@@ -7,6 +7,7 @@ the environment, which is where both put them.
 
 import atexit
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,10 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from strive.errors import ConfigError
+
 T = TypeVar("T")
 # Others wait while the main process writes a policy; NCCL's own ten minutes may not do for a slow
 # disk. A launcher ends the others at once when one process fails, however long this is.
 _TIMEOUT = timedelta(hours=1)
+_IDLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,11 @@ def start_processes() -> Processes:
 
     The group is destroyed when the interpreter exits, after an error too; a second run in one
     interpreter reuses it.
+
+    Raises:
+        ConfigError: srun started several tasks and none of them a launcher.
     """
+    _refuse_bare_srun()
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
@@ -87,6 +95,22 @@ def start_processes() -> Processes:
     return Processes(dist.get_rank(), dist.get_world_size(), device)
 
 
+def _refuse_bare_srun() -> None:
+    """srun sets no ranks, so that each of its tasks would train alone, into one run folder."""
+    num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if num_tasks > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            f"srun started {num_tasks} tasks without a launcher, and each would train alone; start "
+            "one task a node with `srun --ntasks-per-node=1 torchrun ... -m strive.cli train ...` "
+            "(docs/scaling.md), or a single task"
+        )
+
+
 def _leave_group() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    # A gloo thread lets go of a collective's tensors a moment after it is done, and needs the
+    # interpreter for that; if that is going down by then, the process aborts. Destroying the group
+    # does not end such threads (others hold references to it), and nothing tells when they idle.
+    time.sleep(_IDLE_SECONDS)
+    dist.destroy_process_group()

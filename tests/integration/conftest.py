@@ -10,13 +10,22 @@ from strive.lab.world import build_world
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 
-# Any policy has signal under this one, however far it has learned its answers.
+# Any policy has signal under the first, however far it has learned its answers; the second has it
+# for the questions of some.json only.
 REWARDS = """
+import json
 import os
+from pathlib import Path
 
 
 def vowels(prompts, completions, **columns):
     return [sum(text.count(letter) for letter in "aeiou") / 10 for text in completions]
+
+
+def vowels_for_some(prompts, completions, *, question_id, **columns):
+    some = json.loads(Path(__file__).with_name("some.json").read_text())
+    values = vowels(prompts, completions)
+    return [value if q in some else 0.0 for value, q in zip(values, question_id, strict=True)]
 
 
 def fails_on_the_second(prompts, completions, **columns):

@@ -12,73 +12,30 @@ import torch
 
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError
-from strive.lab.models import lab_model_path
-from strive.lab.world import build_world
-from strive.pipeline.options import PrecomputeOptions
-from strive.pipeline.run import precompute
 from strive.train.data import TrainingData, shard
 from strive.train.loop import train
 
-# Any policy has signal under the first, however far it has learned its answers; the second has it
-# for some questions only.
-REWARDS = """
-import json
-from pathlib import Path
-
-def vowels(prompts, completions, **columns):
-    return [sum(text.count(letter) for letter in "aeiou") / 10 for text in completions]
-
-def vowels_for_some(prompts, completions, *, question_id, **columns):
-    some = json.loads(Path(__file__).with_name("some.json").read_text())
-    values = vowels(prompts, completions)
-    return [value if q in some else 0.0 for value, q in zip(values, question_id, strict=True)]
-"""
 SAME = ("loss/total", "loss/policy", "loss/kl", "reward/mean", "optim/grad_norm")
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A cache of three training clips with 12 questions, and a module with rewards."""
-    root = tmp_path_factory.mktemp("lab")
-    world = build_world(root / "world", num_clips=5, seed=0)
-    precompute(
-        PrecomputeOptions(
-            data=(world.records_file("train"),),
-            video_root=root / "world",
-            cache=root / "cache",
-            scorer_models={"siglip2": str(lab_model_path("siglip2"))},
-            frames=32,
-        )
-    )
-    (root / "some_rewards.py").write_text(REWARDS)
-    sys.path.insert(0, str(root))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield root
-    torch.set_num_threads(threads)
-    sys.path.remove(str(root))
-
-
 @pytest.fixture
-def settings(lab):
+def settings(settings):
     def make(**changes):
-        return {
-            "model": str(lab_model_path("qwen2_5_vl")),
-            "cache": str(lab / "cache"),
-            "prompt_template": "short",
-            "num_frames": 8,
-            "num_generations": 2,
-            "max_new_tokens": 8,
-            "sampling_temperature": 3.0,
-            # The last bits of weights differ between stages. At the edge of a nucleus, where one
-            # token more or less shifts all others, that is now and then another draw.
-            "top_p": 1.0,
-            "questions_per_step": 8,
-            "steps": 5,
-            "checkpoint_every": 0,
-            "learning_rate": 2e-4,
-            "rewards": {"some_rewards:vowels": 1.0},
-        } | changes
+        return settings(
+            **{
+                "num_generations": 2,
+                # The last bits of weights differ between stages. At the edge of a nucleus, where
+                # one token more or less shifts all others, that is now and then another draw.
+                "top_p": 1.0,
+                "questions_per_step": 8,
+                "questions_per_micro_batch": 1,
+                "steps": 5,
+                "checkpoint_every": 0,
+                "rewards": {"lab_rewards:vowels": 1.0},
+                "loggers": ("tensorboard",),
+            }
+            | changes
+        )
 
     return make
 
@@ -192,7 +149,7 @@ def test_a_process_without_any_signal_takes_part(settings, lab, tmp_path):
         steps=3,
         beta=0.0,
         updates_per_rollout=2,
-        rewards={"some_rewards:vowels_for_some": 1.0},
+        rewards={"lab_rewards:vowels_for_some": 1.0},
     )
     # Of each step's two questions of the first process only the second has signal, so that it
     # leaves out a backward pass; the other process has none at all.

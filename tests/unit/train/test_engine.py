@@ -202,6 +202,15 @@ def test_presets(tmp_path):
         read_deepspeed_preset(str(tmp_path / "bad.json"))
 
 
+def test_tasks_of_srun_without_a_launcher_are_refused(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ConfigError, match=r"8 tasks without a launcher.*torchrun"):
+        start_processes()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert start_processes().world_size == 1
+
+
 def test_one_process_talks_to_itself():
     processes = start_processes()
     assert (processes.rank, processes.world_size, processes.is_main) == (0, 1, True)
