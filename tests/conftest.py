@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 # Tiny models lose time to thread hand-over; two test processes at once would lose much more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,8 +16,20 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 # A shell's background job ignores SIGINT, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import pytest
 from hypothesis import settings
 
 # A busy machine is no failure: no deadline per example. The same examples in every run.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torchs_own_linear() -> Iterator[None]:
+    """Undo what ZeRO 3 leaves: DeepSpeed puts a linear layer of its own, other in its last bits,
+    into torch for the rest of the process."""
+    torch = sys.modules.get("torch")
+    linear = torch and torch.nn.functional.linear
+    yield
+    if torch is not None:
+        torch.nn.functional.linear = linear
