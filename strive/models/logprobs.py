@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from strive.errors import unknown_name
+from strive.models.attention import AttentionMode
 from strive.models.family import VisionFeatures
 from strive.models.inputs import PromptInputs
+from strive.models.language import language_forward
 from strive.models.loading import Policy
-from strive.models.rows import attention_mask, language_forward, packed_rows
+from strive.models.rows import packed_rows
 from strive.models.vision import merge_features
 
 LogProbMode = Literal["packed", "plain"]
@@ -34,7 +36,8 @@ class LogProbs:
 
     logprobs: Tensor
     entropy: Tensor
-    """Entropy of the distribution each token was drawn from; carries no gradient."""
+    """Entropy of the distribution each token was drawn from; carries no gradient. All 0 where it
+    was not asked for."""
     mask: Tensor
     """True where there is a token."""
 
@@ -48,6 +51,7 @@ def completion_logprobs(
     *,
     sampling_temperature: float = 1.0,
     mode: LogProbMode = "packed",
+    attention: AttentionMode = "auto",
     model: Any = None,
 ) -> LogProbs:
     """Log-probabilities [G, L] of one prompt's completions; see `completion_logprobs_batch`."""
@@ -59,6 +63,7 @@ def completion_logprobs(
         lengths_G[None],
         sampling_temperature=sampling_temperature,
         mode=mode,
+        attention=attention,
         model=model,
     )
     return LogProbs(batch.logprobs[0], batch.entropy[0], batch.mask[0])
@@ -73,24 +78,36 @@ def completion_logprobs_batch(
     *,
     sampling_temperature: float = 1.0,
     mode: LogProbMode = "packed",
+    attention: AttentionMode = "auto",
+    with_entropy: bool = True,
     model: Any = None,
 ) -> LogProbs:
     """Log-probabilities [B, G, L] of several prompts' completions in one forward.
 
     Logits are divided by `sampling_temperature` (as TRL), so these are the log-probabilities that
     the rollout reports. `model` is the reference for a KL term, else the policy's own model; it
-    applies its own mergers to the shared `features`.
+    applies its own mergers to the shared `features`. `attention` is that of packed rows; see
+    `attention.segment_attention`. Entropy costs two passes over the logits.
+
+    Raises:
+        UnknownNameError: no such mode or attention.
     """
     if mode not in MODES:
         raise unknown_name("logprobs mode", mode, MODES)
     model = policy.model if model is None else model
     tokens, lengths = tokens_BGL.cpu().numpy(), lengths_BG.cpu().numpy()
-    hidden = _packed_hidden if mode == "packed" else _plain_hidden
-    hidden_NH = hidden(policy, model, prompts, features, tokens, lengths)
+    if mode == "packed":
+        hidden_NH = _packed_hidden(policy, model, prompts, features, tokens, lengths, attention)
+    else:
+        hidden_NH = _plain_hidden(policy, model, prompts, features, tokens, lengths)
     mask_BGL = np.arange(tokens.shape[2]) < lengths[..., None]
     targets_N = torch.from_numpy(tokens[mask_BGL]).to(policy.device)
     logprobs_N, entropy_N = token_logprobs(
-        model.lm_head, hidden_NH, targets_N, sampling_temperature=sampling_temperature
+        model.lm_head,
+        hidden_NH,
+        targets_N,
+        sampling_temperature=sampling_temperature,
+        with_entropy=with_entropy,
     )
     mask = torch.from_numpy(mask_BGL).to(policy.device)
     blank = torch.zeros(mask.shape, device=policy.device)
@@ -107,39 +124,47 @@ def token_logprobs(
     targets_N: Tensor,
     *,
     sampling_temperature: float,
+    with_entropy: bool = True,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy [N] of each target under softmax(head(hidden) / temperature).
 
-    Runs in chunks whose logits are made again in the backward pass, so the [N, vocabulary] matrix
-    never exists whole.
+    Entropy is 0 without `with_entropy`. Runs in chunks whose logits are made again in the backward
+    pass, so the [N, vocabulary] matrix never exists whole.
     """
     # Not the weight's shape: under ZeRO-3 the partitioned weight is empty between its uses.
     vocabulary: Any = head.out_features
     size = max(1, logits_per_chunk // vocabulary)
+    options = (sampling_temperature, with_entropy)
     if len(targets_N) <= size:
-        return _chunk_logprobs(head, hidden_NH, targets_N, sampling_temperature)
+        return _chunk_logprobs(head, hidden_NH, targets_N, *options)
     chunks = [
-        checkpoint(
-            _chunk_logprobs, head, hidden_CH, targets_C, sampling_temperature, use_reentrant=False
-        )
+        checkpoint(_chunk_logprobs, head, hidden_CH, targets_C, *options, use_reentrant=False)
         for hidden_CH, targets_C in zip(hidden_NH.split(size), targets_N.split(size), strict=True)
     ]
     return torch.cat([chunk[0] for chunk in chunks]), torch.cat([chunk[1] for chunk in chunks])
 
 
 def _chunk_logprobs(
-    head: nn.Module, hidden_CH: Tensor, targets_C: Tensor, sampling_temperature: float
+    head: nn.Module,
+    hidden_CH: Tensor,
+    targets_C: Tensor,
+    sampling_temperature: float,
+    with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:
     # Not through the module: at ZeRO-3 every call of it gathers its weight, and processes with
     # other lengths would gather in other numbers. The engine holds the weight for the whole pass.
     weights: Any = head
     logits_CV = nn.functional.linear(hidden_CH, weights.weight, weights.bias).float()
-    logits_CV = logits_CV / sampling_temperature
+    if sampling_temperature != 1.0:
+        logits_CV = logits_CV / sampling_temperature
     logprobs_CV = logits_CV.log_softmax(dim=-1)
     chosen_C = logprobs_CV.gather(1, targets_C[:, None])[:, 0]
+    # Last: a checkpoint's second run stops once it has what the backward pass needs.
     with torch.no_grad():
-        entropy_C = -(logprobs_CV.exp() * logprobs_CV).sum(dim=-1)
+        entropy_C = torch.zeros_like(chosen_C)
+        if with_entropy:
+            entropy_C = -torch.linalg.vecdot(logprobs_CV.exp(), logprobs_CV)
     return chosen_C, entropy_C
 
 
@@ -150,11 +175,12 @@ def _packed_hidden(
     features: Sequence[VisionFeatures],
     tokens_BGL: NDArray[np.int64],
     lengths_BG: NDArray[np.int64],
+    attention: AttentionMode,
 ) -> Tensor:
     """Hidden states [N, H] that predict each token, from one packed row per prompt."""
     rows, source_BGL = packed_rows(policy, prompts, tokens_BGL, lengths_BG)
     merged = merge_features(policy, features, model=model)
-    hidden_BTH = language_forward(policy, model, rows, merged, mask=attention_mask(rows))
+    hidden_BTH = language_forward(policy, model, rows, merged, attention=attention)
     mask_BGL = np.arange(tokens_BGL.shape[2]) < lengths_BG[..., None]
     row_N, column_N = np.nonzero(mask_BGL)[0], source_BGL[mask_BGL]
     return hidden_BTH[

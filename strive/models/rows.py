@@ -1,20 +1,18 @@
 """Rows of tokens for the language model: prompts side by side, or a prompt with its completions.
 
 A row is a sequence with a segment number per position: 0 for the prompt, g + 1 for completion g,
--1 for padding. A position sees the prompt and its own segment, up to itself; that one rule makes
-the mask of a padded prompt, of a plain row and of a packed row.
+-1 for padding. A position sees the prompt and its own segment, up to itself: that one rule holds
+for a padded prompt, a plain row and a packed row (`attention.py` follows it).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strive.models.family import MergedFeatures
 from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy
 
@@ -29,8 +27,19 @@ class Rows:
     position_ids_3BT: Tensor
     segments_BT: Tensor
     video_mask_BT: Tensor
-    is_causal: bool
-    """True when the mask is the ordinary causal one, so that none has to be made."""
+    runs_B: tuple[tuple[tuple[int, int], ...], ...]
+    """Of each row, (segment, length) of its runs of equal segments, from left to right."""
+
+    @property
+    def is_causal(self) -> bool:
+        """True when every token sees all before it: at most one completion, no padding before it.
+
+        What padding behind it sees does not matter.
+        """
+        return all(
+            runs[0][0] == PROMPT and all(segment == PADDING for segment, _ in runs[2:])
+            for runs in self.runs_B
+        )
 
 
 def prompt_rows(policy: Policy, prompts: Sequence[PromptInputs]) -> Rows:
@@ -39,7 +48,7 @@ def prompt_rows(policy: Policy, prompts: Sequence[PromptInputs]) -> Rows:
     blank = _BlankRows(len(prompts), width, policy.pad_id)
     for row, prompt in enumerate(prompts):
         blank.put_prompt(row, width - len(prompt.input_ids_P), prompt)
-    return blank.finish(policy, is_causal=blank.is_full())
+    return blank.finish(policy)
 
 
 def packed_rows(
@@ -72,46 +81,7 @@ def packed_rows(
             source_BGL[row, g] = cursor - 1 + steps_L
             cursor += count
         source_BGL[row, :, 0] = prompt_B[row] - 1
-    is_causal = generations == 1 and blank.is_full()
-    return blank.finish(policy, is_causal=is_causal), source_BGL
-
-
-def attention_mask(rows: Rows) -> Tensor | None:
-    """Boolean mask [B, 1, T, T], true where a position (row) sees another (column).
-
-    None when that is the ordinary causal mask. Padding sees padding, because a position that sees
-    nothing gives NaN.
-    """
-    if rows.is_causal:
-        return None
-    seen_BT, seer_BT = rows.segments_BT[:, None, :], rows.segments_BT[:, :, None]
-    width = rows.segments_BT.shape[1]
-    causal_TT = torch.ones(width, width, dtype=torch.bool, device=seen_BT.device).tril()
-    return (causal_TT & ((seen_BT == PROMPT) | (seen_BT == seer_BT)))[:, None]
-
-
-def language_forward(
-    policy: Policy,
-    model: Any,
-    rows: Rows,
-    merged: MergedFeatures,
-    *,
-    mask: Tensor | None,
-    cache: Any = None,
-) -> Tensor:
-    """Hidden states [B, T, H] of the language model over rows with video features filled in."""
-    embeds_BTH = model.get_input_embeddings()(rows.ids_BT)
-    video_H = merged.embeds_NH.to(embeds_BTH.dtype)
-    embeds_BTH = embeds_BTH.masked_scatter(rows.video_mask_BT[..., None], video_H)
-    output = model.model.language_model(
-        inputs_embeds=embeds_BTH,
-        position_ids=rows.position_ids_3BT,
-        attention_mask=policy.family.mask_argument(mask),
-        past_key_values=cache,
-        use_cache=cache is not None,
-        **policy.family.vision_arguments(rows.video_mask_BT, merged),
-    )
-    return output.last_hidden_state
+    return blank.finish(policy), source_BGL
 
 
 class _BlankRows:
@@ -130,15 +100,18 @@ class _BlankRows:
         self.segments_BT[row, columns] = PROMPT
         self.video_mask_BT[row, columns] = prompt.video_mask_P
 
-    def is_full(self) -> bool:
-        return bool((self.segments_BT != PADDING).all())
-
-    def finish(self, policy: Policy, *, is_causal: bool) -> Rows:
+    def finish(self, policy: Policy) -> Rows:
         device = policy.device
         return Rows(
             ids_BT=torch.from_numpy(self.ids_BT).to(device),
             position_ids_3BT=torch.from_numpy(self.positions_3BT).to(device),
             segments_BT=torch.from_numpy(self.segments_BT).to(device),
             video_mask_BT=torch.from_numpy(self.video_mask_BT).to(device),
-            is_causal=is_causal,
+            runs_B=tuple(_runs(segments_T) for segments_T in self.segments_BT),
         )
+
+
+def _runs(segments_T: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    starts = np.flatnonzero(np.diff(segments_T, prepend=PADDING - 1))
+    lengths = np.diff(starts, append=len(segments_T))
+    return tuple(zip(segments_T[starts].tolist(), lengths.tolist(), strict=True))

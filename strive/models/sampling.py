@@ -1,9 +1,9 @@
 """Choosing the next token from logits, with the randomness handed in as uniform numbers."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-NUCLEUS_FIRST_LOOK = 1024
 LARGEST_UNIFORM = 1.0 - 2.0**-40
 
 
@@ -45,20 +45,39 @@ def kept_probabilities(logits_RV: Tensor, *, top_p: float, top_k: int) -> Tensor
     probabilities_RV = logits_RV.softmax(dim=-1)
     if top_p >= 1.0:
         return probabilities_RV
-    threshold_R1 = _nucleus_threshold(probabilities_RV, top_p, min(NUCLEUS_FIRST_LOOK, vocabulary))
+    threshold_R1 = nucleus_threshold(probabilities_RV, top_p)
     return probabilities_RV.masked_fill(probabilities_RV < threshold_R1, 0.0)
 
 
-def _nucleus_threshold(probabilities_RV: Tensor, top_p: float, look: int) -> Tensor:
-    """Smallest probability within the smallest set of tokens whose sum reaches `top_p`.
+def nucleus_threshold(probabilities_RV: Tensor, top_p: float) -> Tensor:
+    """Smallest probability [R, 1] within the smallest set of tokens whose sum reaches `top_p`.
 
-    Looks at the `look` most probable tokens first; sorting 150,000 of them per row and step would
-    cost more than the model. Where those do not reach `top_p`, all are sorted.
+    Where not even the sum of all reaches it, nothing is left out.
     """
-    highest_RK = probabilities_RV.topk(look, dim=-1).values
-    before_RK = highest_RK.double().cumsum(dim=-1) - highest_RK.double()
-    needed_RK = before_RK < top_p
-    if look < probabilities_RV.shape[1] and bool(needed_RK[:, -1].any()):
-        return _nucleus_threshold(probabilities_RV, top_p, probabilities_RV.shape[1])
-    last_R1 = needed_RK.sum(dim=-1, keepdim=True) - 1
-    return highest_RK.gather(1, last_R1)
+    if probabilities_RV.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _threshold_by_sorting(probabilities_RV, top_p)
+    return _threshold_by_bisection(probabilities_RV, top_p)
+
+
+def _threshold_by_sorting(probabilities_RV: Tensor, top_p: float) -> Tensor:
+    """NumPy's sort of plain numbers: over ten times faster than torch's `sort` or a wide `topk`."""
+    ascending_RV = torch.from_numpy(np.sort(probabilities_RV.numpy(), axis=-1))
+    highest_RV = ascending_RV.flip(-1)
+    sums_RV = highest_RV.double().cumsum(dim=-1)
+    last_R1 = torch.searchsorted(sums_RV, sums_RV.new_full((len(sums_RV), 1), top_p))
+    return highest_RV.gather(1, last_R1.clamp(max=sums_RV.shape[1] - 1))
+
+
+def _threshold_by_bisection(probabilities_RV: Tensor, top_p: float) -> Tensor:
+    """The largest threshold that keeps `top_p`, one bit after the other: no sort, no wait.
+
+    Floats that are not negative are ordered as their bits are, so 31 halvings find it exactly.
+    """
+    bits_RV = probabilities_RV.view(torch.int32)
+    low_R1 = torch.zeros_like(bits_RV[:, :1])
+    for bit in reversed(range(31)):
+        candidate_R1 = low_R1 | (1 << bit)
+        kept_RV = probabilities_RV.masked_fill(bits_RV < candidate_R1, 0.0)
+        enough_R1 = kept_RV.sum(dim=-1, keepdim=True, dtype=torch.float64) >= top_p
+        low_R1 = torch.where(enough_R1, candidate_R1, low_R1)
+    return low_R1.view(torch.float32)

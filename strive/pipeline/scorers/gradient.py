@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from strive.models.inputs import PromptInputs, VideoFrames, prepare_prompt
+from strive.models.language import language_forward
 from strive.models.loading import Policy, checkpoint_activations
 from strive.models.logprobs import token_logprobs
-from strive.models.rows import attention_mask, language_forward, packed_rows
+from strive.models.rows import packed_rows
 from strive.models.vision import encode_video, merge_features
 from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.pipeline.scorers.common import pick_device, token_ids
@@ -120,7 +121,7 @@ def question_loss(policy: Policy, prompt: PromptInputs, pixels_ND: Tensor) -> Te
         policy, [read], targets_L[None, None], np.array([[len(targets_L)]])
     )
     merged = merge_features(policy, [encode_video(policy, read, with_graph=True)])
-    hidden_BTH = language_forward(policy, policy.model, rows, merged, mask=attention_mask(rows))
+    hidden_BTH = language_forward(policy, policy.model, rows, merged)
     logprobs_L, _ = token_logprobs(
         policy.model.lm_head,
         hidden_BTH[0, torch.from_numpy(source_BGL[0, 0]).to(policy.device)],
