@@ -108,8 +108,11 @@ class _PlainProgress:
         parts = [f"{count.done}/{count.total} {count.unit}", count.pace]
         if left is not None:
             parts.append(f"ETA {left:.0f} s")
-        text = ", ".join([*parts, *(text for text in self.texts if text)])
-        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+        texts = [text for text in self.texts if text]
+        between = "; " if len(texts) > 1 else ", "
+        print(
+            f"{self.label}: {between.join([', '.join(parts), *texts])}", file=sys.stderr, flush=True
+        )
 
 
 class _BarProgress:

@@ -87,6 +87,12 @@ class WandbLogger:
 
     def close(self, *, failed: bool) -> None:
         """Write what is still held back, and say how the run ended."""
+        # Without a network this may take long; the run's own files are whole by now.
+        print(
+            "train: the rest goes to Weights & Biases; Ctrl-C leaves it in the run folder's wandb/",
+            file=sys.stderr,
+            flush=True,
+        )
         self._run.finish(exit_code=int(failed))
 
 

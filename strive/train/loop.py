@@ -115,7 +115,6 @@ def train(
         "start_digest": start_digest,
     }
     _run_steps(trainer, data, folder, first_step, about, evaluate_held_out, on_step)
-    write_final(trainer, folder)
     return TrainSummary(
         run_dir=folder.root,
         final=folder.final,
@@ -265,6 +264,8 @@ def _run_steps(
                     f"interrupted after step {done} of {config.steps}; its checkpoint is in "
                     f"{folder.checkpoint(done)}; the same command with --resume continues"
                 )
+        # Before the loggers close, which may take as long as a network wants.
+        write_final(trainer, folder)
 
 
 def _one_step(

@@ -114,6 +114,7 @@ def test_doctor_finds_what_the_lab_needs() -> None:
 
 # A decoder can fail in any way it likes: in its worker, that is one video's failure row.
 # A stage's thread hands on whatever ends it: the caller raises it.
+# A logger can fail in any way it likes: it is said, and training outlives its curves.
 MAY_CATCH_ALL = {
     "strive/video/worker.py",
     "strive/pipeline/stage.py",

@@ -1,3 +1,8 @@
+import os
+import pty
+import subprocess
+import sys
+
 import pytest
 
 from strive import progress
@@ -34,7 +39,7 @@ def test_several_notes_are_one_plain_line(
     with progress.show_progress("train", 150, "steps") as bar:
         bar.note("reward 1.42", "", "step 3.0 s")
         bar.advance()
-    assert capsys.readouterr().err.splitlines()[0].endswith(", reward 1.42, step 3.0 s")
+    assert capsys.readouterr().err.splitlines()[0].endswith("; reward 1.42; step 3.0 s")
 
 
 def test_the_rate_is_that_of_this_call_alone(
@@ -64,3 +69,33 @@ def test_sizes(num_bytes: int, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert progress.time_text(seconds) == text
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_terminal_shows_a_bar_with_the_figures_below(columns: int) -> None:
+    code = (
+        "from strive.progress import show_progress\n"
+        "with show_progress('train', 150, 'steps') as bar:\n"
+        "    bar.begin(100, 4.0)\n"
+        "    bar.note('reward 1.42 [x]', 'step 3.0 s')\n"
+        "    bar.advance()\n"
+    )
+    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "40", "TERM": "xterm"}
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=slave, stdout=subprocess.PIPE, env=environment
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break  # the other side is closed: that is how a terminal ends
+        if not part:
+            break
+        shown += part
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "101/150" in text and "4.0 s/step" in text and "ETA 0:03:1" in text
+    assert "reward 1.42 [x]" in text and "step 3.0 s" in text
