@@ -93,7 +93,8 @@ def _cost_text(plan: Mapping[str, Any]) -> str:
     cost = plan["cost"]
     gpu = cost["hardware"]
     return (
-        f"about {_hours(cost['gpu_hours'])} by formula, at most: {_step_text(cost)} (a GPU of "
+        f"about {_hours(cost['gpu_hours'])} by formula, every completion at its full length: "
+        f"{_step_text(cost)} (a GPU of "
         f"{gpu['tflops']:g} TFLOP/s at {gpu['utilisation']:.0%}, {gpu['bandwidth_gb']:,.0f} GB/s)"
     )
 

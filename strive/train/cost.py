@@ -1,7 +1,8 @@
 """GPU-hours of a run by a formula, from its plan (`plan.dry_run`) and three figures of the GPU.
 
-Every input is returned beside the result. Completions count with `max_new_tokens` tokens each, so
-the estimate is an upper bound where answers are shorter.
+Every input is returned beside the result. Completions count with `max_new_tokens` tokens each:
+shorter ones take less. Decoding counts at the speed of the memory: a loop that waits for kernels
+takes longer, which a calibration (`calibrate.py`) shows.
 """
 
 from collections.abc import Mapping
