@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bench.step_model import PLAIN_TOKENS, PROMPT_TEMPLATE, Setup, make_question, vowels
 from strive.configs.schema import TrainConfig
+from strive.models.generate import generate
 from strive.models.inputs import PromptInputs
 from strive.models.loading import load_policy
 from strive.models.logprobs import completion_logprobs_batch
@@ -51,7 +53,13 @@ class Ours:
         )
         reference = engine.reference_copy() if setup.beta > 0 else None
         self.trainer = Trainer(
-            config, self.policy, reference, engine, processes, {"vowels": vowels}
+            config,
+            self.policy,
+            reference,
+            engine,
+            processes,
+            {"vowels": vowels},
+            partial(generate, self.policy),
         )
 
     @property

@@ -75,6 +75,9 @@ class TrainConfig(BaseModel):
     """Sample among the k most probable tokens; 0 is no limit."""
     max_new_tokens: PositiveInt = 768
     """Longest completion, in tokens."""
+    decode: Literal["auto", "dynamic", "static"] = "auto"
+    """Key-value cache of a rollout: `dynamic` grows with every token, `static` keeps its shape, so
+    that a GPU runs the decode step as one compiled graph; `auto`: static on a GPU."""
 
     # --- rewards and advantages (Eqs. 2 and 3) ----------------------------------------------
     rewards: dict[str, float] = {"accuracy": 1.0, "format": 1.0}
@@ -108,6 +111,9 @@ class TrainConfig(BaseModel):
     """Optimiser steps on each rollout; with 1 the ratio is 1 and clipping never binds."""
     logprobs: Literal["packed", "plain"] = "packed"
     """One shared-prefix row per variant, or one full row per completion (slow reference)."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """How packed rows attend: `sdpa` segment by segment, `flex` in one flex-attention kernel that
+    skips what is not seen (GPU only); `auto`: flex on a GPU."""
 
     # --- optimisation -----------------------------------------------------------------------
     steps: PositiveInt = 1000

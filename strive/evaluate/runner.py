@@ -30,6 +30,7 @@ from strive.records import Record
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:
+    from strive.models.generate import DecodeMode
     from strive.models.inputs import VideoFrames
     from strive.models.loading import Policy
 
@@ -101,6 +102,7 @@ class AskSettings:
     max_pixels: int | None = None
     batch_size: int = 16
     grading: GradingRules = "video_r1"
+    decode: DecodeMode = "auto"
 
 
 def prompt_hash(
@@ -187,6 +189,7 @@ def _ask(
         num_generations=1,
         max_new_tokens=settings.max_new_tokens,
         greedy=True,
+        decode_mode=settings.decode,
     )
     samples = []
     for row, (record, video) in enumerate(asked):

@@ -160,6 +160,7 @@ def held_out_callable(
         max_new_tokens=config.max_new_tokens,
         max_pixels=config.max_pixels,
         grading=config.grading,
+        decode=config.decode,
     )
 
     def evaluate(policy: "Policy", processes: "Processes") -> dict[str, float]:

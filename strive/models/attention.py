@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import (
 )
 from transformers.masking_utils import sdpa_mask
 
-from strive.errors import ModelError, unknown_name
+from strive.errors import ConfigError, ModelError, unknown_name
 from strive.models.rows import PADDING, PROMPT, Rows
 
 AttentionMode = Literal["auto", "sdpa", "flex"]
@@ -43,17 +43,23 @@ def segment_attention(
 ) -> dict[str, SegmentAttention]:
     """Arguments for one forward of `language_model` over `rows`; none for plainly causal rows.
 
-    `auto` is flex-attention on a GPU, sdpa elsewhere. flex-attention has no gradient on a CPU.
+    `auto` is flex-attention on a GPU, sdpa elsewhere.
 
     Raises:
         UnknownNameError: the mode is none of `MODES`.
+        ConfigError: a gradient is wanted of flex-attention on a CPU, which has none.
     """
     if mode not in MODES:
         raise unknown_name("attention", mode, MODES)
+    on_gpu = rows.ids_BT.is_cuda
+    if mode == "flex" and not on_gpu and torch.is_grad_enabled():
+        raise ConfigError(
+            "attention is 'flex', which has a backward pass on a GPU only; set attention=auto"
+        )
     use_segments(language_model)
     if rows.is_causal:
         return {}
-    if mode == "flex" or (mode == "auto" and rows.ids_BT.is_cuda):
+    if mode == "flex" or (mode == "auto" and on_gpu):
         return {"segment_attention": FlexSegments(rows)}
     return {"segment_attention": SplitSegments(rows)}
 

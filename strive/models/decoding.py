@@ -16,13 +16,14 @@ from torch import Tensor
 from strive.models.loading import Policy
 from strive.models.sampling import choose_tokens
 
+Backend = str | Callable[..., Any]
+"""A backend of torch.compile: its name, or a function."""
+
 COLUMNS_PER_BLOCK = 256
 """A fixed cache has a multiple of this many columns, and grows by it: attention reads all of them,
 written or not, and each new width may be compiled once more."""
 STEPS_PER_LOOK = 16
 """Steps of a fixed-shape decoding between two looks at which rows have ended."""
-
-
 FEWEST_ROWS = 2
 """A fixed-shape decoding does not go down to one row: torch.compile takes 1 for a special case."""
 
@@ -139,7 +140,7 @@ def new_state(
     return state
 
 
-def decode(state: DecodingState, hidden_RH: Tensor, *, backend: str | None) -> None:
+def decode(state: DecodingState, hidden_RH: Tensor, *, backend: Backend | None) -> None:
     """Write all rows to their ends, or as far as there is room; `hidden_RH` predicts token 0.
 
     `backend` is torch.compile's, for the steps of a fixed cache; None runs them as they are.
@@ -147,7 +148,7 @@ def decode(state: DecodingState, hidden_RH: Tensor, *, backend: str | None) -> N
     max_new_tokens = state.tokens_AL.shape[1]
     steps_per_look = STEPS_PER_LOOK if state.is_fixed else 1
     first_column = int(state.column)
-    advance = _advance if backend is None else _compiled(backend)
+    advance = _advance if backend is None else compiled(backend)
     write_next(state, hidden_RH)
     for step in range(1, max_new_tokens):
         if step % steps_per_look == 0 and not _keep_running(state):
@@ -163,7 +164,7 @@ def padded_width(columns: int) -> int:
 
 
 @functools.cache
-def _compiled(backend: str) -> Callable[[DecodingState], None]:
+def compiled(backend: Backend) -> Callable[[DecodingState], None]:
     """The step as one graph. A compiled step that falls apart would be slow without a word."""
     return torch.compile(_advance, fullgraph=True, backend=backend)
 

@@ -16,7 +16,14 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from strive.errors import ConfigError, unknown_name
-from strive.models.decoding import DecodingState, TokenRule, decode, new_state, padded_width
+from strive.models.decoding import (
+    Backend,
+    DecodingState,
+    TokenRule,
+    decode,
+    new_state,
+    padded_width,
+)
 from strive.models.family import VisionFeatures
 from strive.models.inputs import PromptInputs
 from strive.models.kv_cache import fixed_cache, roomy_cache
@@ -80,7 +87,7 @@ def generate(
     greedy: bool = False,
     uniforms_RGL: NDArray[np.floating] | None = None,
     decode_mode: DecodeMode = "auto",
-    compile_backend: str | None = None,
+    compile_backend: Backend | None = None,
 ) -> Completions:
     """Write `num_generations` completions for each prompt.
 

@@ -55,12 +55,15 @@ def nucleus_threshold(probabilities_RV: Tensor, top_p: float) -> Tensor:
     Where not even the sum of all reaches it, nothing is left out.
     """
     if probabilities_RV.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _threshold_by_sorting(probabilities_RV, top_p)
-    return _threshold_by_bisection(probabilities_RV, top_p)
+        return threshold_by_sorting(probabilities_RV, top_p)
+    return threshold_by_bisection(probabilities_RV, top_p)
 
 
-def _threshold_by_sorting(probabilities_RV: Tensor, top_p: float) -> Tensor:
-    """NumPy's sort of plain numbers: over ten times faster than torch's `sort` or a wide `topk`."""
+def threshold_by_sorting(probabilities_RV: Tensor, top_p: float) -> Tensor:
+    """See `nucleus_threshold`.
+
+    NumPy's sort of plain numbers is over ten times faster than torch's `sort` or a wide `topk`.
+    """
     ascending_RV = torch.from_numpy(np.sort(probabilities_RV.numpy(), axis=-1))
     highest_RV = ascending_RV.flip(-1)
     sums_RV = highest_RV.double().cumsum(dim=-1)
@@ -68,8 +71,8 @@ def _threshold_by_sorting(probabilities_RV: Tensor, top_p: float) -> Tensor:
     return highest_RV.gather(1, last_R1.clamp(max=sums_RV.shape[1] - 1))
 
 
-def _threshold_by_bisection(probabilities_RV: Tensor, top_p: float) -> Tensor:
-    """The largest threshold that keeps `top_p`, one bit after the other: no sort, no wait.
+def threshold_by_bisection(probabilities_RV: Tensor, top_p: float) -> Tensor:
+    """See `nucleus_threshold`. Finds one bit after the other: no sort, and no wait for a GPU.
 
     Floats that are not negative are ordered as their bits are, so 31 halvings find it exactly.
     """

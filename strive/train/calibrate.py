@@ -102,6 +102,7 @@ def _measure_rollout(
             top_p=config.top_p,
             top_k=config.top_k,
             uniforms_RGL=uniforms_RGL,
+            decode_mode=config.decode,
         )
 
     # The first passes load kernels.
@@ -140,6 +141,7 @@ def _measure_update(
             lengths_BG,
             sampling_temperature=config.sampling_temperature,
             mode=config.logprobs,
+            attention=config.attention,
         ).logprobs.sum()
 
     watch = Stopwatch(policy.device)

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from strive import __version__
 from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted
+from strive.models.generate import generate
 from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.train.best import keep_if_best
 from strive.train.data import Prefetcher, TrainingData, shard
@@ -192,7 +194,8 @@ def _build_trainer(
     if config.beta > 0:
         # With its adapters off the model is its own reference.
         reference = policy.model if config.trainable == "lora" else engine.reference_copy()
-    return Trainer(config, policy, reference, engine, processes, rewards)
+    sampler = partial(generate, policy, decode_mode=config.decode)
+    return Trainer(config, policy, reference, engine, processes, rewards, sampler)
 
 
 def _prepare_folder(

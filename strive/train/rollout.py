@@ -11,7 +11,7 @@ from torch import Tensor
 
 from strive.answers import build_question
 from strive.models.family import VisionFeatures
-from strive.models.generate import generate
+from strive.models.generate import Sampler
 from strive.models.inputs import PromptInputs, prepare_prompts
 from strive.models.loading import Policy
 from strive.models.vision import encode_videos
@@ -65,6 +65,7 @@ def roll_out(
     policy: Policy,
     prepared: Sequence[PreparedQuestion],
     *,
+    sampler: Sampler,
     num_generations: int,
     max_new_tokens: int,
     sampling_temperature: float,
@@ -73,7 +74,7 @@ def roll_out(
     seed: int,
     step: int,
 ) -> list[RolloutGroup]:
-    """Sample G completions for every variant of every question.
+    """Sample G completions for every variant of every question; `sampler` writes them.
 
     Completion j of variant i depends on (seed, step, question, i, j) and the weights alone.
     """
@@ -91,8 +92,7 @@ def roll_out(
         ]
     )
     features = encode_videos(policy, prompts)
-    completions = generate(
-        policy,
+    completions = sampler(
         prompts,
         features,
         num_generations=num_generations,

@@ -17,6 +17,7 @@ from strive.answers import extract_answer_or_text
 from strive.configs.schema import TrainConfig
 from strive.errors import NonFiniteError
 from strive.models.family import VisionFeatures
+from strive.models.generate import Sampler
 from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy
 from strive.models.logprobs import LogProbs, completion_logprobs_batch
@@ -46,6 +47,8 @@ class Trainer:
     engine: Engine
     processes: Processes
     reward_functions: dict[str, RewardFunction]
+    sampler: Sampler
+    """Writes the completions of a rollout with the weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def train_step(
         groups = roll_out(
             trainer.policy,
             prepared,
+            sampler=trainer.sampler,
             num_generations=config.num_generations,
             max_new_tokens=config.max_new_tokens,
             sampling_temperature=config.sampling_temperature,
@@ -355,5 +359,7 @@ def _logprobs(
         torch.cat([group.lengths_MG for group in micro_batch.groups]),
         sampling_temperature=trainer.config.sampling_temperature,
         mode=trainer.config.logprobs,
+        attention=trainer.config.attention,
+        with_entropy=model is None,
         model=model,
     )

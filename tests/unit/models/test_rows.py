@@ -1,4 +1,4 @@
-"""The packed row: layout and mask by hand, and against a slow reading of the rule."""
+"""The packed row: layout by hand, and what its positions see against a slow reading of the rule."""
 
 import numpy as np
 import torch
@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy
-from strive.models.rows import attention_mask, packed_rows, prompt_rows
+from strive.models.rows import packed_rows, prompt_rows
+
+from .test_attention import seen_by_rule
 
 
 def fake_prompt(length: int, next_position: int = 50) -> PromptInputs:
@@ -37,9 +39,9 @@ def test_packed_row_by_hand(policies: dict[str, Policy]) -> None:
     assert source[0, 0].tolist() == [1, 2, 3]
     assert source[0, 1, :1].tolist() == [1]
     assert source[0, 2, :2].tolist() == [1, 4]
-    mask = attention_mask(rows)
-    assert mask is not None
-    assert mask[0, 0].int().tolist() == [
+    assert rows.runs_B == (((0, 2), (1, 2), (3, 1)),)
+    assert not rows.is_causal
+    assert seen_by_rule(rows)[0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -48,22 +50,27 @@ def test_packed_row_by_hand(policies: dict[str, Policy]) -> None:
     ]
 
 
-def test_one_completion_needs_no_mask(policies: dict[str, Policy]) -> None:
+def test_one_completion_is_causal(policies: dict[str, Policy]) -> None:
     policy = policies["qwen2_5_vl"]
     tokens, lengths = np.array([[[1, 2, 3]]]), np.array([[3]])
     rows, _ = packed_rows(policy, [fake_prompt(2)], tokens, lengths)
-    assert attention_mask(rows) is None
-    assert attention_mask(prompt_rows(policy, [fake_prompt(2), fake_prompt(2)])) is None
+    assert rows.is_causal
+    assert prompt_rows(policy, [fake_prompt(2), fake_prompt(2)]).is_causal
+    # Padding behind a completion changes nothing for it; padding before a prompt would be seen.
+    uneven, _ = packed_rows(policy, [fake_prompt(2), fake_prompt(4)], tokens.repeat(2, 0),
+                            lengths.repeat(2, 0))  # fmt: skip
+    assert uneven.runs_B == (((0, 2), (1, 2), (-1, 2)), ((0, 4), (1, 2)))
+    assert uneven.is_causal
+    assert not prompt_rows(policy, [fake_prompt(2), fake_prompt(3)]).is_causal
 
 
 def test_prompts_are_padded_on_the_left(policies: dict[str, Policy]) -> None:
     policy = policies["qwen2_5_vl"]
     rows = prompt_rows(policy, [fake_prompt(3), fake_prompt(1)])
     assert rows.ids_BT.tolist() == [[100, 101, 102], [policy.pad_id, policy.pad_id, 100]]
-    mask = attention_mask(rows)
-    assert mask is not None
-    # The short prompt sees itself alone; its padding sees padding, so that nothing is NaN.
-    assert mask[1, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert rows.runs_B == (((0, 3),), ((-1, 2), (0, 1)))
+    # The short prompt sees itself alone.
+    assert seen_by_rule(rows)[1, 2].int().tolist() == [0, 0, 1]
 
 
 @settings(max_examples=30)
@@ -82,14 +89,12 @@ def test_rows_equal_the_slow_definition(
     lengths[0, 0] = max(lengths[0, 0], 1)
     tokens = rng.integers(0, 90, (len(prompts), generations, int(lengths.max())))
     rows, source = packed_rows(policy, [fake_prompt(n) for n in prompts], tokens, lengths)
-    mask = attention_mask(rows)
-    width = rows.ids_BT.shape[1]
-    seen = torch.ones(width, width).tril().bool() if mask is None else None
+    seen_BTT = seen_by_rule(rows)
     for b, n in enumerate(prompts):
         for g in range(generations):
             for t in range(lengths[b, g]):
                 column = source[b, g, t]
-                sees = seen[column] if mask is None else mask[b, 0, column]
+                sees = seen_BTT[b, column]
                 wanted = [100 + i for i in range(n)] + tokens[b, g, :t].tolist()
                 assert rows.ids_BT[b][sees].tolist() == wanted
                 positions = [*range(n), *range(50, 50 + t)]

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from strive.models import sampling
-from strive.models.sampling import choose_tokens, kept_probabilities
+from strive.models.sampling import (
+    choose_tokens,
+    kept_probabilities,
+    threshold_by_bisection,
+    threshold_by_sorting,
+)
 
 NONE = torch.tensor([], dtype=torch.long)
 
@@ -65,11 +69,35 @@ def test_filters_equal_transformers(seed: int, top_p: float, top_k: int) -> None
     assert torch.equal(kept, wanted > -torch.inf)
 
 
-def test_a_nucleus_wider_than_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nucleus_wider_than_everything() -> None:
+    """Rounding can leave the sum of all below top_p; nothing is left out then."""
     logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)) * 0.1
-    whole = kept_probabilities(logits, top_p=0.95, top_k=0)
-    monkeypatch.setattr(sampling, "NUCLEUS_FIRST_LOOK", 8)
-    assert torch.equal(kept_probabilities(logits, top_p=0.95, top_k=0), whole)
+    top_p = 1.0 - 1e-12
+    assert (kept_probabilities(logits, top_p=top_p, top_k=0) > 0).all()
+    chances = logits.softmax(-1)
+    for threshold in (threshold_by_sorting, threshold_by_bisection):
+        assert (threshold(chances * 0.5, 0.9) <= chances.min(-1, keepdim=True).values * 0.5).all()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    top_p=st.floats(0.01, 0.999),
+    spread=st.sampled_from([0.1, 3.0, 40.0]),
+    top_k=st.sampled_from([0, 7]),
+)
+def test_bisection_equals_sorting(seed: int, top_p: float, spread: float, top_k: int) -> None:
+    """What a GPU does against what a CPU does, ties and probabilities of 0 included."""
+    logits = torch.randn(3, 60, generator=torch.Generator().manual_seed(seed)) * spread
+    logits[:, 10:14] = logits[:, 10:11]
+    if top_k:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    chances = logits.softmax(-1)
+    sums = chances.sort(descending=True).values.double().cumsum(-1)
+    assume(((sums - top_p).abs() > 1e-9).all())  # the two add in another order
+    assert torch.equal(
+        chances >= threshold_by_sorting(chances, top_p),
+        chances >= threshold_by_bisection(chances, top_p),
+    )
 
 
 def test_draws_follow_the_distribution() -> None:

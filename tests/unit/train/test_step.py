@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from strive.errors import NonFiniteError
 from strive.lab.models import lab_model_path
+from strive.models.generate import generate
 from strive.models.loading import load_policy
 from strive.models.vision import count_encodes
 from strive.train.data import TrainingData
@@ -51,7 +53,15 @@ def build(make_config):
         reference = None
         if config.beta > 0:
             reference = policy.model if config.trainable == "lora" else engine.reference_copy()
-        trainer = Trainer(config, policy, reference, engine, start_processes(), {"vowels": vowels})
+        trainer = Trainer(
+            config,
+            policy,
+            reference,
+            engine,
+            start_processes(),
+            {"vowels": vowels},
+            partial(generate, policy, decode_mode=config.decode),
+        )
         data = TrainingData(config)
         questions = [data.read(record, 0) for record in data.questions_of(0)]
         prepared = prepare_questions(
@@ -128,8 +138,9 @@ def test_under_lora_only_adapters_move_and_the_kl_term_pulls_them_back(build):
     assert metrics[1]["loss/kl"] > 0 and metrics[1]["optim/grad_norm"] > 0
     # B is 0 at first, so that A has no gradient yet; the same KL term as against a copy.
     copied, _ = build(trainable="language", beta=0.04)
-    [group] = roll_out(trainer.policy, prepared[:1], num_generations=2, max_new_tokens=6,
-                       sampling_temperature=1.0, top_p=1.0, top_k=0, seed=0, step=0)  # fmt: skip
+    [group] = roll_out(trainer.policy, prepared[:1], sampler=trainer.sampler, num_generations=2,
+                       max_new_tokens=6, sampling_temperature=1.0, top_p=1.0, top_k=0, seed=0,
+                       step=0)  # fmt: skip
     micro_batch = _MicroBatch([group], torch.ones(4))
     arguments = (micro_batch, list(prepared[0].prompts), group.features)
     one = _reference_logprobs(trainer, *arguments)
@@ -152,9 +163,21 @@ def test_micro_batches_change_nothing(build, objective):
     torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=2e-6)
 
 
+def test_a_fixed_cache_and_split_attention_change_nothing(build):
+    results = []
+    for options in ({"decode": "dynamic", "logprobs": "plain"}, {"decode": "static"}):
+        trainer, prepared = build(**options)
+        result = run(trainer, prepared)
+        results.append((result.metrics, [outcome.texts for outcome in result.outcomes]))
+    assert results[0][1] == results[1][1]
+    for name in results[0][0]:
+        np.testing.assert_allclose(results[0][0][name], results[1][0][name], atol=1e-5)
+
+
 def test_completions_do_not_depend_on_the_batch(build):
     trainer, prepared = build()
     options = {
+        "sampler": trainer.sampler,
         "num_generations": 3,
         "max_new_tokens": 6,
         "sampling_temperature": 1.0,
@@ -333,7 +356,7 @@ def the_steps_rollout(trainer, prepared):
     config = trainer.config
     names = ("num_generations", "max_new_tokens", "sampling_temperature", "top_p", "top_k", "seed")
     options = {name: getattr(config, name) for name in names}
-    return roll_out(trainer.policy, prepared, step=0, **options)
+    return roll_out(trainer.policy, prepared, sampler=trainer.sampler, step=0, **options)
 
 
 def caught_gradients(model):
