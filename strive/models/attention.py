@@ -103,7 +103,7 @@ def _attend_one(
 
     transformers does the same, but not within a compiled graph.
     """
-    packed = pack_gqa(query, query.shape[1] // key.shape[1])
+    packed: Any = pack_gqa(query, query.shape[1] // key.shape[1])
     output = nn.functional.scaled_dot_product_attention(
         packed, key, value, attn_mask=mask, scale=scale
     )
