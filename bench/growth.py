@@ -40,7 +40,7 @@ def measure(repeats: int, num_tokens: int, quick: bool) -> dict[tuple[int, int],
     setup = Setup(
         str(model_folder(VOCABULARY)), "language", FIXED_VARIANTS, FIXED_GENERATIONS, THREADS
     )
-    ours = Ours(setup)
+    ours = Ours.of(setup)
     ours.step(100, num_tokens)
     seconds: dict[tuple[int, int], list[dict[str, float]]] = {s: [] for s in shapes(quick)}
     for number in range(repeats):

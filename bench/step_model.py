@@ -92,9 +92,32 @@ def model_folder(vocabulary: int) -> Path:
 
 def _build(folder: Path, vocabulary: int) -> None:
     import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     tokenizer = build_tokenizer(vocabulary)
+    config = build_config(tokenizer, vocabulary, TEXT, VISION)
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    sharpen_head(model)
+    model.save_pretrained(folder)
+    build_processor(tokenizer, FRAME_SIZE).save_pretrained(folder)
+
+
+def sharpen_head(model: Any) -> None:
+    """Give a random head logits of a trained one's spread."""
+    import torch
+
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():
+        head.normal_(0.0, LOGIT_STD / math.sqrt(head.shape[1]))
+
+
+def build_config(
+    tokenizer: Any, vocabulary: int, text: dict[str, Any], vision: dict[str, Any]
+) -> Any:
+    """Put a configuration together from the widths of both parts."""
+    from transformers import Qwen2_5_VLConfig
+
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{text}|>")
         for name, text in (
@@ -109,18 +132,12 @@ def _build(folder: Path, vocabulary: int) -> None:
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
     }
-    config = Qwen2_5_VLConfig(
-        text_config={**TEXT, **ends, "vocab_size": vocabulary, "tie_word_embeddings": False},
-        vision_config=VISION,
+    return Qwen2_5_VLConfig(
+        text_config={**text, **ends, "vocab_size": vocabulary, "tie_word_embeddings": False},
+        vision_config=vision,
         tie_word_embeddings=False,
         **ids,
     )
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    with torch.no_grad():
-        model.lm_head.weight.normal_(0.0, LOGIT_STD / math.sqrt(TEXT["hidden_size"]))
-    model.save_pretrained(folder)
-    _processor(tokenizer).save_pretrained(folder)
 
 
 def build_tokenizer(vocabulary: int) -> Any:
@@ -144,12 +161,13 @@ def build_tokenizer(vocabulary: int) -> Any:
     )
 
 
-def _processor(tokenizer: Any) -> Any:
+def build_processor(tokenizer: Any, frame_size: tuple[int, int]) -> Any:
+    """Make a processor that leaves frames of this size as they are."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     from strive.lab.recipes.tokenizers import CHAT_TEMPLATE
 
-    size = {"shortest_edge": 56 * 56, "longest_edge": FRAME_SIZE[0] * FRAME_SIZE[1]}
+    size = {"shortest_edge": 56 * 56, "longest_edge": frame_size[0] * frame_size[1]}
     return Qwen2_5_VLProcessor(
         Qwen2VLImageProcessor(size=size, patch_size=VISION["patch_size"]),
         tokenizer,
@@ -158,12 +176,14 @@ def _processor(tokenizer: Any) -> Any:
     )
 
 
-def make_question(number: int, num_variants: int) -> QuestionVariants:
+def make_question(
+    number: int, num_variants: int, frame_size: tuple[int, int] = FRAME_SIZE
+) -> QuestionVariants:
     """A question of one step: M variants of 16 frames, evenly spaced, each with its own offset."""
     rng = np.random.default_rng(number)
     stride = round(SECONDS_PER_FRAME * SOURCE_FPS)
     offset_M = [variant * stride // num_variants for variant in range(num_variants)]
-    videos = tuple(_video(rng, offset, stride) for offset in offset_M)
+    videos = tuple(_video(rng, offset, stride, frame_size) for offset in offset_M)
     record = Record(
         question_id=str(number),
         video_id=f"{number}.mp4",
@@ -184,10 +204,12 @@ def make_question(number: int, num_variants: int) -> QuestionVariants:
     )
 
 
-def _video(rng: np.random.Generator, offset: int, stride: int) -> VideoFrames:
+def _video(
+    rng: np.random.Generator, offset: int, stride: int, frame_size: tuple[int, int]
+) -> VideoFrames:
     index_K = offset + stride * np.arange(NUM_FRAMES)
     return VideoFrames(
-        frames_KHWC=rng.integers(0, 256, (NUM_FRAMES, *FRAME_SIZE, 3), dtype=np.uint8),
+        frames_KHWC=rng.integers(0, 256, (NUM_FRAMES, *frame_size, 3), dtype=np.uint8),
         pts_seconds_K=index_K / SOURCE_FPS,
         source_index_K=index_K,
         source_fps=SOURCE_FPS,

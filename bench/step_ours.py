@@ -4,24 +4,30 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.step_model import PLAIN_TOKENS, PROMPT_TEMPLATE, Setup, make_question, vowels
+from bench.step_model import (
+    FRAME_SIZE,
+    PLAIN_TOKENS,
+    PROMPT_TEMPLATE,
+    Setup,
+    make_question,
+    vowels,
+)
 from strive.configs.schema import TrainConfig
-from strive.models.generate import generate
 from strive.models.inputs import PromptInputs
-from strive.models.loading import load_policy
+from strive.models.loading import Policy, load_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.vision import count_encodes, encode_videos
-from strive.train.engine import Engine, set_trainable
+from strive.train.data import QuestionVariants
+from strive.train.loop import build_trainer
 from strive.train.processes import start_processes
 from strive.train.rollout import prepare_questions
-from strive.train.step import Trainer, train_step
+from strive.train.step import train_step
 from strive.train.timing import Stopwatch
 
 Mode = Literal["packed", "plain"]
@@ -30,13 +36,17 @@ Mode = Literal["packed", "plain"]
 class Ours:
     """Policy, reference and optimiser of one run, and its steps."""
 
-    def __init__(self, setup: Setup) -> None:
-        policy = load_policy(setup.folder)
+    def __init__(
+        self, config: TrainConfig, policy: Policy, frame_size: tuple[int, int] = FRAME_SIZE
+    ) -> None:
         # No token ends a completion, so that all of them are of full length.
         self.policy = replace(policy, eos_ids=(policy.config.text_config.vocab_size,))
-        set_trainable(self.policy, setup.trainable)
-        processes = start_processes()
-        engine = Engine(self.policy, processes)
+        self.trainer = build_trainer(config, self.policy, start_processes(), {"vowels": vowels})
+        self.frame_size = frame_size
+
+    @classmethod
+    def of(cls, setup: Setup) -> "Ours":
+        """Open the folder of a contender's set-up."""
         config = TrainConfig(
             model=setup.folder,
             variants="deterministic",
@@ -51,16 +61,7 @@ class Ours:
             trainable=setup.trainable,  # type: ignore[arg-type]
             rewards={"vowels": 1.0},
         )
-        reference = engine.reference_copy() if setup.beta > 0 else None
-        self.trainer = Trainer(
-            config,
-            self.policy,
-            reference,
-            engine,
-            processes,
-            {"vowels": vowels},
-            partial(generate, self.policy),
-        )
+        return cls(config, load_policy(setup.folder))
 
     @property
     def num_parameters(self) -> dict[str, int]:
@@ -83,21 +84,23 @@ class Ours:
             "num_generations": generations or config.num_generations,
         }
         trainer = replace(self.trainer, config=config.model_copy(update=changes))
-        question = make_question(number, changes["num_variants"])
-        watch = Stopwatch(torch.device("cpu"))
+        questions = self._make_questions(number, changes["num_variants"])
+        watch = Stopwatch(self.policy.device)
         with ExitStack() as stack:
-            models = [m for m in (self.policy.model, trainer.reference) if m is not None]
+            models = [self.policy.model]
+            if trainer.reference not in (None, self.policy.model):
+                models.append(trainer.reference)
             counts = [stack.enter_context(count_encodes(model)) for model in models]
             started = time.perf_counter()
             with watch.measure("inputs"):
                 prepared = prepare_questions(
-                    self.policy, [question], prompt_template=PROMPT_TEMPLATE, max_pixels=None
+                    self.policy, questions, prompt_template=PROMPT_TEMPLATE, max_pixels=None
                 )
             result = train_step(trainer, prepared, number, watch)
             whole = time.perf_counter() - started
-        lengths_MG = result.outcomes[0].lengths_MG
-        if not (lengths_MG == num_tokens).all():
-            raise SystemExit(f"completions of {lengths_MG.tolist()} tokens, not {num_tokens}")
+        lengths = [outcome.lengths_MG.tolist() for outcome in result.outcomes]
+        if not (np.array(lengths) == num_tokens).all():
+            raise SystemExit(f"completions of {lengths} tokens, not {num_tokens}")
         seconds = watch.seconds
         return {
             "seconds": {
@@ -111,6 +114,12 @@ class Ours:
             "entropy": result.metrics["policy/entropy"],
         }
 
+    def _make_questions(self, number: int, num_variants: int) -> list[QuestionVariants]:
+        count = self.trainer.config.questions_per_step
+        return [
+            make_question(number * count + i, num_variants, self.frame_size) for i in range(count)
+        ]
+
     def logprobs(self, number: int, num_tokens: int) -> dict[str, float]:
         """Time the log-prob pass, forward and backward, over given completions, both ways.
 
@@ -118,9 +127,11 @@ class Ours:
         encode each variant once, with its graph.
         """
         config = self.trainer.config
-        question = make_question(number, config.num_variants)
-        (prepared,) = prepare_questions(
-            self.policy, [question], prompt_template=PROMPT_TEMPLATE, max_pixels=None
+        (prepared, *_) = prepare_questions(
+            self.policy,
+            self._make_questions(number, config.num_variants),
+            prompt_template=PROMPT_TEMPLATE,
+            max_pixels=None,
         )
         shape = (config.num_variants, config.num_generations, num_tokens)
         tokens = torch.from_numpy(np.random.default_rng(number).integers(0, PLAIN_TOKENS, shape))

@@ -117,7 +117,7 @@ def main() -> None:
     if contender == "ours":
         from bench.step_ours import Ours
 
-        ours = Ours(setup)
+        ours = Ours.of(setup)
         answers, about = {"step": ours.step, "logprobs": ours.logprobs}, ours.num_parameters
     else:
         from bench.step_rows import SeparateRows

@@ -16,6 +16,14 @@ from strive import __version__
 from strive.commands import caches, house, looking, offline, online, quality, searching
 from strive.errors import StriveError
 
+# What the disk or a path that the user gave can be blamed for; anything else is a fault of ours.
+DISK_ERRORS = frozenset(
+    (
+        *(errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO),
+        *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    )
+)
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -79,7 +87,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES}:
+        if error.errno not in DISK_ERRORS:
             raise
         print(
             f"error: {error.strerror}: {error.filename or 'the disk'}; what was committed before "

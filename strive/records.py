@@ -94,25 +94,25 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
         if row.get(name) is None:
             raise RecordsError(f"{where}: field '{name}' is missing")
     texts = {name: _parse_text(row.get(name) or "", name, where=where) for name in _TEXTS}
-    problem_type = texts["problem_type"]
-    if problem_type not in PROBLEM_TYPES:
-        raise RecordsError(f"{where}: {unknown_name('problem_type', problem_type, PROBLEM_TYPES)}")
+    kind = texts["problem_type"]
+    if kind not in PROBLEM_TYPES:
+        raise RecordsError(f"{where}: {unknown_name('problem_type', kind[:200], PROBLEM_TYPES)}")
     if not texts["path"]:
         raise RecordsError(f"{where}: field 'path' is empty; the path of a video is expected")
     options = row.get("options") or []
     if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
         raise RecordsError(
-            f"{where}: field 'options' is {options!r}; a list of strings is expected"
+            f"{where}: field 'options' is {_shown(options)}; a list of strings is expected"
         )
-    if problem_type == "multiple choice" and len(options) < 2:
+    if kind == "multiple choice" and len(options) < 2:
         raise RecordsError(
-            f"{where}: a multiple choice row needs at least two options, has {options!r}"
+            f"{where}: a multiple choice row needs at least two options, has {_shown(options)}"
         )
     return Record(
         question_id=_parse_id(row["problem_id"], where=where),
         video_id=sys.intern(video_id_of(texts["path"])),
         problem=texts["problem"],
-        problem_type=sys.intern(problem_type),  # type: ignore[arg-type] # checked above
+        problem_type=sys.intern(kind),  # type: ignore[arg-type] # checked above
         options=tuple(_parse_text(option, "options", where=where) for option in options),
         solution=sys.intern(texts["solution"]),
         data_source=sys.intern(texts["data_source"]),
@@ -122,12 +122,12 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
 
 def _parse_text(value: Any, name: str, *, where: str) -> str:
     if not isinstance(value, str):
-        raise RecordsError(f"{where}: field '{name}' is {value!r}; a string is expected")
+        raise RecordsError(f"{where}: field '{name}' is {_shown(value)}; a string is expected")
     try:
         value.encode()
     except UnicodeEncodeError:
         # JSON can spell half a surrogate pair, which no file of text can hold.
-        raise RecordsError(f"{where}: field '{name}' is {value!r}, which is no Unicode") from None
+        raise RecordsError(f"{where}: field '{name}' is {value!r:.200}, no Unicode") from None
     return value
 
 
@@ -167,10 +167,11 @@ def _parse_seconds(value: Any) -> float:
 
 
 def _shown(value: Any) -> str:
-    """Write a raw value as it stands in the file, numbers read exactly as plain numbers."""
+    """Write a raw value as it stands in the file, numbers read exactly; a long one is cut."""
+    text = str(value) if isinstance(value, Decimal) else repr(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_shown, value))}]"
-    return str(value) if isinstance(value, Decimal) else repr(value)
+        text = f"[{', '.join(map(_shown, value))}]"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from strive.cache.audit import CacheInfo
     from strive.cache.prune import PrunePlan
+    from strive.pipeline.recheck import VideoCheck
 
 SHOWN_PATHS = 20
 """As many files as a dry run lists by name; the rest are counted."""
@@ -47,6 +48,7 @@ def cache_verify(
         Path | None,
         typer.Option(help="Also digest the videos under DIR and list those that changed since."),
     ] = None,
+    as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Check every committed part and every frame's checksum; exit 1 on damage."""
@@ -54,18 +56,25 @@ def cache_verify(
 
     root = find_cache(cache, find_workspace(workspace))
     problems = verify_cache(root)
-    for problem in problems:
-        print(f"damaged: {problem}")
-    num_changed = 0 if video_root is None else _print_changed(root, video_root)
-    if problems or num_changed:
+    check = None
+    if video_root is not None:
+        from strive.pipeline.recheck import check_videos
+
+        check = check_videos(root, video_root)
+    if as_json:
+        print_json({"root": str(root), "problems": problems, "videos": plain_json(check)})
+    else:
+        for problem in problems:
+            print(f"damaged: {problem}")
+        if check is not None:
+            _print_changed(check, video_root)
+    if problems or (check is not None and check.changed):
         raise typer.Exit(1)
-    print(f"{root}: every part and frame is whole")
+    if not as_json:
+        print(f"{root}: every part and frame is whole")
 
 
-def _print_changed(root: Path, video_root: Path) -> int:
-    from strive.pipeline.recheck import check_videos
-
-    check = check_videos(root, video_root)
+def _print_changed(check: "VideoCheck", video_root: Path | None) -> None:
     for video_id in check.changed:
         print(f"changed: {video_id} is not the file that was cached; precompute decodes it anew")
     missing = f", {len(check.missing)} not there (the cache serves without)" * bool(check.missing)
@@ -73,7 +82,6 @@ def _print_changed(root: Path, video_root: Path) -> int:
         f"{video_root}: {check.num_same} videos are as they were cached, {len(check.changed)} "
         f"changed{missing}"
     )
-    return len(check.changed)
 
 
 def cache_prune(

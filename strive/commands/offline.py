@@ -92,6 +92,18 @@ def precompute(
             rich_help_panel=SCORERS,
         ),
     ] = "truncate",
+    device: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=SCORERS),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(
+            metavar="NAME",
+            help="float32, bfloat16 or float16; part of the key.  \\[default: by device]",
+            rich_help_panel=SCORERS,
+        ),
+    ] = None,
     embed_batch_size: Annotated[
         int,
         typer.Option(
@@ -205,6 +217,8 @@ def precompute(
             decoder=decoder,
             workers=workers,
             decode_timeout_seconds=decode_timeout,
+            device=device,
+            dtype=dtype,
             embed_batch_size=embed_batch_size,
             shard=part,
             max_failure_fraction=max_failure_fraction,

@@ -182,7 +182,8 @@ def parse_shard(text: str) -> tuple[int, int]:
         ConfigError: anything else.
     """
     index, separator, count = text.partition("/")
-    if not separator or not index.isdigit() or not count.isdigit():
+    # Not isdigit: that is true of superscripts, which int() refuses.
+    if not separator or not index.isdecimal() or not count.isdecimal():
         raise ConfigError(f"--shard '{text}' is not of the form i/n, such as 0/4")
     return int(index), int(count)
 

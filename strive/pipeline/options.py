@@ -82,10 +82,11 @@ class PrecomputeOptions:
         _check_range("--workers", self.workers, 1)
         _check_range("--limit", self.limit, 1)
         _check_range("--subset", self.subset, 1)
-        _check_range("embed_batch_size", self.embed_batch_size, 1)
-        if self.decode_timeout_seconds <= 0:
+        _check_range("--embed-batch-size", self.embed_batch_size, 1)
+        if not 0 < self.decode_timeout_seconds < float("inf"):
             raise ConfigError(
-                f"decode_timeout_seconds is {self.decode_timeout_seconds:g}; it must be more than 0"
+                f"--decode-timeout {self.decode_timeout_seconds:g}; a number of seconds above 0 is "
+                "needed"
             )
         if not 0 <= self.max_failure_fraction <= 1:
             raise ConfigError(

@@ -147,7 +147,7 @@ def _open_trainer(
     start_digest = weights_digest(policy)
     if first_step:
         require_same_start(folder, first_step, start_digest, config.model)
-    trainer = _build_trainer(config, policy, processes, rewards)
+    trainer = build_trainer(config, policy, processes, rewards)
     if first_step:
         trainer.engine.load(folder.checkpoint(first_step))
     return trainer, start_digest
@@ -176,9 +176,10 @@ def _dtype(config: TrainConfig, processes: Processes) -> str:
     return "bfloat16" if processes.device.type == "cuda" else "float32"
 
 
-def _build_trainer(
+def build_trainer(
     config: TrainConfig, policy: Policy, processes: Processes, rewards: dict[str, Any]
 ) -> Trainer:
+    """Put together what every step needs; the policy's weights become those that train."""
     make_trainable(policy, config)
     if config.gradient_checkpointing:
         checkpoint_activations(policy.model)

@@ -80,6 +80,7 @@ def test_help_fits_the_terminal(columns: int) -> None:
         (["evaluate", "--model", "nowhere/model"], ["nowhere/model"]),
         (["evaluate", "--benchmark", "labb"], ["labb", "lab"]),
         (["precompute", "--shard", "3/2"], ["3/2"]),
+        (["precompute", "--dtype", "int8"], ["int8", "bfloat16"]),
         (["precomptue"], ["precomptue"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -98,6 +99,17 @@ def test_wrong_calls_exit_2_with_one_clear_line(
     assert "Traceback" not in result.stderr
     for word in words:
         assert word in result.stderr
+
+
+def test_a_workspace_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = subprocess.run(
+        [sys.executable, "-m", "strive.cli", "precompute", "--workspace", str(tmp_path / "file")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("error: Not a directory: ")
 
 
 def test_doctor_finds_what_the_lab_needs() -> None:

@@ -78,6 +78,9 @@ def test_formats_read_alike(tmp_path: Path, suffix: str) -> None:
         ({"problem_id": ""}, "field 'problem_id' is ''"),
         ({"data_source": 5}, "field 'data_source' is 5"),
         ({"path": ""}, "field 'path' is empty"),
+        ({"options": "x" * 9000}, r"field 'options' is 'x{199}\.\.\.; a list of strings"),
+        ({"problem": ["x" * 9000]}, r"field 'problem' is \['x{198}\.\.\.; a string is"),
+        ({"problem_type": "x" * 9000}, "unknown problem_type 'x{200}'; known"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, change: dict, text: str) -> None:

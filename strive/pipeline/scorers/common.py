@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from strive.errors import ModelError
+from strive.errors import ConfigError, ModelError
 from strive.pipeline.scorers import BatchedScorer, ScorerRequest
 
 PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
@@ -32,10 +32,22 @@ _CONFIGS = (
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is the GPU where there is one."""
+    """Return the device of a name; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: no such device, or none on this machine.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = str(error).splitlines()[0][:200]
+        raise ConfigError(
+            f"--device {name} cannot be used here ({line}); use auto or cpu"
+        ) from None
+    return device
 
 
 def pick_dtype(request: ScorerRequest, device: torch.device) -> str:

@@ -83,3 +83,7 @@ def test_verify_lists_changed_videos(layout: CacheLayout, tmp_path: Path) -> Non
     text = run(*arguments, code=1)
     assert "changed: a is not the file that was cached" in text
     assert "0 videos are as they were cached, 1 changed, 1 not there" in text
+    found = json.loads(run(*arguments, "--json", code=1))
+    assert found["problems"] == [] and found["videos"]["changed"] == ["a"]
+    whole = json.loads(run("verify", "--cache", str(layout.root), "--json"))
+    assert (whole["problems"], whole["videos"]) == ([], None)

@@ -85,6 +85,7 @@ def test_option_texts() -> None:
     assert parse_scorer_models(["/models/a"], ["x"]) == {"x": "/models/a"}
     for call in (
         lambda: parse_shard("1-4"),
+        lambda: parse_shard("\u00b2/3"),
         lambda: parse_filters(["data_source"]),
         lambda: parse_scorer_models(["/models/a"], ["x", "y"]),
     ):

@@ -1,6 +1,7 @@
 """The fixed-shape decoding writes what the growing one writes, as one graph."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from strive.errors import UnknownNameError
 from strive.models import decoding
 from strive.models.generate import Completions, generate
 from strive.models.inputs import PromptInputs
-from strive.models.loading import Policy
+from strive.models.loading import Policy, checkpoint_activations, load_policy
+from strive.models.lora import add_adapters
 
-from .conftest import make_prompts
+from .conftest import FAMILIES, make_prompts
 from .test_generate import ending_often, uneven_prompts, uniforms
 
 
@@ -94,6 +96,32 @@ def test_a_decode_step_is_one_graph_that_is_never_made_again(policy: Policy) -> 
         longest = int(wanted.lengths_RG.max())
         assert longest - 1 <= backend.runs - steps <= longest + 1
         steps = backend.runs
+    assert backend.graphs == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_and_checkpointing_leave_it_one_graph(
+    family: str, folders: dict[str, Path]
+) -> None:
+    """As in training: adapters that learn between two rollouts, checkpointing in training mode."""
+    policy = ending_often(load_policy(folders[family]))
+    add_adapters(policy.model, targets="language", rank=4, alpha=8, seed=3)
+    checkpoint_activations(policy.model)
+    policy.model.train()
+    backend = CountingBackend()
+    prompts = uneven_prompts(policy, count=4)
+    texts = []
+    for seed in range(2):
+        wanted = write(policy, prompts, decode_mode="dynamic")
+        ours = write(policy, prompts, decode_mode="static", compile_backend=backend)
+        assert_same(ours, wanted)
+        texts.append(ours.texts)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in policy.model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.normal_(0.0, 0.1, generator=generator)
+    assert texts[0] != texts[1]
     assert backend.graphs == 1
 
 

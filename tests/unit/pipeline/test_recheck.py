@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -24,5 +25,10 @@ def test_changed_and_missing_videos_are_told_apart(world: World, tmp_path: Path)
     check = check_videos(cache, world.root)
     assert (check.num_same, check.changed) == (1, ("clip1.mp4",))
     assert check.missing == ("clip2.mp4", "clip3.mp4")
+    (world.root / "clip2.mp4").symlink_to("clip2.mp4")
+    touched.unlink()
+    os.mkfifo(touched)  # reading it would wait for ever
+    missing = check_videos(cache, world.root).missing
+    assert sorted(missing) == ["clip0.mp4", "clip2.mp4", "clip3.mp4"]
     with pytest.raises(MissingInputError, match="no folder at --video-root"):
         check_videos(cache, tmp_path / "nowhere")

@@ -1,0 +1,302 @@
+"""A training step of Qwen2.5-VL-7B's shapes on one GPU: seconds, peak memory, decoding speed.
+
+Random weights made on the GPU, bfloat16, LoRA, and the preset for one GPU otherwise, with
+completions of full length. Measured: whole steps; the log-prob pass of one question, forward and
+backward, from packed rows (flex-attention and sdpa) and from plain ones; and decoding, compiled
+over a fixed cache and as it comes over a growing one, against what the memory allows: every token
+reads all weights and the cache once.
+
+Without a GPU it says so and measures nothing; `--tiny` tries the program on the model of
+`bench.step`, on any machine.
+
+    python -m bench.gpu [--tokens 256] [--repeats 3] [--tiny]
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from bench.clips import BUILD
+from bench.harness import write_result
+from bench.step_model import (
+    FRAME_SIZE,
+    PLAIN_TOKENS,
+    TEXT,
+    VISION,
+    build_config,
+    build_processor,
+    build_tokenizer,
+    make_question,
+    sharpen_head,
+)
+from bench.step_ours import Ours
+from strive.configs.load import load_train_config
+from strive.models.attention import AttentionMode
+from strive.models.generate import DecodeMode, generate
+from strive.models.inputs import PromptInputs
+from strive.models.loading import DTYPES, Policy
+from strive.models.logprobs import LogProbMode, completion_logprobs_batch
+from strive.models.vision import encode_videos
+from strive.train.plan import open_architecture
+from strive.train.rollout import prepare_questions
+from strive.train.timing import Stopwatch, peak_memory_bytes
+
+PRESET = "strive_qwen2_5_vl_7b_lora"
+LARGE_FRAME_SIZE = (252, 392)
+"""9 x 14 merged tokens a slice: within the preset's 128 per frame."""
+# Qwen/Qwen2.5-VL-7B-Instruct, config.json.
+TEXT_7B: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1000000.0,
+        "mrope_section": [16, 24, 24],
+    },
+}
+VISION_7B: dict[str, Any] = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 3584,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+}
+VOCABULARY_7B, VOCABULARY_TINY = 152064, 8192
+Pass = tuple[str, LogProbMode, AttentionMode]
+GPU_PASSES: tuple[Pass, ...] = (
+    ("packed, flex-attention", "packed", "flex"),
+    ("packed, sdpa", "packed", "sdpa"),
+    ("plain", "plain", "auto"),
+)
+CPU_PASSES: tuple[Pass, ...] = (("packed, sdpa", "packed", "sdpa"), ("plain", "plain", "auto"))
+
+
+def architecture_folder(tiny: bool) -> Path:
+    """Write configuration and processor, without weights."""
+    folder = BUILD / ("gpu-tiny" if tiny else "gpu-7b")
+    vocabulary = VOCABULARY_TINY if tiny else VOCABULARY_7B
+    text, vision = (TEXT, VISION) if tiny else (TEXT_7B, VISION_7B)
+    tokenizer = build_tokenizer(vocabulary)
+    build_config(tokenizer, vocabulary, text, vision).save_pretrained(folder)
+    frame_size = FRAME_SIZE if tiny else LARGE_FRAME_SIZE
+    build_processor(tokenizer, frame_size).save_pretrained(folder)
+    return folder
+
+
+class Measured:
+    """The policy on its device, and everything that is timed."""
+
+    def __init__(self, tiny: bool, num_tokens: int) -> None:
+        self.device = torch.device("cpu" if tiny else "cuda")
+        self.num_tokens = num_tokens
+        changes: dict[str, Any] = {
+            "model": str(architecture_folder(tiny)),
+            "rewards": {"vowels": 1.0},
+            "max_new_tokens": num_tokens,
+            "dtype": "float32" if tiny else "bfloat16",
+            **({"questions_per_step": 1} if tiny else {}),
+        }
+        self.config = load_train_config([PRESET], options=changes)
+        policy = open_architecture(
+            self.config, device=str(self.device), dtype=DTYPES[self.config.dtype]
+        )
+        sharpen_head(policy.model)
+        self.frame_size = FRAME_SIZE if tiny else LARGE_FRAME_SIZE
+        self.ours = Ours(self.config, policy, self.frame_size)
+        question = make_question(0, self.config.num_variants, self.frame_size)
+        (prepared,) = prepare_questions(
+            self.policy, [question], prompt_template=self.config.prompt_template, max_pixels=None
+        )
+        self.prompts: list[PromptInputs] = list(prepared.prompts)
+        self.passes = CPU_PASSES if tiny else GPU_PASSES
+
+    @property
+    def policy(self) -> Policy:
+        """The policy, with adapters."""
+        return self.ours.policy
+
+    def steps(self, repeats: int) -> dict[str, Any]:
+        """Seconds of whole steps by part, after one that compiles, and their peak memory."""
+        self.ours.step(0, self.num_tokens)
+        self._forget_peak()
+        answers = [self.ours.step(1 + i, self.num_tokens)["seconds"] for i in range(repeats)]
+        medians = {name: statistics.median(a[name] for a in answers) for name in answers[0]}
+        return {"seconds": medians, "peak_gib": self._peak_gib()}
+
+    def logprob_passes(self, repeats: int) -> dict[str, Any]:
+        """The log-prob pass of one question's variants, forward and backward, each way."""
+        config = self.config
+        shape = (len(self.prompts), config.num_generations, self.num_tokens)
+        tokens = torch.from_numpy(np.random.default_rng(0).integers(0, PLAIN_TOKENS, shape))
+        lengths = torch.full(shape[:2], self.num_tokens)
+        features = encode_videos(self.policy, self.prompts)
+        found = {}
+        for name, mode, attention in self.passes:
+
+            def run(mode: LogProbMode = mode, attention: AttentionMode = attention) -> None:
+                result = completion_logprobs_batch(
+                    self.policy,
+                    self.prompts,
+                    features,
+                    tokens,
+                    lengths,
+                    mode=mode,
+                    attention=attention,
+                )
+                result.logprobs.sum().backward()
+                self.policy.model.zero_grad(set_to_none=True)
+
+            run()
+            self._forget_peak()
+            found[name] = {
+                "seconds": self._median_seconds(run, repeats),
+                "peak_gib": self._peak_gib(),
+            }
+        return found
+
+    def decoding(self, repeats: int, bandwidth: float) -> dict[str, Any]:
+        """Tokens a second of all rows of a step, prefill excluded, beside what memory allows."""
+        prompts = self.prompts * self.config.questions_per_step
+        rows = len(prompts) * self.config.num_generations
+        features = encode_videos(self.policy, prompts)
+        shape = (len(prompts), self.config.num_generations, self.num_tokens)
+        uniforms_RGL = np.random.default_rng(0).random(shape)
+        floor_seconds = self._bytes_per_token(rows) / bandwidth
+        found: dict[str, Any] = {"rows": rows, "floor_tokens_per_second": rows / floor_seconds}
+        modes: tuple[Literal["static", "dynamic"], ...] = ("static", "dynamic")
+        for mode in modes:
+
+            def write(count: int, mode: DecodeMode = mode) -> None:
+                generate(
+                    self.policy,
+                    prompts,
+                    features,
+                    num_generations=self.config.num_generations,
+                    max_new_tokens=count,
+                    sampling_temperature=self.config.sampling_temperature,
+                    top_p=self.config.top_p,
+                    uniforms_RGL=uniforms_RGL,
+                    decode_mode=mode,
+                )
+
+            started = time.perf_counter()
+            write(self.num_tokens)
+            first = time.perf_counter() - started
+            prefill = self._median_seconds(lambda: write(1), repeats)
+            whole = self._median_seconds(lambda: write(self.num_tokens), repeats)
+            speed = rows * (self.num_tokens - 1) / (whole - prefill)
+            found[mode] = {
+                "first_call_seconds": first,
+                "prefill_seconds": prefill,
+                "tokens_per_second": speed,
+                "share_of_floor": speed * floor_seconds / rows,
+            }
+        return found
+
+    def _bytes_per_token(self, rows: int) -> float:
+        """What one decode step reads: layers and head, and the cache at its mean length."""
+        text = self.policy.config.text_config
+        layers = self.policy.model.model.language_model.layers
+        weights = [*layers.parameters(), *self.policy.model.lm_head.parameters()]
+        head_width = text.hidden_size // text.num_attention_heads
+        per_column = 2 * text.num_hidden_layers * text.num_key_value_heads * head_width
+        columns = len(self.prompts[0].input_ids_P) + self.num_tokens / 2
+        size = DTYPES[self.config.dtype].itemsize
+        return sum(p.numel() * p.element_size() for p in weights) + (
+            rows * columns * per_column * size
+        )
+
+    def _median_seconds(self, run: Callable[[], None], repeats: int) -> float:
+        seconds = []
+        for _ in range(repeats):
+            watch = Stopwatch(self.device)
+            with watch.measure("run"):
+                run()
+            seconds.append(watch.seconds["run"])
+        return statistics.median(seconds)
+
+    def _forget_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _peak_gib(self) -> float:
+        return peak_memory_bytes(self.device) / 2**30
+
+
+def measure_bandwidth(device: torch.device, mebibytes: int) -> float:
+    """Bytes a second that a copy within the device's memory reads and writes."""
+    source = torch.zeros(mebibytes * 2**20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(5):
+        watch = Stopwatch(device)
+        with watch.measure("copy"):
+            target.copy_(source)
+        seconds.append(watch.seconds["copy"])
+    return 2 * source.numel() / min(seconds)
+
+
+def measure(*, tiny: bool, num_tokens: int, repeats: int) -> dict[str, Any]:
+    """Run everything and return the figures."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    measured = Measured(tiny, num_tokens)
+    bandwidth = measure_bandwidth(measured.device, 64 if tiny else 2048)
+    config = measured.config
+    return {
+        "on_gpu": not tiny,
+        "parameters": sum(p.numel() for p in measured.policy.model.parameters()),
+        "dtype": config.dtype,
+        "lora_rank": config.lora_rank,
+        "questions_per_step": config.questions_per_step,
+        "num_variants": config.num_variants,
+        "num_generations": config.num_generations,
+        "prompt_tokens": len(measured.prompts[0].input_ids_P),
+        "completion_tokens": num_tokens,
+        "copy_bandwidth_gb_per_second": bandwidth / 1e9,
+        "step": measured.steps(repeats),
+        "logprob_pass_of_one_question": measured.logprob_passes(repeats),
+        "decoding": measured.decoding(repeats, bandwidth),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=256, help="of a completion")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="try it on any machine; no result")
+    asked = parser.parse_args()
+    if not asked.tiny and not torch.cuda.is_available():
+        print("bench.gpu: no GPU here, nothing is measured (--tiny tries the program)")
+        return
+    figures = measure(tiny=asked.tiny, num_tokens=asked.tokens, repeats=asked.repeats)
+    from bench.performance import flat
+
+    for name, value in flat(figures):
+        print(f"{name:55} {value}")
+    if not asked.tiny:
+        packages = ("torch", "transformers", "deepspeed", "peft")
+        print(f"wrote {write_result('gpu', figures, packages=packages)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
