@@ -101,9 +101,8 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
         raise RecordsError(f"{where}: field 'path' is empty; the path of a video is expected")
     options = row.get("options") or []
     if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
-        raise RecordsError(
-            f"{where}: field 'options' is {_shown(options)}; a list of strings is expected"
-        )
+        found = _shown(options)
+        raise RecordsError(f"{where}: field 'options' is {found}; a list of strings is expected")
     if kind == "multiple choice" and len(options) < 2:
         raise RecordsError(
             f"{where}: a multiple choice row needs at least two options, has {_shown(options)}"
