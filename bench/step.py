@@ -11,7 +11,7 @@ two threads. Every contender is a process of its own and they take turns; median
 pass is measured once more by itself, forward and backward, against full rows whose logits are made
 at the completions' positions only.
 
-    python -m bench.step [--repeats 2] [--large-repeats 1] [--quick]
+    python -m bench.step [--repeats 3] [--large-repeats 1] [--quick]
 """
 
 import argparse
@@ -194,7 +194,7 @@ def show(case: Case, figures: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=2, help="of the small vocabulary")
+    parser.add_argument("--repeats", type=int, default=3, help="of the small vocabulary")
     parser.add_argument("--large-repeats", type=int, default=1, help="of the large one")
     parser.add_argument("--quick", action="store_true", help="one short case once; no result")
     asked = parser.parse_args()

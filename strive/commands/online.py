@@ -176,6 +176,14 @@ def evaluate(
         typer.Option(help="evidence: all evidence frames are among them; blank: grey frames."),
     ] = "uniform",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 1024,
+    position_rule: Annotated[
+        Literal["published", "transformers"],
+        typer.Option(help="The rule that the policy was trained under (docs/models.md)."),
+    ] = "published",
+    decode: Annotated[
+        Literal["auto", "dynamic", "static"],
+        typer.Option(help="Key-value cache; auto: static and compiled on a GPU."),
+    ] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     out: Annotated[
         Path | None,
@@ -215,6 +223,8 @@ def evaluate(
             num_frames=frames,
             frames_mode=frames_mode,
             max_new_tokens=max_new_tokens,
+            position_rule=position_rule,
+            decode=decode,
             limit=limit,
             overwrite=overwrite,
         )

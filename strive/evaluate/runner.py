@@ -69,6 +69,8 @@ class EvaluateOptions:
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
     """`auto`: the GPU if there is one."""
+    decode: DecodeMode = "auto"
+    """Key-value cache: `static` and compiled on a GPU, `dynamic` elsewhere, unless said."""
     decoder: str = "auto"
     decode_timeout_seconds: float = 120.0
     limit: int | None = None
@@ -319,6 +321,7 @@ def _ask_settings(options: EvaluateOptions) -> AskSettings:
         max_pixels=options.max_pixels,
         batch_size=options.batch_size,
         grading=options.grading,
+        decode=options.decode,
     )
 
 

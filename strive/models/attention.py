@@ -6,13 +6,13 @@ So one forward pass over packed rows differs from the others by an argument alon
 of a checkpointed layer gets the same one, and the vision tower never sees it.
 """
 
+import functools
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import (
     pack_gqa,
     repeat_kv,
@@ -202,10 +202,27 @@ class FlexSegments:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float
     ) -> Tensor:
         """See `SegmentAttention`."""
-        output, _ = flex_attention_forward(
-            module, query, key, value, self.block_mask, scaling=scale
+        heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+        # As transformers: a number of heads that is no power of two shares no keys (7B: 28).
+        shares = heads & (heads - 1) == 0
+        if not shares:
+            key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        run = _compiled_flex() if query.is_cuda else flex_attention
+        output: Any = run(
+            query,
+            key,
+            value,
+            block_mask=self.block_mask,
+            scale=scale,
+            enable_gqa=shares and groups > 1,
         )
-        return output
+        return output.transpose(1, 2).contiguous()
+
+
+@functools.cache
+def _compiled_flex() -> Any:
+    """One kernel for all layers and steps; uncompiled, every product of two positions is made."""
+    return torch.compile(flex_attention)
 
 
 def _sees(segments_BT: Tensor) -> Any:

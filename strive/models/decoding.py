@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
+from strive.errors import ModelError
 from strive.models.loading import Policy
 from strive.models.sampling import choose_tokens
 
@@ -165,8 +167,23 @@ def padded_width(columns: int) -> int:
 
 @functools.cache
 def compiled(backend: Backend) -> Callable[[DecodingState], None]:
-    """The step as one graph. A compiled step that falls apart would be slow without a word."""
-    return torch.compile(_advance, fullgraph=True, backend=backend)
+    """The step as one graph. A compiled step that falls apart would be slow without a word.
+
+    Raises:
+        ModelError: by the step, when it cannot be compiled.
+    """
+    step = torch.compile(_advance, fullgraph=True, backend=backend)
+
+    def advance(state: DecodingState) -> None:
+        try:
+            step(state)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"torch cannot compile the decode step here ({reason}); set decode=dynamic"
+            ) from error
+
+    return advance
 
 
 def _advance(state: DecodingState) -> None:

@@ -69,8 +69,12 @@ def augment_variant(
 
 
 def augment_frames(frames_KHWC: NDArray[np.uint8], augmentation: Augmentation) -> NDArray[np.uint8]:
-    """Apply one augmentation to all frames of a variant; size and type stay."""
-    frames_KCHW: Tensor = torch.from_numpy(np.ascontiguousarray(frames_KHWC)).permute(0, 3, 1, 2)
+    """Apply one augmentation to all frames of a variant; size and type stay.
+
+    In floats: on whole numbers each of torchvision's blends would cut its result down to the next.
+    """
+    given_KHWC = torch.from_numpy(np.ascontiguousarray(frames_KHWC))
+    frames_KCHW: Tensor = given_KHWC.permute(0, 3, 1, 2).contiguous().float().div_(255)
     for name, factor in augmentation.jitter:
         frames_KCHW = _JITTERS[name](frames_KCHW, factor)
     height, width = frames_KCHW.shape[-2:]
@@ -82,4 +86,5 @@ def augment_frames(frames_KHWC: NDArray[np.uint8], augmentation: Augmentation) -
         shear=[0.0, 0.0],
         interpolation=InterpolationMode.BILINEAR,
     )
-    return frames_KCHW.permute(0, 2, 3, 1).contiguous().numpy()
+    whole_KCHW = frames_KCHW.mul_(255).round_().to(torch.uint8)
+    return whole_KCHW.permute(0, 2, 3, 1).contiguous().numpy()

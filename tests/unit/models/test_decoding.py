@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from strive.errors import UnknownNameError
+from strive.errors import ModelError, UnknownNameError
 from strive.models import decoding
 from strive.models.generate import Completions, generate
 from strive.models.inputs import PromptInputs
@@ -139,6 +139,14 @@ def test_half_of_the_rows_go_at_a_time(policy: Policy, monkeypatch: pytest.Monke
     assert len(sizes) >= 3
     assert sizes[0][0] == 56
     assert {after for _, after in sizes} <= {28, 14, 7, 4, 2}
+
+
+def test_a_step_that_cannot_be_compiled_is_one_line(policy: Policy) -> None:
+    def broken(graph: torch.fx.GraphModule, _: list[Any]) -> Callable[..., Any]:
+        raise RuntimeError("no compiler here")
+
+    with pytest.raises(ModelError, match=r"no compiler here.*; set decode=dynamic$"):
+        write(policy, make_prompts(policy), decode_mode="static", compile_backend=broken)
 
 
 def test_an_unknown_mode(policy: Policy) -> None:
