@@ -1,4 +1,4 @@
-"""Make docs/performance.md, and its plot, from the files in bench/results.
+"""Make docs/performance.md, its plot, and the README's table of a step, from bench/results.
 
 Nothing is measured here. A result file that is not there is said to be missing.
 
@@ -14,6 +14,8 @@ from bench import performance_offline, performance_step
 from bench.harness import RESULTS
 
 DOCS = Path(__file__).parents[1] / "docs"
+README = DOCS.parent / "README.md"
+MARKS = ("<!-- made by `python -m bench.performance` -->", "<!-- made until here -->")
 PLOT = "performance-growth.svg"
 Result = Mapping[str, Any]
 Lines = Iterator[str]
@@ -104,13 +106,23 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def with_step_table(readme: str, results: Mapping[str, Result]) -> str:
+    """Put the table of a step between its two marks."""
+    before, _, rest = readme.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    lines = performance_step.readme_lines(results["step"]) if "step" in results else ()
+    return "\n".join([before + MARKS[0], *lines, MARKS[1] + after])
+
+
 def main() -> None:
-    """Write the page and the plot."""
+    """Write the page, the plot and the table."""
     results = read_results()
     if "growth" in results:
         performance_step.plot_growth(results["growth"], DOCS / PLOT)
     path = DOCS / "performance.md"
     path.write_text(page(results), encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(with_step_table(readme, results), encoding="utf-8")
     missing = [name for name, _, _ in SECTIONS if name not in results]
     print(f"wrote {path}" + (f"; not measured yet: {', '.join(missing)}" if missing else ""))
 

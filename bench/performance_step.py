@@ -56,6 +56,27 @@ def step_lines(result: Result) -> Iterator[str]:
     yield from _ratio_lines(cases, figures["floors"])
 
 
+def readme_lines(result: Result) -> Iterator[str]:
+    """The README's short table: the first vocabulary, the tower frozen."""
+    figures = result["figures"]
+    case = next(iter(figures["cases"].values()))
+    ours = case["median_seconds"]["ours"]["step"]
+    yield ""
+    yield (
+        f"| a training step, {case['parameters']['all'] / 1e6:.0f} M parameters, M="
+        f"{figures['num_variants']}, G={figures['num_generations']}, {case['prompt_tokens']} + "
+        f"{figures['completion_tokens']} tokens | seconds | memory, MiB | vision encodes |"
+    )
+    yield "| --- | --- | --- | --- |"
+    for contender, seconds in case["median_seconds"].items():
+        times = "" if contender == "ours" else f" ({seconds['step'] / ours:.1f} times ours)"
+        yield (
+            f"| {CONTENDERS[contender]} | {seconds['step']:.1f}{times} "
+            f"| {case['peak_mib'][contender]:,.0f} | {case['encodes_per_step'][contender]:g} |"
+        )
+    yield ""
+
+
 def _ratio_lines(cases: Mapping[str, Any], floors: Mapping[str, float]) -> Iterator[str]:
     heads = [f"{int(n.split()[0]):,}, {TOWERS[n.split()[1]]}" for n in cases]
     yield f"| ratio | wanted, first vocabulary | {' | '.join(heads)} |"

@@ -3,7 +3,15 @@
 import pytest
 
 from bench.growth import falls, shapes
-from bench.performance import SECTIONS, flat, page
+from bench.performance import (
+    DOCS,
+    README,
+    SECTIONS,
+    flat,
+    page,
+    read_results,
+    with_step_table,
+)
 from bench.performance_step import growth_lines, plot_growth
 from bench.step import CASES, FLOORS, Answers, figures_of, show, token_ceiling
 
@@ -71,6 +79,17 @@ def test_ratios_are_the_others_over_ours(capsys):
     assert "step over rows                               4.00 (at least 2.5 is wanted)" in (
         capsys.readouterr().out
     )
+
+
+def test_pages_are_made_from_the_result_files():
+    """Nothing on them was typed in by hand."""
+    results = read_results()
+    assert set(results) >= {name for name, _, _ in SECTIONS}
+    assert (DOCS / "performance.md").read_text(encoding="utf-8") == page(results)
+    readme = README.read_text(encoding="utf-8")
+    assert with_step_table(readme, results) == readme
+    step = results["step"]["figures"]["cases"]["8192 language"]
+    assert f"| ours | {step['median_seconds']['ours']['step']:.1f} |" in readme
 
 
 def test_growth_runs_each_shape_once():
