@@ -51,17 +51,26 @@ def segment_attention(
     """
     if mode not in MODES:
         raise unknown_name("attention", mode, MODES)
-    on_gpu = rows.ids_BT.is_cuda
-    if mode == "flex" and not on_gpu and torch.is_grad_enabled():
-        raise ConfigError(
-            "attention is 'flex', which has a backward pass on a GPU only; set attention=auto"
-        )
+    if torch.is_grad_enabled():
+        require_gradient(mode, rows.ids_BT.device)
     use_segments(language_model)
     if rows.is_causal:
         return {}
-    if mode == "flex" or (mode == "auto" and on_gpu):
+    if mode == "flex" or (mode == "auto" and rows.ids_BT.is_cuda):
         return {"segment_attention": FlexSegments(rows)}
     return {"segment_attention": SplitSegments(rows)}
+
+
+def require_gradient(mode: AttentionMode, device: torch.device) -> None:
+    """Check that a mode can train on a device.
+
+    Raises:
+        ConfigError: it has no backward pass there.
+    """
+    if mode == "flex" and device.type == "cpu":
+        raise ConfigError(
+            "attention is 'flex', which has a backward pass on a GPU only; set attention=auto"
+        )
 
 
 def use_segments(language_model: Any) -> None:

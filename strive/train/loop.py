@@ -18,6 +18,7 @@ from typing import Any
 from strive import __version__
 from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted
+from strive.models.attention import require_gradient
 from strive.models.generate import generate
 from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.train.best import keep_if_best
@@ -100,6 +101,7 @@ def train(
     started = time.perf_counter()
     require_loggers(config.loggers)
     processes = start_processes()
+    require_gradient(config.attention, processes.device)
     data = TrainingData(config)
     shard(range(config.questions_per_step), processes.rank, processes.world_size)
     rewards = load_rewards(list(config.rewards))

@@ -169,6 +169,12 @@ def test_resume_before_the_first_checkpoint_starts_over(settings, tmp_path):
     assert len(completions(tmp_path / "run")) == 2 * 4 * 2 * 4
 
 
+def test_an_attention_without_gradients_here_is_refused_first(settings, tmp_path):
+    with pytest.raises(ConfigError, match="on a GPU only; set attention=auto"):
+        train(TrainConfig(**settings(attention="flex")), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_refuses_another_configuration(settings, tmp_path):
     train(TrainConfig(**settings(steps=1)), run_dir=tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"seed: the run has 0, this call has 1\)"):
