@@ -117,6 +117,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name outside a fixed list, with the nearest known one."""
     names = sorted(known)
+    name = name[:200]  # a field of a stranger's file can be as long as it likes
     return UnknownNameError(
         f"unknown {what} '{name}'{nearest(name, names)}; known: {', '.join(names)}"
     )

@@ -94,16 +94,16 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
         if row.get(name) is None:
             raise RecordsError(f"{where}: field '{name}' is missing")
     texts = {name: _parse_text(row.get(name) or "", name, where=where) for name in _TEXTS}
-    kind = texts["problem_type"]
-    if kind not in PROBLEM_TYPES:
-        raise RecordsError(f"{where}: {unknown_name('problem_type', kind[:200], PROBLEM_TYPES)}")
+    problem_type = texts["problem_type"]
+    if problem_type not in PROBLEM_TYPES:
+        raise RecordsError(f"{where}: {unknown_name('problem_type', problem_type, PROBLEM_TYPES)}")
     if not texts["path"]:
         raise RecordsError(f"{where}: field 'path' is empty; the path of a video is expected")
     options = row.get("options") or []
     if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
         found = _shown(options)
         raise RecordsError(f"{where}: field 'options' is {found}; a list of strings is expected")
-    if kind == "multiple choice" and len(options) < 2:
+    if problem_type == "multiple choice" and len(options) < 2:
         raise RecordsError(
             f"{where}: a multiple choice row needs at least two options, has {_shown(options)}"
         )
@@ -111,7 +111,7 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
         question_id=_parse_id(row["problem_id"], where=where),
         video_id=sys.intern(video_id_of(texts["path"])),
         problem=texts["problem"],
-        problem_type=sys.intern(kind),  # type: ignore[arg-type] # checked above
+        problem_type=sys.intern(problem_type),  # type: ignore[arg-type] # checked above
         options=tuple(_parse_text(option, "options", where=where) for option in options),
         solution=sys.intern(texts["solution"]),
         data_source=sys.intern(texts["data_source"]),

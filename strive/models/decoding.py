@@ -88,6 +88,8 @@ class DecodingState:
 
     def mark_sizes(self) -> None:
         """Tell torch.compile which sizes will change: rows and columns, and nothing else."""
+        if not self.is_fixed:
+            return
         by_rows = [self.rows_R, self.tokens_R, self.ended_R, self.position_R]
         by_both = [self.tokens_AL, self.logprobs_AL, self.uniforms_RL, self.seen_RT]
         cached = [states for layer in self.cache.layers for states in (layer.keys, layer.values)]

@@ -106,11 +106,9 @@ def generate(
             f"sampling_temperature is {sampling_temperature}; it must be above 0 (use greedy=True "
             "for the most probable token)"
         )
-    if decode_mode not in DECODE_MODES:
-        raise unknown_name("decode mode", decode_mode, DECODE_MODES)
     _check_uniforms(uniforms_RGL, greedy, (len(prompts), num_generations, max_new_tokens))
-    on_gpu = policy.device.type == "cuda"
-    if compile_backend is None and on_gpu:
+    is_fixed = _has_fixed_cache(decode_mode, policy)
+    if compile_backend is None and policy.device.type == "cuda":
         compile_backend = "inductor"
     rule = TokenRule(
         sampling_temperature=sampling_temperature,
@@ -134,10 +132,16 @@ def generate(
             uniforms_RL,
             num_generations=num_generations,
             max_new_tokens=max_new_tokens,
-            is_fixed=decode_mode == "static" or (decode_mode == "auto" and on_gpu),
+            is_fixed=is_fixed,
         )
-        decode(state, hidden_RH, backend=compile_backend if state.is_fixed else None)
+        decode(state, hidden_RH, backend=compile_backend if is_fixed else None)
     return _completions(policy, state, num_generations)
+
+
+def _has_fixed_cache(decode_mode: DecodeMode, policy: Policy) -> bool:
+    if decode_mode not in DECODE_MODES:
+        raise unknown_name("decode mode", decode_mode, DECODE_MODES)
+    return decode_mode == "static" or (decode_mode == "auto" and policy.device.type == "cuda")
 
 
 def _prefill(

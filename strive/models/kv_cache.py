@@ -12,22 +12,29 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
-    """One layer's keys and values with room for all tokens to come, so that none is copied twice.
-
-    The usual layer concatenates, which moves the whole cache for every token.
-    """
+class _CopiedLayer(DynamicLayer):
+    """One layer's keys and values, each row `repeats` times over and with room for more columns."""
 
     keys: Any
     values: Any
 
     def __init__(self, layer: Any, repeats: int, room: int) -> None:
         super().__init__()
-        self.filled = layer.keys.shape[-2]
         self.dtype, self.device = layer.keys.dtype, layer.keys.device
         self.keys = _repeat_with_room(layer.keys, repeats, room)
         self.values = _repeat_with_room(layer.values, repeats, room)
         self.is_initialized = True
+
+
+class RoomyLayer(_CopiedLayer):
+    """One layer's keys and values with room for all tokens to come, so that none is copied twice.
+
+    The usual layer concatenates, which moves the whole cache for every token.
+    """
+
+    def __init__(self, layer: Any, repeats: int, room: int) -> None:
+        super().__init__(layer, repeats, room)
+        self.filled = layer.keys.shape[-2]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -44,24 +51,17 @@ class RoomyLayer(DynamicLayer):
         return self.filled
 
 
-class FixedLayer(DynamicLayer):
+class FixedLayer(_CopiedLayer):
     """One layer's keys and values in a fixed number of columns, of which `column` is written next.
 
     `column` is a tensor [1], shared by all layers and moved on by whoever decodes.
     """
 
     is_compileable = True
-    keys: Any
-    values: Any
 
     def __init__(self, layer: Any, repeats: int, width: int, column: Tensor) -> None:
-        super().__init__()
+        super().__init__(layer, repeats, width - layer.keys.shape[-2])
         self.column = column
-        self.dtype, self.device = layer.keys.dtype, layer.keys.device
-        room = width - layer.keys.shape[-2]
-        self.keys = _repeat_with_room(layer.keys, repeats, room)
-        self.values = _repeat_with_room(layer.values, repeats, room)
-        self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

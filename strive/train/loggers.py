@@ -87,12 +87,8 @@ class WandbLogger:
 
     def close(self, *, failed: bool) -> None:
         """Write what is still held back, and say how the run ended."""
-        # Without a network this may take long; the run's own files are whole by now.
-        print(
-            "train: the rest goes to Weights & Biases; Ctrl-C leaves it in the run folder's wandb/",
-            file=sys.stderr,
-            flush=True,
-        )
+        # On a bad network this may take long, and looks like a run that hangs.
+        print("train: handing the rest to Weights & Biases", file=sys.stderr, flush=True)
         self._run.finish(exit_code=int(failed))
 
 
