@@ -197,6 +197,7 @@ def make_question(
     return QuestionVariants(
         record=record,
         frame_index_MK=np.tile(np.arange(NUM_FRAMES), (num_variants, 1)),
+        variants=tuple(range(num_variants)),
         videos=videos,
         frame_overlap=0.0,
         effective_frames=float("nan"),

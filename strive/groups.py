@@ -6,7 +6,7 @@ run on another number of processes, or another trainer with the same configurati
 questions and the same frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,7 +58,11 @@ class QuestionVariants:
 
     record: Record
     frame_index_MK: NDArray[np.int64]
+    """Of all M variants, whoever reads their frames."""
+    variants: tuple[int, ...]
+    """Numbers of the variants whose frames were read: all, or one process's part."""
     videos: tuple[VideoFrames, ...]
+    """Of `variants`, in their order."""
     frame_overlap: float
     """NaN with one variant."""
     effective_frames: float
@@ -187,24 +191,29 @@ class VariantReader:
         order_N = derive_rng(self.config.seed, "order", epoch).permutation(len(self.records))
         return [self.records[index] for index in order_N[part * per_step : (part + 1) * per_step]]
 
-    def read(self, record: Record, step: int) -> QuestionVariants:
-        """Draw a question's variants for a step and read their frames."""
+    def read(
+        self, record: Record, step: int, variants: Sequence[int] | None = None
+    ) -> QuestionVariants:
+        """Draw a question's variants for a step and read the frames of all, or of `variants`."""
         info = self.frames.info(record.video_id)
         scores = self.scores.get(record.question_id) if self.scores else None
         frame_index_MK = self._draw(record, info, scores, step)
+        wanted = tuple(range(len(frame_index_MK)) if variants is None else variants)
         # Variants share frames: read each frame once.
-        needed_U, where_MK = np.unique(frame_index_MK, return_inverse=True)
+        drawn_VK = frame_index_MK[list(wanted)]
+        needed_U, where_VK = np.unique(drawn_VK, return_inverse=True)
         pool_UHWC = self.frames.read(record.video_id, needed_U)
         videos = tuple(
             self._video(record, info, step, variant, frame_index_K, pool_UHWC[where_K])
-            for variant, (frame_index_K, where_K) in enumerate(
-                zip(frame_index_MK, where_MK.reshape(frame_index_MK.shape), strict=True)
+            for variant, frame_index_K, where_K in zip(
+                wanted, drawn_VK, where_VK.reshape(drawn_VK.shape), strict=True
             )
         )
         spans = record.evidence_spans_seconds
         return QuestionVariants(
             record=record,
             frame_index_MK=frame_index_MK,
+            variants=wanted,
             videos=videos,
             frame_overlap=frame_overlap(frame_index_MK),
             effective_frames=self._effective_frames(scores),

@@ -119,9 +119,10 @@ class TrainConfig(BaseModel):
     steps: PositiveInt = 1000
     """Rollout steps (Sec. 4.1: 1,000; ablations 500)."""
     questions_per_step: PositiveInt = 4
-    """Questions per step over all processes."""
+    """Questions per step over all processes, which share out their variants."""
     questions_per_micro_batch: PositiveInt = 1
-    """Questions whose log-probs are computed together on one process before a backward pass."""
+    """Questions (or as many variants) whose log-probs are computed together on one process before
+    a backward pass."""
     learning_rate: PositiveFloat = 1e-6
     """Peak learning rate of AdamW (Sec. 4.1)."""
     weight_decay: NonNegativeFloat = 0.0

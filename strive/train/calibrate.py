@@ -73,10 +73,10 @@ def _random_policy(config: TrainConfig, device: str) -> Policy:
 
 def _prompts(config: TrainConfig, policy: Policy, num_processes: int) -> list[PromptInputs]:
     data = TrainingData(config)
-    records = shard(data.questions_of(0), 0, num_processes)
+    share = shard(data.questions_of(0), config.num_variants, 0, num_processes)
     prepared = prepare_questions(
         policy,
-        [data.read(record, 0) for record in records],
+        [data.read(record, 0, variants) for record, variants in share],
         prompt_template=config.prompt_template,
         max_pixels=config.max_pixels,
     )

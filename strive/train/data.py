@@ -21,19 +21,36 @@ class TrainingData(VariantReader):
         super().__init__(config, augment=augment_variant)
 
 
-def shard(items: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """One process's consecutive part of a step's questions.
+def shard(
+    questions: Sequence[T], num_variants: int, rank: int, world_size: int
+) -> list[tuple[T, range]]:
+    """One process's consecutive part of a step: questions, each with the variants that are its own.
+
+    What is shared out is the pair (question, variant), so that 4 questions of 2 variants fill 8
+    processes. All get equally many, since each backward pass may be one that all take part in.
 
     Raises:
-        ConfigError: they do not divide evenly, which would leave processes out of step.
+        ConfigError: the pairs do not divide evenly.
     """
-    if len(items) % world_size:
+    num_pairs = len(questions) * num_variants
+    if num_pairs % world_size:
+        more = len(questions)
+        while more * num_variants % world_size:
+            more += 1
+        fewer = max(n for n in range(1, world_size) if num_pairs % n == 0)
         raise ConfigError(
-            f"questions_per_step is {len(items)} with {world_size} processes; it must be a "
-            f"multiple of {world_size}"
+            f"questions_per_step={len(questions)} x num_variants={num_variants} gives {num_pairs} "
+            f"variants a step, which {world_size} processes cannot share evenly; add --set "
+            f"questions_per_step={more}, or start {fewer} process{'es' if fewer > 1 else ''} "
+            f"(--num_gpus {fewer} of deepspeed, --nproc_per_node={fewer} of torchrun)"
         )
-    size = len(items) // world_size
-    return list(items[rank * size : (rank + 1) * size])
+    size = num_pairs // world_size
+    first, end = rank * size, (rank + 1) * size
+    shares = [
+        (question, range(max(0, first - start), min(num_variants, end - start)))
+        for start, question in zip(range(0, num_pairs, num_variants), questions, strict=True)
+    ]
+    return [(question, variants) for question, variants in shares if len(variants)]
 
 
 class Prefetcher(Generic[T]):

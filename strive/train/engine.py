@@ -20,7 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strive.errors import CheckpointError, ConfigError, MissingInputError, NonFiniteError, nearest
+from strive.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingInputError,
+    ModelError,
+    NonFiniteError,
+    nearest,
+)
 from strive.models.loading import Policy
 from strive.train.processes import Processes
 
@@ -102,7 +109,13 @@ class Engine:
         preset: str = "zero0",
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        with_reference: bool = False,
     ) -> None:
+        """Hand the policy's model to DeepSpeed; `with_reference` keeps a frozen copy of it.
+
+        Raises:
+            ModelError: the copy is not the policy bit for bit.
+        """
         self.policy = policy
         self.processes = processes
         self.max_grad_norm = max_grad_norm
@@ -125,12 +138,20 @@ class Engine:
             # On a CPU one fused pass over memory stands in for a dozen.
             fused=True if "offload_optimizer" in zero else None,
         )
+        # Copied before DeepSpeed partitions: a copy made afterwards would have to be built anew and
+        # cast, which rounds the rotary frequencies. A module copy keeps every dtype and buffer.
+        self.reference: Any = copy.deepcopy(policy.model) if with_reference else None
         self._engine = self._initialize(_Step(policy.model), optimizer)
         if self.stage == 0:
             # In bfloat16 DeepSpeed takes a step without gradients to make the moments, and Adam's
             # bias correction counts it.
             self._engine.optimizer.state.clear()
         self._reference_engine: Any = None
+        if self.reference is not None:
+            self.reference.requires_grad_(False).eval()
+            if self.stage == 3:
+                self._reference_engine = self._initialize(_Step(self.reference), None)
+            self._require_equal_reference()
         self._num_bad = torch.zeros((), device=processes.device)
         self._bad_names: list[str] = []
         for parameter in self._parameters:
@@ -149,25 +170,31 @@ class Engine:
                 deepspeed.zero.register_external_parameter(module, parameter)
         return engine
 
-    def reference_copy(self) -> Any:
-        """A frozen copy of the policy's model as it is now; partitioned where the policy is.
+    def _require_equal_reference(self) -> None:
+        """Check what the KL term counts on: at the start the reference is the policy, bit for bit.
 
-        Run it in `reference_forward`.
+        Parameters and buffers, one at a time: no more than two are ever gathered whole.
         """
-        with self.gathered():
-            reference = copy.deepcopy(self.policy.model) if self.stage < 3 else self._plain_copy()
-        reference.requires_grad_(False).eval()
-        if self.stage == 3:
-            self._reference_engine = self._initialize(_Step(reference), None)
-        return reference
+        policy, reference = self.policy.model, self.reference
+        others = dict(reference.named_parameters()) | dict(reference.named_buffers())
+        differing = []
+        for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
+            pair = [tensor, others.pop(name, None)]
+            with self._whole([t for t in pair if isinstance(t, nn.Parameter)]):
+                if pair[1] is None or not _same_bits(*pair):
+                    differing.append(name)
+        if self.processes.any(bool(differing or others)):
+            names = [*differing, *others] or ["one on another process"]
+            raise ModelError(
+                f"the reference of the KL term is not the policy that training begins with: "
+                f"{len(names)} tensors differ, such as '{names[0]}'; set beta=0 to train without it"
+            )
 
-    def _plain_copy(self) -> Any:
-        """Rebuild the model from its config: partitioned parameters cannot be deep-copied."""
-        with torch.random.fork_rng():
-            plain = type(self.policy.model)(copy.deepcopy(self.policy.model.config))
-        plain = plain.to(device=self.processes.device, dtype=self.policy.dtype)
-        plain.load_state_dict(self.policy.model.state_dict())
-        return plain
+    def _whole(self, parameters: list[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
+        """Hold some parameters whole, where they are partitioned."""
+        if self.stage < 3:
+            return contextlib.nullcontext()
+        return _import_deepspeed(self.processes).zero.GatheredParameters(parameters)
 
     def _watch(self, gradient: Tensor) -> None:
         self._num_bad += (~torch.isfinite(gradient)).any()
@@ -236,9 +263,8 @@ class Engine:
         if self.stage < 3:
             yield
             return
-        deepspeed = _import_deepspeed(self.processes)
         offload = self._engine.optimizer.parameter_offload
-        with deepspeed.zero.GatheredParameters(list(self.policy.model.parameters())):
+        with self._whole(list(self.policy.model.parameters())):
             # DeepSpeed's hooks would partition each module again after its forward.
             for parameter in self.policy.model.parameters():
                 parameter.ds_active_sub_modules.clear()
@@ -274,6 +300,14 @@ class Engine:
                 f"{folder} holds no complete checkpoint ({reason}); remove it to resume from the "
                 "one before"
             ) from error
+
+
+def _same_bits(first: Tensor, second: Tensor) -> bool:
+    """Tell equal tensors from others, type and NaN included."""
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    first, second = (t.detach().reshape(-1).view(torch.uint8) for t in (first, second))
+    return torch.equal(first, second.to(first.device))
 
 
 def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

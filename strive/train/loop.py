@@ -7,6 +7,7 @@
 
 import copy
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.train.best import keep_if_best
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine
+from strive.train.first_step import first_step_warnings
 from strive.train.interrupts import StopRequest
 from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
@@ -103,7 +105,7 @@ def train(
     processes = start_processes()
     require_gradient(config.attention, processes.device)
     data = TrainingData(config)
-    shard(range(config.questions_per_step), processes.rank, processes.world_size)
+    shard(range(config.questions_per_step), config.num_variants, 0, processes.world_size)
     rewards = load_rewards(list(config.rewards))
     folder = RunFolder(run_dir)
     first_step = first_step_of(folder, config, data, processes, resume)
@@ -186,17 +188,17 @@ def build_trainer(
     if config.gradient_checkpointing:
         checkpoint_activations(policy.model)
         policy.model.train()
+    # With its adapters off an adapted model is its own reference.
+    is_own_reference = config.beta > 0 and config.trainable == "lora"
     engine = Engine(
         policy,
         processes,
         preset=config.deepspeed,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
+        with_reference=config.beta > 0 and not is_own_reference,
     )
-    reference = None
-    if config.beta > 0:
-        # With its adapters off the model is its own reference.
-        reference = policy.model if config.trainable == "lora" else engine.reference_copy()
+    reference = policy.model if is_own_reference else engine.reference
     sampler = partial(generate, policy, decode_mode=config.decode)
     return Trainer(config, policy, reference, engine, processes, rewards, sampler)
 
@@ -253,7 +255,7 @@ def _run_steps(
         if first_step == 0:
             _evaluate(trainer, evaluate_held_out, 0, writers, folder)
         for step in range(first_step, config.steps):
-            metrics = _one_step(trainer, prefetcher, folder, step)
+            metrics = _one_step(trainer, prefetcher, folder, step, is_first=step == first_step)
             done = step + 1
             writers.metrics(done, metrics)
             held_out = _evaluate(trainer, evaluate_held_out, done, writers, folder)
@@ -275,7 +277,12 @@ def _run_steps(
 
 
 def _one_step(
-    trainer: Trainer, prefetcher: Prefetcher[list[PreparedQuestion]], folder: RunFolder, step: int
+    trainer: Trainer,
+    prefetcher: Prefetcher[list[PreparedQuestion]],
+    folder: RunFolder,
+    step: int,
+    *,
+    is_first: bool,
 ) -> dict[str, float]:
     """Run a step, keep its completions, and return its metrics with times and memory."""
     device = trainer.processes.device
@@ -292,6 +299,16 @@ def _one_step(
         nonfinite = folder.nonfinite / checkpoint_name(step + 1)
         result = train_step(trainer, prepared, step, watch, nonfinite_folder=nonfinite)
     if trainer.processes.is_main:
+        if is_first:
+            warnings = first_step_warnings(
+                result.metrics,
+                first_kl=result.first_kl,
+                is_resumed=step > 0,
+                dtype=str(trainer.policy.dtype).removeprefix("torch."),
+                device_type=device.type,
+            )
+            for text in warnings:
+                print(f"warning: {text}", file=sys.stderr, flush=True)
         for outcome in result.outcomes:
             folder.add_completions(completion_rows(outcome, step + 1))
     return {
@@ -304,12 +321,13 @@ def _one_step(
 def _load(
     trainer: Trainer, reader: Policy, data: TrainingData, step: int
 ) -> list[PreparedQuestion]:
-    """Draw, read and prepare this process's questions of a step; runs in the reading thread."""
+    """Draw, read and prepare this process's variants of a step; runs in the reading thread."""
     processes, config = trainer.processes, trainer.config
-    records = shard(data.questions_of(step), processes.rank, processes.world_size)
+    records = data.questions_of(step)
+    share = shard(records, config.num_variants, processes.rank, processes.world_size)
     return prepare_questions(
         reader,
-        [data.read(record, step) for record in records],
+        [data.read(record, step, variants) for record, variants in share],
         prompt_template=config.prompt_template,
         max_pixels=config.max_pixels,
     )

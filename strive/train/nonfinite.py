@@ -3,9 +3,9 @@
     RUN/nonfinite/step-000012/rank-0.json          questions, prompts, completions, rewards
                               rank-0.safetensors   tokens, lengths, advantages, log-probs
 
-Every process writes its own questions. Tensors are named `GROUP/NAME`, where GROUP is the place of
-the question in the JSON file. Axes: M variants, G completions, L tokens (padded; `lengths_MG` says
-how many count).
+Every process writes its own questions, or of a question that it shares its own variants
+(`variants`). Tensors are named `GROUP/NAME`, where GROUP is the place of the question in the JSON
+file. Axes: M variants, G completions, L tokens (padded; `lengths_MG` says how many count).
 """
 
 import json
@@ -20,17 +20,23 @@ from torch import Tensor
 
 from strive.errors import NonFiniteError
 from strive.train.metrics import GroupOutcome
-from strive.train.rollout import RolloutGroup
+from strive.train.rollout import VariantRollout
 
 
 @dataclass(frozen=True)
 class BatchGroup:
-    """One question's share of a step."""
+    """One process's variants of one question of a step."""
 
-    rollout: RolloutGroup
+    rollouts: Sequence[VariantRollout]
     outcome: GroupOutcome
+    """Of the whole group."""
     logprobs_MGL: Mapping[str, Tensor]
-    """By name (`policy`, `old`, `reference`), those that were computed."""
+    """By name (`policy`, `old`, `reference`), those that were computed; of these variants."""
+
+    @property
+    def variants(self) -> list[int]:
+        """Numbers of the variants."""
+        return [rollout.variant for rollout in self.rollouts]
 
 
 def with_batch(
@@ -75,29 +81,32 @@ def write_batch(
 
 
 def _tensors(group: BatchGroup) -> dict[str, Tensor]:
+    outcome, own = group.outcome, group.variants
     return {
-        "tokens_MGL": group.rollout.tokens_MGL,
-        "lengths_MG": group.rollout.lengths_MG,
-        "rewards_MG": torch.from_numpy(group.outcome.rewards_MG),
-        "advantages_MG": torch.from_numpy(group.outcome.advantages_MG),
-        "frame_index_MK": torch.from_numpy(group.outcome.frame_index_MK),
+        "tokens_MGL": torch.stack([rollout.tokens_GL for rollout in group.rollouts]),
+        "lengths_MG": torch.from_numpy(outcome.lengths_MG[own]),
+        "rewards_MG": torch.from_numpy(outcome.rewards_MG[own]),
+        "advantages_MG": torch.from_numpy(outcome.advantages_MG[own]),
+        "frame_index_MK": torch.from_numpy(outcome.frame_index_MK[own]),
         **{f"{name}_logprobs_MGL": values for name, values in group.logprobs_MGL.items()},
     }
 
 
 def _describe(number: int, group: BatchGroup) -> dict[str, Any]:
-    record = group.rollout.prepared.question.record
+    outcome, own = group.outcome, group.variants
+    record = group.rollouts[0].prepared.question.record
     return {
         "group": number,
         "question_id": record.question_id,
         "video_id": record.video_id,
         "solution": record.solution,
-        "frame_index": group.outcome.frame_index_MK.tolist(),
-        "prompts": [prompt.text for prompt in group.rollout.prepared.prompts],
-        "completions": group.outcome.texts,
-        "lengths": group.outcome.lengths_MG.tolist(),
-        "rewards": _plain(group.outcome.rewards_MG.tolist()),
-        "advantages": _plain(group.outcome.advantages_MG.tolist()),
+        "variants": own,
+        "frame_index": outcome.frame_index_MK[own].tolist(),
+        "prompts": [rollout.prompt.text for rollout in group.rollouts],
+        "completions": [rollout.texts for rollout in group.rollouts],
+        "lengths": outcome.lengths_MG[own].tolist(),
+        "rewards": _plain(outcome.rewards_MG[own].tolist()),
+        "advantages": _plain(outcome.advantages_MG[own].tolist()),
         "finite_logprobs": {
             name: bool(torch.isfinite(values).all()) for name, values in group.logprobs_MGL.items()
         },

@@ -127,7 +127,7 @@ def _knobs_of(
         yield "max_pixels", None
         yield "max_new_tokens", None
     elif part == "key_value_cache":
-        if config.questions_per_step > num_processes:
+        if config.questions_per_step * config.num_variants > num_processes:
             yield "questions_per_step", None
         yield "max_new_tokens", None
         yield "max_pixels", None

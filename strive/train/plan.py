@@ -42,7 +42,7 @@ def dry_run(config: TrainConfig, *, num_processes: int = 1) -> dict[str, Any]:
         ConfigError, CacheError, ModelError: what `train` would stop at.
     """
     data = TrainingData(config)
-    shard(range(config.questions_per_step), 0, num_processes)
+    shard(range(config.questions_per_step), config.num_variants, 0, num_processes)
     policy = open_architecture(config)
     make_trainable(policy, config)
     first = data.read(data.questions_of(0)[0], 0)
@@ -145,7 +145,11 @@ def _memory(
     size = 4 if _compute_dtype(config) == "float32" else 2
     parameters = list(policy.model.parameters())
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    together = min(config.questions_per_micro_batch, config.questions_per_step // num_processes)
+    # Variants whose log-probs are computed together.
+    together = min(
+        config.questions_per_micro_batch * config.num_variants,
+        config.questions_per_step * config.num_variants // num_processes,
+    )
     inputs = {
         "P": sum(parameter.numel() for parameter in parameters),
         "T": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -158,7 +162,7 @@ def _memory(
         "rows": _completions(config) // num_processes,
         "prompt": tokens["prompt"],
         "new": config.max_new_tokens,
-        "tokens": tokens["logprob_row_at_most"] * together * config.num_variants,
+        "tokens": tokens["logprob_row_at_most"] * together,
         "bucket": int(zero.get("reduce_bucket_size", 5e8)),
     }
     # An adapted model with its adapters off is its own reference.

@@ -21,24 +21,39 @@ from strive.train.data import QuestionVariants
 
 @dataclass(frozen=True)
 class PreparedQuestion:
-    """A question with its M variants as the policy reads them."""
+    """A question with its variants of this process as the policy reads them."""
 
     question: QuestionVariants
     text: str
     prompts: tuple[PromptInputs, ...]
+    """Of `question.variants`, in their order."""
 
 
 @dataclass(frozen=True)
-class RolloutGroup:
-    """The M x G completions of one question. L is shared by all groups of one call."""
+class VariantRollout:
+    """The G completions of one variant. L is shared by all variants of one call."""
 
     prepared: PreparedQuestion
-    features: tuple[VisionFeatures, ...]
-    """Of each variant, from before the mergers, without a graph."""
-    tokens_MGL: Tensor
-    lengths_MG: Tensor
-    truncated_MG: Tensor
-    texts: tuple[tuple[str, ...], ...]
+    place: int
+    """Which of `prepared`'s variants; its number in the question is `variant`."""
+    features: VisionFeatures
+    """From before the mergers, without a graph."""
+    tokens_GL: Tensor
+    lengths_G: Tensor
+    truncated_G: Tensor
+    logprobs_GL: Tensor
+    """What the sampler drew each token with, at the sampling temperature; 0 past a length."""
+    texts: tuple[str, ...]
+
+    @property
+    def prompt(self) -> PromptInputs:
+        """What the completions continue."""
+        return self.prepared.prompts[self.place]
+
+    @property
+    def variant(self) -> int:
+        """The variant's number in its question, from 0 to M - 1."""
+        return self.prepared.question.variants[self.place]
 
 
 def prepare_questions(
@@ -73,7 +88,7 @@ def roll_out(
     top_k: int,
     seed: int,
     step: int,
-) -> list[RolloutGroup]:
+) -> list[VariantRollout]:
     """Sample G completions for every variant of every question; `sampler` writes them.
 
     Completion j of variant i depends on (seed, step, question, i, j) and the weights alone.
@@ -88,7 +103,7 @@ def roll_out(
                 for generation in range(num_generations)
             ]
             for question in prepared
-            for variant in range(len(question.prompts))
+            for variant in question.question.variants
         ]
     )
     features = encode_videos(policy, prompts)
@@ -102,19 +117,17 @@ def roll_out(
         top_k=top_k,
         uniforms_RGL=uniforms_RGL,
     )
-    groups = []
-    start = 0
-    for question in prepared:
-        rows = slice(start, start + len(question.prompts))
-        start = rows.stop
-        groups.append(
-            RolloutGroup(
-                prepared=question,
-                features=tuple(features[rows]),
-                tokens_MGL=completions.tokens_RGL[rows],
-                lengths_MG=completions.lengths_RG[rows],
-                truncated_MG=completions.truncated_RG[rows],
-                texts=tuple(tuple(texts) for texts in completions.texts[rows]),
-            )
+    places = [(question, i) for question in prepared for i in range(len(question.prompts))]
+    return [
+        VariantRollout(
+            prepared=question,
+            place=place,
+            features=features[row],
+            tokens_GL=completions.tokens_RGL[row],
+            lengths_G=completions.lengths_RG[row],
+            truncated_G=completions.truncated_RG[row],
+            logprobs_GL=completions.logprobs_RGL[row],
+            texts=tuple(completions.texts[row]),
         )
-    return groups
+        for row, (question, place) in enumerate(places)
+    ]

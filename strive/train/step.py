@@ -2,15 +2,21 @@
 
 variants (drawn and read ahead, `data.py`) -> rollouts -> rewards -> joint advantages (Eq. 3)
 -> log-probs -> loss (Eq. 1) -> optimiser step
+
+What a process works on is variants, and a question's variants may lie on several. Rewards see whole
+groups: what was written is gathered, the process of a question's first variant judges it, and its
+outcome is gathered again, so that advantages are joint over M x G wherever the variants lie.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from strive.answers import extract_answer_or_text
@@ -30,7 +36,7 @@ from strive.train.metrics import GroupOutcome, summarise
 from strive.train.nonfinite import BatchGroup, with_batch
 from strive.train.processes import Processes
 from strive.train.rewards import RewardFunction, compute_rewards, record_columns
-from strive.train.rollout import PreparedQuestion, RolloutGroup, roll_out
+from strive.train.rollout import PreparedQuestion, VariantRollout, roll_out
 from strive.train.schedule import learning_rate_at
 from strive.train.timing import Stopwatch
 
@@ -57,35 +63,47 @@ class StepResult:
 
     metrics: dict[str, float]
     outcomes: tuple[GroupOutcome, ...]
+    first_kl: float
+    """The KL term of the rollout's first update: `loss/kl` where there is one."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one variant's G completions say: what rewards see of them, on whichever process."""
+
+    texts: tuple[str, ...]
+    token_lists: list[list[int]]
+    """The end token included."""
+    truncated_G: NDArray[np.bool_]
 
 
 @dataclass
 class _MicroBatch:
-    """Some groups whose log-probs are computed together, flattened to N completions."""
+    """Some variants whose log-probs are computed together, flattened to N completions."""
 
-    groups: list[RolloutGroup]
+    rollouts: Sequence[VariantRollout]
     advantages_N: Tensor
     policy_logprobs_NL: Tensor | None = None
     """Of the last update, without a graph."""
     old_logprobs_NL: Tensor | None = None
     reference_logprobs_NL: Tensor | None = None
 
-    def logprobs_by_group(self) -> Iterator[dict[str, Tensor]]:
-        """The log-probs [M, G, L] of each group in turn, by name, as far as they were computed."""
+    @property
+    def prompts(self) -> list[PromptInputs]:
+        return [rollout.prompt for rollout in self.rollouts]
+
+    def logprobs_by_variant(self) -> Iterator[dict[str, Tensor]]:
+        """The log-probs [G, L] of each variant in turn, by name, as far as they were computed."""
         computed = {
             "policy": self.policy_logprobs_NL,
             "old": self.old_logprobs_NL,
             "reference": self.reference_logprobs_NL,
         }
         start = 0
-        for group in self.groups:
-            rows = slice(start, start + group.lengths_MG.numel())
+        for rollout in self.rollouts:
+            rows = slice(start, start + len(rollout.lengths_G))
             start = rows.stop
-            yield {
-                name: values_NL[rows].unflatten(0, tuple(group.lengths_MG.shape))
-                for name, values_NL in computed.items()
-                if values_NL is not None
-            }
+            yield {name: values[rows] for name, values in computed.items() if values is not None}
 
     @property
     def has_signal(self) -> bool:
@@ -93,7 +111,7 @@ class _MicroBatch:
 
     @property
     def name(self) -> str:
-        ids = [group.prepared.question.record.question_id for group in self.groups]
+        ids = dict.fromkeys(r.prepared.question.record.question_id for r in self.rollouts)
         return f"question {', '.join(ids)}"
 
 
@@ -105,7 +123,7 @@ def train_step(
     *,
     nonfinite_folder: Path | None = None,
 ) -> StepResult:
-    """Run one step on this process's questions; all processes call it together.
+    """Run one step on this process's variants; all processes call it together.
 
     Raises:
         NonFiniteError: before the optimiser step that a loss or gradient would have spoilt; the
@@ -113,7 +131,7 @@ def train_step(
     """
     config = trainer.config
     with watch.measure("time/rollout"), trainer.engine.gathered():
-        groups = roll_out(
+        rollouts = roll_out(
             trainer.policy,
             prepared,
             sampler=trainer.sampler,
@@ -125,38 +143,65 @@ def train_step(
             seed=config.seed,
             step=step,
         )
-    outcomes = [_judge(trainer, group) for group in groups]
-    size = config.questions_per_micro_batch
+    outcomes = _judge_groups(trainer, rollouts)
+    advantages_VG = np.concatenate([outcome.advantages_MG for outcome in outcomes])
+    first = trainer.processes.rank * len(rollouts)
+    own_VG = torch.from_numpy(advantages_VG[first : first + len(rollouts)])
+    size = config.questions_per_micro_batch * config.num_variants
     micro_batches = [
-        _MicroBatch(list(groups[i : i + size]), _advantages(outcomes[i : i + size]))
-        for i in range(0, len(groups), size)
+        _MicroBatch(rollouts[i : i + size], own_VG[i : i + size].flatten())
+        for i in range(0, len(rollouts), size)
     ]
     try:
-        losses = _update(trainer, micro_batches, _denominators(trainer, outcomes), step, watch)
+        losses, first_kl = _update(
+            trainer, micro_batches, _denominators(config, outcomes), step, watch
+        )
     except NonFiniteError as error:
         if nonfinite_folder is None:
             raise
         batch = _batch_groups(micro_batches, outcomes)
         rank = trainer.processes.rank
         raise with_batch(error, nonfinite_folder, batch, step=step + 1, rank=rank) from error
-    everyone = tuple(o for part in trainer.processes.gather(outcomes) for o in part)
-    return StepResult({**summarise(everyone), **losses}, everyone)
+    return StepResult({**summarise(outcomes), **losses}, tuple(outcomes), first_kl)
 
 
-def _judge(trainer: Trainer, group: RolloutGroup) -> GroupOutcome:
+def _judge_groups(trainer: Trainer, rollouts: Sequence[VariantRollout]) -> list[GroupOutcome]:
+    """Outcomes of all groups of the step, in order, on every process.
+
+    Processes hold consecutive variants, equally many each.
+    """
+    num_variants = trainer.config.num_variants
+    own = [
+        _Written(rollout.texts, _token_lists(rollout), rollout.truncated_G.numpy())
+        for rollout in rollouts
+    ]
+    written = [variant for part in trainer.processes.gather(own) for variant in part]
+    first = trainer.processes.rank * len(rollouts)
+    judged = [
+        _judge(trainer, rollout.prepared, written[first + i : first + i + num_variants])
+        for i, rollout in enumerate(rollouts)
+        if rollout.variant == 0
+    ]
+    return [outcome for part in trainer.processes.gather(judged) for outcome in part]
+
+
+def _judge(
+    trainer: Trainer, prepared: PreparedQuestion, written_M: Sequence[_Written]
+) -> GroupOutcome:
     """Rewards of a group's completions and their advantages over the group (Eq. 3)."""
     config = trainer.config
-    question = group.prepared.question
-    shape = tuple(group.lengths_MG.shape)
-    completions = [text for row in group.texts for text in row]
+    question = prepared.question
+    completions = [text for written in written_M for text in written.texts]
+    token_lists = [tokens for written in written_M for tokens in written.token_lists]
+    shape = (len(written_M), -1)
     totals_N, by_name = compute_rewards(
         trainer.reward_functions,
         config.rewards,
-        prompts=[group.prepared.text] * len(completions),
+        prompts=[prepared.text] * len(completions),
         completions=completions,
         columns={
             **record_columns(question.record, len(completions), grading=config.grading),
-            "completion_ids": _token_lists(group),
+            "completion_ids": token_lists,
         },
     )
     rewards_MG = totals_N.reshape(shape)
@@ -167,16 +212,17 @@ def _judge(trainer: Trainer, group: RolloutGroup) -> GroupOutcome:
         epsilon=config.advantage_epsilon,
         divide_by_std=config.objective != "dr_grpo",
     )
+    texts = tuple(written.texts for written in written_M)
     return GroupOutcome(
         question_id=question.record.question_id,
         frame_index_MK=question.frame_index_MK,
         frame_overlap=question.frame_overlap,
         effective_frames=question.effective_frames,
         evidence_seen_M=question.evidence_seen_M,
-        texts=group.texts,
-        answers=tuple(tuple(extract_answer_or_text(text) for text in row) for row in group.texts),
-        lengths_MG=group.lengths_MG.numpy(),
-        truncated_MG=group.truncated_MG.numpy(),
+        texts=texts,
+        answers=tuple(tuple(extract_answer_or_text(text) for text in row) for row in texts),
+        lengths_MG=np.array([len(tokens) for tokens in token_lists]).reshape(shape),
+        truncated_MG=np.stack([written.truncated_G for written in written_M]),
         rewards_MG=rewards_MG,
         rewards_by_name={name: values.reshape(shape) for name, values in by_name.items()},
         advantages_MG=advantages_MG,
@@ -187,22 +233,30 @@ def _judge(trainer: Trainer, group: RolloutGroup) -> GroupOutcome:
 def _batch_groups(
     micro_batches: Sequence[_MicroBatch], outcomes: Sequence[GroupOutcome]
 ) -> list[BatchGroup]:
-    """All groups of a step with what has been computed of them."""
+    """This process's part of each group, with what has been computed of it."""
+    by_id = {outcome.question_id: outcome for outcome in outcomes}
     pairs = [
         pair
         for batch in micro_batches
-        for pair in zip(batch.groups, batch.logprobs_by_group(), strict=True)
+        for pair in zip(batch.rollouts, batch.logprobs_by_variant(), strict=True)
     ]
     return [
-        BatchGroup(group, outcome, logprobs)
-        for (group, logprobs), outcome in zip(pairs, outcomes, strict=True)
+        BatchGroup(
+            [rollout for rollout, _ in own],
+            by_id[question_id],
+            {name: torch.stack([values[name] for _, values in own]) for name in own[0][1]},
+        )
+        for question_id, group in groupby(
+            pairs, key=lambda pair: pair[0].prepared.question.record.question_id
+        )
+        for own in [list(group)]
     ]
 
 
-def _token_lists(group: RolloutGroup) -> list[list[int]]:
-    """Token ids of each of the M x G completions, the end token included."""
-    rows = group.tokens_MGL.flatten(0, 1).tolist()
-    return [row[:n] for row, n in zip(rows, group.lengths_MG.flatten().tolist(), strict=True)]
+def _token_lists(rollout: VariantRollout) -> list[list[int]]:
+    """Token ids of each of the G completions, the end token included."""
+    rows = zip(rollout.tokens_GL.tolist(), rollout.lengths_G.tolist(), strict=True)
+    return [row[:length] for row, length in rows]
 
 
 def _update(
@@ -211,16 +265,24 @@ def _update(
     denominators: Denominators,
     step: int,
     watch: Stopwatch,
-) -> dict[str, float]:
-    """Optimiser steps on one rollout; returns the loss and optimiser metrics."""
+) -> tuple[dict[str, float], float]:
+    """Optimiser steps on one rollout; the loss and optimiser metrics, the first update's KL."""
     config, processes = trainer.config, trainer.processes
-    totals: dict[str, float] = {}
+    sums: list[dict[str, float]] = []
     grad_norms = []
+    largest_mismatch = 0.0
     for update in range(config.updates_per_rollout):
+        sums.append({})
         for number, micro_batch in enumerate(micro_batches):
             is_last = number == len(micro_batches) - 1
             for name, value in _learn(trainer, micro_batch, denominators, is_last, watch).items():
-                totals[name] = totals.get(name, 0.0) + value.item()
+                sums[update][name] = sums[update].get(name, 0.0) + value.item()
+            if update == 0:
+                # Before any weight has moved both are the same policy's.
+                mismatch_NL = _mismatch(micro_batch)
+                largest_mismatch = max(largest_mismatch, mismatch_NL.max().item())
+                total = sums[0].get("mismatch", 0.0) + mismatch_NL.sum().item()
+                sums[0]["mismatch"] = total
         learning_rate = learning_rate_at(
             step * config.updates_per_rollout + update,
             num_updates=config.steps * config.updates_per_rollout,
@@ -230,37 +292,38 @@ def _update(
         )
         with watch.measure("time/backward"):
             grad_norms.append(trainer.engine.step(learning_rate))
-    totals = processes.sum(totals)
+    sums = [processes.sum(of_update) for of_update in sums]
+    totals = {name: sum(of_update.get(name, 0.0) for of_update in sums) for name in sums[0]}
     policy, kl = (totals[name] / config.updates_per_rollout for name in ("policy", "kl"))
     tokens = max(totals["tokens"], 1)
-    return {
+    metrics = {
         "loss/total": policy + config.beta * kl,
         "loss/policy": policy,
         "loss/kl": kl,
         "policy/clip_fraction": totals["clipped_tokens"] / tokens,
         "policy/entropy": totals["entropy"] / tokens,
+        "policy/rollout_mismatch": totals["mismatch"] / max(sums[0]["tokens"], 1),
+        "policy/rollout_mismatch_max": max(processes.gather(largest_mismatch)),
         "optim/grad_norm": float(np.mean(grad_norms)),
         "optim/learning_rate": learning_rate,
     }
+    return metrics, sums[0]["kl"]
 
 
-def _denominators(trainer: Trainer, outcomes: Sequence[GroupOutcome]) -> Denominators:
-    """Counts over all processes, zero-std groups included."""
-    counts = trainer.processes.sum(
-        {
-            "completions": float(sum(outcome.lengths_MG.size for outcome in outcomes)),
-            "tokens": float(sum(outcome.lengths_MG.sum() for outcome in outcomes)),
-        }
-    )
+def _mismatch(micro_batch: _MicroBatch) -> Tensor:
+    """|rollout log-prob - policy log-prob| of each token [N, L]; 0 past a length."""
+    assert micro_batch.policy_logprobs_NL is not None
+    rollout_NL = torch.cat([rollout.logprobs_GL for rollout in micro_batch.rollouts])
+    return (rollout_NL - micro_batch.policy_logprobs_NL.cpu()).abs()
+
+
+def _denominators(config: TrainConfig, outcomes: Sequence[GroupOutcome]) -> Denominators:
+    """Counts over all groups of the step, zero-std groups included."""
     return Denominators(
-        num_completions=int(counts["completions"]),
-        num_tokens=int(counts["tokens"]),
-        max_new_tokens=trainer.config.max_new_tokens,
+        num_completions=sum(outcome.lengths_MG.size for outcome in outcomes),
+        num_tokens=int(sum(outcome.lengths_MG.sum() for outcome in outcomes)),
+        max_new_tokens=config.max_new_tokens,
     )
-
-
-def _advantages(outcomes: Sequence[GroupOutcome]) -> Tensor:
-    return torch.from_numpy(np.concatenate([o.advantages_MG.ravel() for o in outcomes]))
 
 
 def _learn(
@@ -294,14 +357,13 @@ def _loss(
     trainer: Trainer, micro_batch: _MicroBatch, denominators: Denominators
 ) -> tuple[Tensor, dict[str, Tensor]]:
     config = trainer.config
-    prompts = [prompt for group in micro_batch.groups for prompt in group.prepared.prompts]
-    features = [video for group in micro_batch.groups for video in group.features]
+    features = [rollout.features for rollout in micro_batch.rollouts]
     if config.beta > 0 and micro_batch.reference_logprobs_NL is None:
-        micro_batch.reference_logprobs_NL = _reference_logprobs(
-            trainer, micro_batch, prompts, features
-        )
+        micro_batch.reference_logprobs_NL = _reference_logprobs(trainer, micro_batch, features)
     if config.trainable == "all":
-        features = encode_videos(trainer.policy, prompts, with_graph=True, in_one_call=True)
+        features = encode_videos(
+            trainer.policy, micro_batch.prompts, with_graph=True, in_one_call=True
+        )
     policy = _logprobs(trainer, micro_batch, features)
     logprobs_NL = policy.logprobs.flatten(0, 1)
     micro_batch.policy_logprobs_NL = logprobs_NL.detach()
@@ -326,10 +388,7 @@ def _loss(
 
 
 def _reference_logprobs(
-    trainer: Trainer,
-    micro_batch: _MicroBatch,
-    prompts: Sequence[PromptInputs],
-    features: Sequence[VisionFeatures],
+    trainer: Trainer, micro_batch: _MicroBatch, features: Sequence[VisionFeatures]
 ) -> Tensor:
     """Log-probs [N, L] under the reference, which shares `features` unless the tower trains."""
     model = trainer.reference
@@ -338,7 +397,8 @@ def _reference_logprobs(
         seen = features
         if trainer.config.trainable == "all":
             # In one call, here and for the policy: at ZeRO-3 every process must call equally often.
-            seen = encode_videos(replace(trainer.policy, model=model), prompts, in_one_call=True)
+            policy = replace(trainer.policy, model=model)
+            seen = encode_videos(policy, micro_batch.prompts, in_one_call=True)
         return _logprobs(trainer, micro_batch, seen, model=model).logprobs.flatten(0, 1)
 
     with torch.no_grad(), adapters_off(model):
@@ -353,10 +413,10 @@ def _logprobs(
 ) -> LogProbs:
     return completion_logprobs_batch(
         trainer.policy,
-        [prompt for group in micro_batch.groups for prompt in group.prepared.prompts],
+        micro_batch.prompts,
         features,
-        torch.cat([group.tokens_MGL for group in micro_batch.groups]),
-        torch.cat([group.lengths_MG for group in micro_batch.groups]),
+        torch.stack([rollout.tokens_GL for rollout in micro_batch.rollouts]),
+        torch.stack([rollout.lengths_G for rollout in micro_batch.rollouts]),
         sampling_temperature=trainer.config.sampling_temperature,
         mode=trainer.config.logprobs,
         attention=trainer.config.attention,

@@ -27,11 +27,10 @@ LENGTHS = (3, 14)
 
 
 class Tiny(nn.Module):
-    """Has a head as policies have, and can be built from its config as they can."""
+    """Has a head as policies have."""
 
-    def __init__(self, config):
+    def __init__(self):
         super().__init__()
-        self.config = config
         self.body = nn.Linear(WIDTH, WIDTH)
         self.lm_head = nn.Linear(WIDTH, WORDS, bias=False)
 
@@ -60,11 +59,11 @@ def other_lengths(preset):
     """Learn on all processes' tokens, and on one process alone without DeepSpeed; compare."""
     processes = start_processes()
     torch.manual_seed(0)
-    model = Tiny(SimpleNamespace())
+    model = Tiny()
     alone, frozen = copy.deepcopy(model), copy.deepcopy(model)
     policy = SimpleNamespace(model=model, dtype=torch.float32)
-    engine = Engine(policy, processes, preset=preset, max_grad_norm=1e9)
-    held = engine.reference_copy()
+    engine = Engine(policy, processes, preset=preset, max_grad_norm=1e9, with_reference=True)
+    held = engine.reference
     optimizer = torch.optim.AdamW(alone.parameters(), lr=0.01, weight_decay=0.0)
     for step in range(STEPS):
         for part in range(3):

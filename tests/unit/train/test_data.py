@@ -1,7 +1,10 @@
+import re
 import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.layout import open_cache
@@ -158,10 +161,52 @@ def test_missing_frames_are_an_error_but_failed_videos_are_left_out(make_config,
     assert len(data.records) == 6 and data.num_failed == 1
 
 
-def test_shard():
-    assert [shard(range(6), rank, 3) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
-    with pytest.raises(ConfigError, match="questions_per_step is 6 with 4 processes"):
-        shard(range(6), 0, 4)
+def test_shard_shares_out_variants():
+    # 4 questions x M=2 on 8 processes: one variant each.
+    eight = [shard("abcd", 2, rank, 8) for rank in range(8)]
+    assert eight == [[(question, range(i, i + 1))] for question in "abcd" for i in (0, 1)]
+    # 3 x M=4 on 2: the second question is cut in the middle.
+    assert shard("abc", 4, 0, 2) == [("a", range(4)), ("b", range(2))]
+    assert shard("abc", 4, 1, 2) == [("b", range(2, 4)), ("c", range(4))]
+    assert shard("abc", 4, 0, 1) == [(question, range(4)) for question in "abc"]
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 12))
+def test_shares_are_equal_and_in_order(questions, variants, processes):
+    pairs = [(q, i) for q in range(questions) for i in range(variants)]
+    if len(pairs) % processes:
+        with pytest.raises(ConfigError) as refused:
+            shard(range(questions), variants, 0, processes)
+        more = int(re.search(r"--set questions_per_step=(\d+)", str(refused.value)).group(1))
+        fewer = int(re.search(r"--num_gpus (\d+)", str(refused.value)).group(1))
+        # Both ways out are ways out, and the nearest ones.
+        assert more > questions and more * variants % processes == 0
+        assert all(q * variants % processes for q in range(questions, more))
+        assert len(pairs) % fewer == 0 and all(len(pairs) % n for n in range(fewer + 1, processes))
+        return
+    shares = [shard(range(questions), variants, rank, processes) for rank in range(processes)]
+    found = [[(q, i) for q, own in share for i in own] for share in shares]
+    assert [pair for part in found for pair in part] == pairs
+    assert {len(part) for part in found} == {len(pairs) // processes}
+
+
+def test_what_does_not_divide_names_both_ways_out():
+    with pytest.raises(
+        ConfigError,
+        match=r"questions_per_step=3 x num_variants=2 gives 6 variants a step, which 4 processes "
+        r"cannot share evenly; add --set questions_per_step=4, or start 3 processes \(--num_gpus 3",
+    ):
+        shard(range(3), 2, 0, 4)
+
+
+def test_a_part_of_the_variants_reads_as_in_the_whole(make_config):
+    data = TrainingData(make_config(num_variants=3, spatial=True))
+    record = data.questions_of(0)[0]
+    whole, part = data.read(record, 0), data.read(record, 0, [2, 0])
+    assert (whole.variants, part.variants) == ((0, 1, 2), (2, 0))
+    assert (part.frame_index_MK == whole.frame_index_MK).all()
+    for video, variant in zip(part.videos, part.variants, strict=True):
+        assert (video.frames_KHWC == whole.videos[variant].frames_KHWC).all()
 
 
 def test_prefetch_reads_the_next_step_while_this_one_computes():

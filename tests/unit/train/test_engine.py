@@ -162,8 +162,8 @@ def test_an_optimiser_on_the_cpu_needs_no_compiler():
 
 
 def test_the_reference_does_not_move():
-    engine = tiny_engine()
-    reference = engine.reference_copy()
+    engine = tiny_engine(with_reference=True)
+    reference = engine.reference
     start = [parameter.clone() for parameter in reference.parameters()]
     learn(engine, INPUTS)
     assert all((a == b).all() for a, b in zip(start, reference.parameters(), strict=True))

@@ -62,8 +62,9 @@ def test_a_knob_that_is_turned_is_not_named_again():
     text = " ".join(knobs)
     assert "gradient_checkpointing" not in text and "questions_per_micro_batch" not in text
     assert "a lower max_pixels (now the processor's limit)" in knobs
-    # One question a process is the least.
-    assert "questions_per_step" not in " ".join(memory_knobs(config, most_of("key_value_cache"), 8))
+    # One variant a process is the least: 8 questions x M=2 on 16.
+    knobs = memory_knobs(config, most_of("key_value_cache"), 16)
+    assert "questions_per_step" not in " ".join(knobs)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -88,5 +88,5 @@ def test_stops_where_training_would(lab_config, tmp_path):
         dry_run(lab_config(cache=tmp_path / "none"))
     with pytest.raises(ModelError, match="cannot open model"):
         dry_run(lab_config(model=str(tmp_path)))
-    with pytest.raises(ConfigError, match="with 4 processes"):
-        dry_run(lab_config(), num_processes=4)
+    with pytest.raises(ConfigError, match="which 16 processes cannot share"):
+        dry_run(lab_config(), num_processes=16)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,15 +10,14 @@ from safetensors.torch import load_file
 
 from strive.errors import NonFiniteError
 from strive.lab.models import lab_model_path
-from strive.models.generate import generate
 from strive.models.loading import load_policy
 from strive.models.vision import count_encodes
 from strive.train.data import TrainingData
-from strive.train.engine import Engine
+from strive.train.loop import build_trainer
 from strive.train.processes import start_processes
 from strive.train.rollout import prepare_questions, roll_out
-from strive.train.start import make_trainable, weights_digest
-from strive.train.step import Trainer, _MicroBatch, _reference_logprobs, train_step
+from strive.train.start import weights_digest
+from strive.train.step import _MicroBatch, _reference_logprobs, train_step
 from strive.train.timing import Stopwatch
 
 
@@ -48,20 +46,7 @@ def build(make_config):
         } | changes
         config = make_config(**options)
         policy = load_policy(config.model, position_rule=config.position_rule)
-        make_trainable(policy, config)
-        engine = Engine(policy, start_processes(), preset=config.deepspeed)
-        reference = None
-        if config.beta > 0:
-            reference = policy.model if config.trainable == "lora" else engine.reference_copy()
-        trainer = Trainer(
-            config,
-            policy,
-            reference,
-            engine,
-            start_processes(),
-            {"vowels": vowels},
-            partial(generate, policy, decode_mode=config.decode),
-        )
+        trainer = build_trainer(config, policy, start_processes(), {"vowels": vowels})
         data = TrainingData(config)
         questions = [data.read(record, 0) for record in data.questions_of(0)]
         prepared = prepare_questions(
@@ -106,6 +91,7 @@ def test_the_first_step_is_on_policy(build, trainable):
     assert metrics["loss/policy"] == pytest.approx(0, abs=1e-6)
     assert metrics["loss/kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["policy/clip_fraction"] == 0 and metrics["optim/grad_norm"] > 0
+    assert 0 <= metrics["policy/rollout_mismatch"] <= metrics["policy/rollout_mismatch_max"] < 1e-4
     assert run(trainer, prepared, step=1).metrics["loss/kl"] > 0
 
 
@@ -138,11 +124,11 @@ def test_under_lora_only_adapters_move_and_the_kl_term_pulls_them_back(build):
     assert metrics[1]["loss/kl"] > 0 and metrics[1]["optim/grad_norm"] > 0
     # B is 0 at first, so that A has no gradient yet; the same KL term as against a copy.
     copied, _ = build(trainable="language", beta=0.04)
-    [group] = roll_out(trainer.policy, prepared[:1], sampler=trainer.sampler, num_generations=2,
-                       max_new_tokens=6, sampling_temperature=1.0, top_p=1.0, top_k=0, seed=0,
-                       step=0)  # fmt: skip
-    micro_batch = _MicroBatch([group], torch.ones(4))
-    arguments = (micro_batch, list(prepared[0].prompts), group.features)
+    rollouts = roll_out(trainer.policy, prepared[:1], sampler=trainer.sampler, num_generations=2,
+                        max_new_tokens=6, sampling_temperature=1.0, top_p=1.0, top_k=0, seed=0,
+                        step=0)  # fmt: skip
+    micro_batch = _MicroBatch(rollouts, torch.ones(4))
+    arguments = (micro_batch, [rollout.features for rollout in rollouts])
     one = _reference_logprobs(trainer, *arguments)
     assert torch.equal(one, _reference_logprobs(copied, *arguments))
 
@@ -187,12 +173,21 @@ def test_completions_do_not_depend_on_the_batch(build):
         "step": 4,
     }
     together = roll_out(trainer.policy, prepared, **options)
-    alone = [roll_out(trainer.policy, [question], **options)[0] for question in prepared]
-    assert [group.texts for group in together] == [group.texts for group in alone]
-    more = roll_out(trainer.policy, prepared, **(options | {"num_generations": 4}))
-    assert [row[:3] for group in more for row in group.texts] == [
-        row for group in together for row in group.texts
+    texts = [rollout.texts for rollout in together]
+    assert texts == [
+        roll_out(trainer.policy, [only_variant(question, i)], **options)[0].texts
+        for question in prepared
+        for i in range(2)
     ]
+    more = roll_out(trainer.policy, prepared, **(options | {"num_generations": 4}))
+    assert [rollout.texts[:3] for rollout in more] == texts
+
+
+def only_variant(prepared, variant):
+    """A question of which this process holds one variant."""
+    question = prepared.question
+    part = dataclasses.replace(question, variants=(variant,), videos=(question.videos[variant],))
+    return dataclasses.replace(prepared, question=part, prompts=(prepared.prompts[variant],))
 
 
 def test_zero_std_groups_stay_in_the_denominator(build):
@@ -311,11 +306,11 @@ def textbook_step(model, reference, groups, config):
     """Two updates on one rollout; returns each update's loss, KL and gradient."""
 
     def logprobs_of(model, group):
-        rows = zip(group.tokens_MGL[0], group.lengths_MG[0].tolist(), strict=True)
+        rows = zip(group.tokens_GL, group.lengths_G.tolist(), strict=True)
         return [
             textbook_logprobs(
                 model,
-                group.prepared.prompts[0],
+                group.prompt,
                 tokens[:length],
                 rule=config.position_rule,
                 temperature=config.sampling_temperature,
@@ -332,7 +327,7 @@ def textbook_step(model, reference, groups, config):
     for _ in range(config.updates_per_rollout):
         loss = kl = 0.0
         for q, group in enumerate(groups):
-            rewards = vowels(None, group.texts[0])
+            rewards = vowels(None, group.texts)
             share, divergence = textbook_grpo(
                 logprobs_of(model, group),
                 old[q],
@@ -406,7 +401,7 @@ def test_without_variants_a_step_is_textbook_grpo(build, family, rule, trainable
     result = run(trainer, prepared)
     updates = textbook_step(model, reference, groups, trainer.config)
 
-    assert result.outcomes[0].texts == groups[0].texts
+    assert result.outcomes[0].texts == (groups[0].texts,)
     losses, divergences, gradients = zip(*updates, strict=True)
     assert result.metrics["loss/total"] == pytest.approx(np.mean(losses), rel=1e-4)
     assert result.metrics["loss/kl"] == pytest.approx(np.mean(divergences), rel=1e-4)
