@@ -73,9 +73,7 @@ def answer_logprobs(policy: Policy, record: Record, video: VideoFrames) -> tuple
 def _video(pool: Pool, frames_FHWC: np.ndarray, drawn_K: np.ndarray) -> VideoFrames:
     # Times of the raw draw for all, so that pixels are the only difference.
     times_K = pool.pts_seconds_F[uniform_frames(len(pool.pts_seconds_F), NUM_FRAMES)]
-    ticks_K = np.rint(times_K * 1000).astype(np.int64)
-    last = float(pool.pts_seconds_F[-1])
-    return VideoFrames(frames_FHWC[drawn_K], times_K, ticks_K, 1000.0, int(last * 1000) + 1, last)
+    return VideoFrames(frames_FHWC[drawn_K], times_K, drawn_K)
 
 
 def _compare(wanted_LV: Tensor, found_LV: Tensor, targets_L: Tensor) -> dict[str, float]:

@@ -213,9 +213,6 @@ def _video(
         frames_KHWC=rng.integers(0, 256, (NUM_FRAMES, *frame_size, 3), dtype=np.uint8),
         pts_seconds_K=index_K / SOURCE_FPS,
         source_index_K=index_K,
-        source_fps=SOURCE_FPS,
-        source_num_frames=NUM_FRAMES * stride,
-        duration_seconds=NUM_FRAMES * SECONDS_PER_FRAME,
     )
 
 

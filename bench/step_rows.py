@@ -15,7 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.step_model import PLAIN_TOKENS, PROMPT_TEMPLATE, Setup, make_question, vowels
+from bench.step_model import (
+    NUM_FRAMES,
+    PLAIN_TOKENS,
+    PROMPT_TEMPLATE,
+    SECONDS_PER_FRAME,
+    SOURCE_FPS,
+    Setup,
+    make_question,
+    vowels,
+)
 from bench.step_ours import timed
 from strive.answers import build_question
 from strive.models.inputs import VideoFrames
@@ -207,8 +216,7 @@ def _metadata(video: VideoFrames) -> Any:
     from transformers.video_utils import VideoMetadata
 
     return VideoMetadata(
-        total_num_frames=video.source_num_frames,
-        fps=video.source_fps,
-        duration=video.duration_seconds,
+        total_num_frames=round(NUM_FRAMES * SECONDS_PER_FRAME * SOURCE_FPS),
+        fps=SOURCE_FPS,
         frames_indices=video.source_index_K.tolist(),
     )

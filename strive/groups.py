@@ -281,9 +281,6 @@ class VariantReader:
             frames_KHWC=frames_KHWC,
             pts_seconds_K=info.pts_seconds_F[frame_index_K],
             source_index_K=info.source_index_F[frame_index_K],
-            source_fps=info.source_fps,
-            source_num_frames=info.source_num_frames,
-            duration_seconds=info.duration_seconds,
         )
 
 

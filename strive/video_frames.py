@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 class VideoFrames:
     """K frames of one video with their true places in the source.
 
-    Frames are RGB. `source_index_K` counts frames of the file, from which `pts_seconds_K` follow
-    only at a constant rate; `source_fps` is the file's mean rate.
+    Frames are RGB. `pts_seconds_K` are the times at which they are shown, from the file's first
+    frame. `source_index_K` counts frames of the file, from which no time follows: a file's rate
+    may vary.
     """
 
     frames_KHWC: NDArray[np.uint8]
     pts_seconds_K: NDArray[np.float64]
     source_index_K: NDArray[np.int64]
-    source_fps: float
-    source_num_frames: int
-    duration_seconds: float

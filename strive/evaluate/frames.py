@@ -128,9 +128,6 @@ class FileFrames:
             frames_KHWC=decoded.frames_FHWC,
             pts_seconds_K=decoded.pts_seconds_F,
             source_index_K=decoded.source_index_F,
-            source_fps=decoded.source_fps,
-            source_num_frames=decoded.source_num_frames,
-            duration_seconds=decoded.duration_seconds,
         )
 
 
@@ -159,9 +156,6 @@ class CacheFrames:
             frames_KHWC=self.reader.read(record.video_id, index_K),
             pts_seconds_K=info.pts_seconds_F[index_K],
             source_index_K=info.source_index_F[index_K],
-            source_fps=info.source_fps,
-            source_num_frames=info.source_num_frames,
-            duration_seconds=info.duration_seconds,
         )
         return _grey(video) if self.choice.mode == "blank" else video
 

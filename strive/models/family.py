@@ -66,9 +66,17 @@ class Family(Protocol):
         """Position ids [3, P] of a prompt."""
 
     def expand_prompt(
-        self, processor: Any, prompt: str, grid_thw: Grid, metadata: Any, rule: PositionRule
+        self,
+        processor: Any,
+        prompt: str,
+        grid_thw: Grid,
+        pts_seconds_K: NDArray[np.float64],
+        rule: PositionRule,
     ) -> str:
-        """Replace the one video placeholder of a rendered prompt by as many as there are tokens."""
+        """Replace the one video placeholder of a rendered prompt by as many as there are tokens.
+
+        `pts_seconds_K` are the frames' own times, for a family that writes them in the prompt.
+        """
 
     def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
         """Run the tower over several videos; last hidden states, then those for deepstack."""

@@ -1,8 +1,8 @@
 """From a question and K frames to what a policy reads: token ids, pixels, position ids.
 
 The chat template, the placeholders and the pixel layout are the processor's own. Three things are
-ours: frames are snapped to the patch grid here (never enlarged beyond the snap), true source times
-are given, and position ids are computed once.
+ours: frames are snapped to the patch grid here (never enlarged beyond the snap), each picture's own
+time is given, and position ids are computed once.
 """
 
 import math
@@ -72,7 +72,9 @@ def prepare_prompts(
     pixels = patches["pixel_values_videos"].split([math.prod(grid) for grid in grids])
     rendered = _render(policy, texts)
     expanded = [
-        policy.family.expand_prompt(processor, prompt, grid, _metadata(video), policy.position_rule)
+        policy.family.expand_prompt(
+            processor, prompt, grid, video.pts_seconds_K, policy.position_rule
+        )
         for prompt, grid, video in zip(rendered, grids, videos, strict=True)
     ]
     rows = policy.tokenizer(expanded)["input_ids"]
@@ -162,18 +164,6 @@ def _as_plain_text(text: str, tokenizer: Any) -> str:
         return text
     pattern = "|".join(re.escape(token) for token in sorted(set(special), key=len, reverse=True))
     return re.sub(pattern, lambda found: f"{found[0][0]} {found[0][1:]}", text)
-
-
-def _metadata(video: VideoFrames) -> Any:
-    """True source indices, from which Qwen3-VL's processor writes its timestamps."""
-    from transformers.video_utils import VideoMetadata
-
-    return VideoMetadata(
-        total_num_frames=video.source_num_frames,
-        fps=video.source_fps,
-        duration=video.duration_seconds,
-        frames_indices=video.source_index_K.tolist(),
-    )
 
 
 def _assemble(

@@ -112,7 +112,9 @@ def mean_seconds_per_slice(
     """Time between two slices when the frames are spread evenly over their span, as a float.
 
     Qwen2.5-VL knows one interval per video: the mean spacing of the frames times the frames per
-    slice. A single frame has no spacing; with one slice the interval is multiplied by 0 only.
+    slice, 2 x span / (K - 1) with two frames a slice. Its weights saw 2 / fps, of frames at an even
+    rate: the same number where frames are 1 / fps apart, and a mean where they are not. A single
+    frame has no spacing; with one slice the interval is multiplied by 0 only.
     """
     if len(pts_seconds_K) < 2:
         return 0.0

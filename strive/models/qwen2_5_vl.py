@@ -49,7 +49,12 @@ class Qwen25VL:
         )
 
     def expand_prompt(
-        self, processor: Any, prompt: str, grid_thw: Grid, metadata: Any, rule: PositionRule
+        self,
+        processor: Any,
+        prompt: str,
+        grid_thw: Grid,
+        pts_seconds_K: NDArray[np.float64],
+        rule: PositionRule,
     ) -> str:
         """Repeat the placeholder once per merged token, as the processor does."""
         video_inputs = {"video_grid_thw": torch.tensor([grid_thw])}

@@ -40,14 +40,27 @@ class Qwen3VL:
         )
 
     def expand_prompt(
-        self, processor: Any, prompt: str, grid_thw: Grid, metadata: Any, rule: PositionRule
+        self,
+        processor: Any,
+        prompt: str,
+        grid_thw: Grid,
+        pts_seconds_K: NDArray[np.float64],
+        rule: PositionRule,
     ) -> str:
         """Timestamps and placeholders of every slice, written by the processor.
+
+        The processor computes a frame's time as index / fps. Indices in the file and the file's
+        mean rate would give wrong times at a variable rate, so it is told of a video of one frame
+        a second whose frame numbers are the pictures' times: index / 1.0 is that time to the bit.
 
         The published processor replaces `<|vision_start|><|video_pad|><|vision_end|>` as a whole,
         since every slice brings its own pair. transformers 5.23 replaces the pad alone, which
         leaves a second pair around all slices: a prompt that the weights were not trained with.
         """
+        from transformers.video_utils import VideoMetadata
+
+        seconds = pts_seconds_K.tolist()  # a list of its own: the processor extends an odd one
+        metadata = VideoMetadata(total_num_frames=len(seconds), fps=1.0, frames_indices=seconds)
         video_inputs = {
             "video_grid_thw": torch.tensor([grid_thw]),
             "video_metadata": [metadata],

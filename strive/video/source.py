@@ -57,7 +57,8 @@ class VideoSource:
         """Return seconds from the file's first frame; from the frame rate where stamps lack."""
         if self.pts_N is None:
             return indices_F / self.fps
-        return (self.pts_N[indices_F] - self.pts_N[0]) * float(self.seconds_per_tick)
+        # Divided: 1/10240 is no float, 10240 is. Frame 3 at 10 a second is then 0.3 to the bit.
+        return (self.pts_N[indices_F] - self.pts_N[0]) / float(1 / self.seconds_per_tick)
 
 
 @contextmanager

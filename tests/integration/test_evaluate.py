@@ -166,8 +166,8 @@ def test_frames_from_a_cache_and_held_out_metrics(
         video = pool.frames(record)
         count, height, width, _ = video.frames_KHWC.shape
         info = VideoInfo(
-            record.video_id, count, video.source_index_K, video.pts_seconds_K, video.source_fps,
-            video.source_num_frames, video.duration_seconds, height, width, 0, "h264", "pyav",
+            record.video_id, count, video.source_index_K, video.pts_seconds_K, 25.0,
+            250, 10.0, height, width, 0, "h264", "pyav",
         )  # fmt: skip
         frames = tuple(codec.encode(frame) for frame in video.frames_KHWC)
         writer.add(EncodedVideo(info, record.video_id, 1, "digest", frames))

@@ -23,9 +23,6 @@ def make_video(seed: int) -> VideoFrames:
         frames_KHWC=rng.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8),
         pts_seconds_K=source_index_K / 25.0,
         source_index_K=source_index_K,
-        source_fps=25.0,
-        source_num_frames=250,
-        duration_seconds=10.0,
     )
 
 

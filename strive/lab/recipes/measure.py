@@ -26,15 +26,11 @@ class DecodedClip:
         frames_F: uint8 RGB [F, H, W, 3].
         pts_seconds_F: presentation times.
         source_index_F: frame numbers in the file.
-        num_file_frames: frames in the file.
-        fps: average frame rate.
     """
 
     frames_F: np.ndarray
     pts_seconds_F: np.ndarray
     source_index_F: np.ndarray
-    num_file_frames: int
-    fps: float
 
     def evidence_F(self, record: Record) -> np.ndarray:
         """Return which pool frames lie in the record's evidence spans."""
@@ -57,7 +53,7 @@ def decode_clip(path: Path) -> DecodedClip:
     index_F = np.floor((np.arange(POOL_FRAMES) + 0.5) * num / POOL_FRAMES).astype(np.int64)
     frames_F = reader.get_batch(index_F).asnumpy()
     pts_seconds_F = reader.get_frame_timestamp(index_F)[:, 0].astype(np.float64)
-    return DecodedClip(frames_F, pts_seconds_F, index_F, num, float(reader.get_avg_fps()))
+    return DecodedClip(frames_F, pts_seconds_F, index_F)
 
 
 def world_questions(

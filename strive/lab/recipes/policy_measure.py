@@ -63,14 +63,7 @@ def select_frames(
     frames = clip.frames_F[chosen_K]
     if view == "blank":
         frames = np.full_like(frames, 127)
-    return VideoFrames(
-        frames,
-        clip.pts_seconds_F[chosen_K],
-        clip.source_index_F[chosen_K],
-        clip.fps,
-        clip.num_file_frames,
-        clip.num_file_frames / clip.fps,
-    )
+    return VideoFrames(frames, clip.pts_seconds_F[chosen_K], clip.source_index_F[chosen_K])
 
 
 def run_view(

@@ -88,15 +88,14 @@ class RowMaker:
 
     def prefix(self, scene: Scene, slots_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids [P], position ids [3, P]) of the prompt up to the end of the video."""
-        times_K, index_K = slot_times(scene, slots_K)
+        times_K = slot_times(scene, slots_K)
         video = self.tokenizer.convert_tokens_to_ids("<|video_pad|>")
         pads = np.full(MERGED_TOKENS_PER_SLICE, video)
         start, end = self.tokens("<|vision_start|>"), self.tokens("<|vision_end|>")
         parts = [self.tokens("<|im_start|>user\n")]
         num_slices = len(slots_K) // 2
         if self.policy.family.name == "qwen3_vl":
-            seconds_T = (index_K / scene.fps).reshape(-1, 2).mean(axis=1)
-            for seconds in seconds_T:
+            for seconds in times_K.reshape(-1, 2).mean(axis=1):
                 parts += [self.tokens(f"<{seconds:.1f} seconds>"), start, pads, end]
         else:
             parts += [start, np.tile(pads, num_slices), end]
@@ -146,11 +145,10 @@ class RowMaker:
         )
 
 
-def slot_times(scene: Scene, slots_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (presentation times in seconds, file frame numbers) of pool frames."""
+def slot_times(scene: Scene, slots_K: np.ndarray) -> np.ndarray:
+    """Return the presentation times [K] of pool frames, in seconds; a scene's rate is constant."""
     middle = (np.asarray(slots_K) + 0.5) / NUM_SLOTS
-    index_K = np.floor(middle * scene.num_frames).astype(np.int64)
-    return index_K / scene.fps, index_K
+    return np.floor(middle * scene.num_frames) / scene.fps
 
 
 def question_body(scene: Scene, question: Question) -> str:

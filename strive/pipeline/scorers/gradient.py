@@ -36,9 +36,6 @@ from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.pipeline.scorers.common import pick_device, token_ids
 from strive.pipeline.scorers.policy_model import ScoringPolicy
 
-_TICKS_PER_SECOND = 1000
-"""Source times are given to the processor as frame numbers of a video of this rate."""
-
 
 def load_gradient(request: ScorerRequest) -> "GradientScorer":
     """Make the scorer; `request.model` is a hub id or a folder.
@@ -80,7 +77,12 @@ class GradientScorer:
 
         A question without a token has no loss: all weights are then 1.
         """
-        prompt = _prompt(self.policy, frames_FHWC, question, pts_seconds_F)
+        video = VideoFrames(
+            frames_KHWC=frames_FHWC,
+            pts_seconds_K=np.asarray(pts_seconds_F, np.float64),
+            source_index_K=np.arange(len(frames_FHWC)),  # the pool's; a prompt shows times alone
+        )
+        prompt = prepare_prompt(self.policy, question, video)
         start, end = question_tokens(self.policy, prompt)
         if start == end:
             return np.ones(len(frames_FHWC), np.float32)
@@ -160,21 +162,6 @@ def frame_gradients(
     return x.permute(0, 3, 1, 2, 4).reshape(
         slices * temporal_size, rows * columns, -1, patch_size**2
     )
-
-
-def _prompt(
-    policy: Policy, frames_FHWC: np.ndarray, question: str, pts_seconds_F: np.ndarray
-) -> PromptInputs:
-    ticks_F = np.rint(pts_seconds_F * _TICKS_PER_SECOND).astype(np.int64)
-    video = VideoFrames(
-        frames_KHWC=frames_FHWC,
-        pts_seconds_K=np.asarray(pts_seconds_F, np.float64),
-        source_index_K=ticks_F,
-        source_fps=float(_TICKS_PER_SECOND),
-        source_num_frames=int(ticks_F[-1]) + 1,
-        duration_seconds=float(pts_seconds_F[-1]),
-    )
-    return prepare_prompt(policy, question, video)
 
 
 def _recompute_layers(model: Any) -> None:

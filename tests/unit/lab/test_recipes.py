@@ -35,18 +35,8 @@ def frames(trainer):
 
 
 def _videos(scene, slots_K, frames):
-    pts_seconds_K, index_K = slot_times(scene, slots_K)
-    return [
-        VideoFrames(
-            clip.numpy(),
-            pts_seconds_K,
-            index_K,
-            scene.fps,
-            scene.num_frames,
-            scene.duration_seconds,
-        )
-        for clip in frames
-    ]
+    pts_seconds_K = slot_times(scene, slots_K)
+    return [VideoFrames(clip.numpy(), pts_seconds_K, slots_K) for clip in frames]
 
 
 def test_video_tokens_equal_those_of_the_shared_code(trainer, frames):

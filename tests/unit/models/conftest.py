@@ -178,9 +178,6 @@ def make_video(
         frames_KHWC=rng.integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8),
         pts_seconds_K=source_index_K / fps,
         source_index_K=source_index_K,
-        source_fps=fps,
-        source_num_frames=250,
-        duration_seconds=10.0,
     )
 
 

@@ -1,6 +1,8 @@
 """Frames and question to model inputs: equal to the processor's own, with true times."""
 
 import dataclasses
+import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from transformers.video_utils import VideoMetadata
 from strive.errors import ModelError
 from strive.models.inputs import PromptInputs, prepare_prompt, snapped_size
 from strive.models.loading import Policy, make_policy
+from strive.models.positions import POSITION_RULES
 
 from .conftest import QUESTIONS, make_prompts, make_video
 
@@ -70,8 +73,90 @@ def test_qwen3_vl_prompt_shows_true_uneven_times(policies: dict[str, Policy]) ->
     text = policy.tokenizer.decode(prompt.input_ids_P)
     tokens = "<|vision_start|>" + "<|video_pad|>" * 6 + "<|vision_end|>"
     assert f"user\n<0.5 seconds>{tokens}<5.0 seconds>{tokens}What moved?<|im_end|>" in text
-    # The frame indices handed in are not changed (the processor extends an odd list in place).
-    assert video.source_index_K.tolist() == [0, 25, 50, 200]
+
+
+@pytest.mark.parametrize("rule", POSITION_RULES)
+@pytest.mark.parametrize(
+    ("pts", "stamps"),
+    [
+        # (0 + 0.2) / 2, (0.3 + 6.3) / 2: frames next to each other, 0.2 to 6 s apart.
+        ([0.0, 0.2, 0.3, 6.3], ["0.1", "3.3"]),
+        # A variant that begins late: (12.3 + 12.5) / 2, (90 + 91) / 2.
+        ([12.3, 12.5, 90.0, 91.0], ["12.4", "90.5"]),
+        # An odd number: the last frame fills its slice up, (7.24 + 7.24) / 2.
+        ([0.0, 1.0, 7.24], ["0.5", "7.2"]),
+        ([3.26], ["3.3"]),
+        # Frames shown twice, as where there are fewer than K.
+        ([0.0, 0.0, 4.4, 4.4, 4.4, 8.0], ["0.0", "4.4", "6.2"]),
+    ],
+)
+def test_qwen3_vl_times_are_the_pictures_own(
+    policies: dict[str, Policy], rule: str, pts: list[float], stamps: list[str]
+) -> None:
+    """Whatever their numbers in the file say: at a variable rate no time follows from those."""
+    policy = policies["qwen3_vl"]
+    policy = make_policy(policy.model, policy.processor, position_rule=rule)  # type: ignore[arg-type]
+    pts_K = np.array(pts)
+    video = dataclasses.replace(
+        make_video(num_frames=len(pts)), pts_seconds_K=pts_K, source_index_K=np.arange(len(pts))
+    )
+    text = policy.tokenizer.decode(prepare_prompt(policy, "What moved?", video).input_ids_P)
+    tokens = "<|vision_start|>" + "<|video_pad|>" * 6 + "<|vision_end|>"
+    slices = "".join(f"<{stamp} seconds>{tokens}" for stamp in stamps)
+    if rule == "transformers":
+        slices = f"<|vision_start|>{slices}<|vision_end|>"
+    assert f"user\n{slices}What moved?<|im_end|>" in text
+    # The processor extends an odd list in place: not ours.
+    assert pts_K.tolist() == pts
+
+
+@given(
+    gaps_ms=st.lists(st.integers(0, 20_000), min_size=1, max_size=20),
+    rule=st.sampled_from(POSITION_RULES),
+)
+def test_qwen3_vl_stamps_are_rounded_means(
+    policies: dict[str, Policy], gaps_ms: list[int], rule: str
+) -> None:
+    """No stamp is further than half a tenth from the mean of its two frames, in whole numbers."""
+    policy = policies["qwen3_vl"]
+    ms_K = np.cumsum(gaps_ms)
+    num_slices = (len(ms_K) + 1) // 2
+    expanded = policy.family.expand_prompt(
+        policy.processor,
+        policy.processor.video_token,
+        (num_slices, 2, 2),
+        ms_K / 1000,
+        rule,  # type: ignore[arg-type]
+    )
+    shown = [Fraction(found) for found in re.findall(r"<(\d+\.\d) seconds>", expanded)]
+    filled = [*ms_K.tolist(), *ms_K[-1:].tolist()][: 2 * num_slices]
+    means = [Fraction(sum(pair), 2000) for pair in zip(filled[::2], filled[1::2], strict=True)]
+    assert len(shown) == num_slices
+    for stamp, mean in zip(shown, means, strict=True):
+        assert abs(stamp - mean) <= Fraction(1, 20)
+
+
+def test_a_processor_takes_times_as_frame_numbers_at_one_a_second(
+    policies: dict[str, Policy],
+) -> None:
+    """What the page on other trainers tells them to hand to Qwen3-VL's processor gives our ids."""
+    policy = policies["qwen3_vl"]
+    policy = make_policy(policy.model, policy.processor, position_rule="transformers")
+    video = dataclasses.replace(
+        make_video(num_frames=5), pts_seconds_K=np.array([0.48, 0.72, 2.72, 3.52, 9.12])
+    )
+    seconds = video.pts_seconds_K.tolist()
+    theirs = policy.processor(
+        text=policy.processor.apply_chat_template(
+            chat("Why?"), tokenize=False, add_generation_prompt=True
+        ),
+        videos=[torch.from_numpy(video.frames_KHWC).permute(0, 3, 1, 2)],
+        video_metadata=[VideoMetadata(len(seconds), fps=1.0, frames_indices=seconds)],
+        do_resize=False,
+        do_sample_frames=False,
+    )
+    ours = prepare_prompt(policy, "Why?", video)
+    assert ours.input_ids_P.tolist() == theirs["input_ids"][0]
 
 
 def test_qwen3_vl_wrapper_follows_the_rule(policies: dict[str, Policy]) -> None:
@@ -92,6 +177,22 @@ def test_qwen2_5_vl_interval_is_the_mean_spacing(policies: dict[str, Policy]) ->
     assert prompt.seconds_per_slice == pytest.approx(0.2)
     times = prompt.position_ids_3P[0][prompt.video_mask_P].reshape(4, -1)[:, 0]
     assert (times - times[0]).tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("rule", POSITION_RULES)
+def test_qwen2_5_vl_spreads_uneven_frames(policies: dict[str, Policy], rule: str) -> None:
+    # 6 frames over 10 s: a mean spacing of 10 / 5 = 2 s and 4 s a slice, so at 2 positions a second
+    # 0, 8 and 16, though the slices' own times are 3.1, 3.5 and 9 s.
+    policy = policies["qwen2_5_vl"]
+    policy = make_policy(policy.model, policy.processor, position_rule=rule)  # type: ignore[arg-type]
+    video = dataclasses.replace(
+        make_video(num_frames=6), pts_seconds_K=np.array([3.0, 3.2, 3.4, 3.6, 5.0, 13.0])
+    )
+    prompt = prepare_prompt(policy, "What moved?", video)
+    assert prompt.seconds_per_slice == 4.0
+    times = prompt.position_ids_3P[0][prompt.video_mask_P].reshape(3, -1)[:, 0]
+    assert (times - times[0]).tolist() == [0, 8, 16]
+    assert "seconds>" not in policy.tokenizer.decode(prompt.input_ids_P)
 
 
 def test_control_tokens_in_a_question_are_text(policy: Policy) -> None:

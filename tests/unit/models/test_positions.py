@@ -98,6 +98,9 @@ def test_mean_interval() -> None:
     # Frames at 0, 1, 2 and 6 s: mean spacing 2 s, two frames a slice, so 4 s a slice.
     assert mean_seconds_per_slice(np.array([0.0, 1.0, 2.0, 6.0])) == 4.0
     assert mean_seconds_per_slice(np.array([3.0])) == 0.0
+    # At an even rate it is what the weights saw, 2 / fps: 1 s at 2 frames a second, K odd or not.
+    assert mean_seconds_per_slice(np.arange(16) / 2) == 1.0
+    assert mean_seconds_per_slice(np.arange(5) / 2) == 1.0
 
 
 def test_tokens_that_do_not_fit_the_frames_are_refused() -> None:

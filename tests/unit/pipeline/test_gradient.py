@@ -63,8 +63,7 @@ class Reference:
 
     def __init__(self, policy: Policy, frames_FHWC: np.ndarray, times_F: np.ndarray) -> None:
         self.policy = policy
-        ticks = np.rint(times_F * 1000).astype(np.int64)
-        video = VideoFrames(frames_FHWC, times_F, ticks, 1000.0, int(ticks[-1]) + 1, times_F[-1])
+        video = VideoFrames(frames_FHWC, times_F, np.arange(len(times_F)))
         self.prompt = prepare_prompt(policy, QUESTION, video)
         processor = policy.processor.video_processor
         mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)

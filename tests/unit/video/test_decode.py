@@ -18,7 +18,7 @@ from strive.video.pyav_decoder import all_pictures
 from strive.video.resize import FrameScaler
 from strive.video.rgb_decoders import decode_torchcodec, torchcodec_import_error
 from strive.video.source import probe
-from video.coded_clips import numbers_of, write_moving
+from video.coded_clips import numbers_of, write_clip, write_moving
 
 PLAN = FramePlan("uniform", 16)
 # torchcodec may be there without the FFmpeg libraries that it needs; then it must say so (below).
@@ -95,6 +95,14 @@ def test_vfr_stamps_are_true(media: Path) -> None:
     expected = [i / 25 if i < 40 else 1.6 + (i - 40) / 10 for i in range(80)]
     np.testing.assert_allclose(video.pts_seconds_F, expected, atol=2e-3)
     assert video.duration_seconds == pytest.approx(5.5 * 80 / 79, abs=0.02)
+
+
+@pytest.mark.parametrize("fps", [10, 12, 24, 30])
+def test_stamps_of_a_constant_rate_are_exact(tmp_path: Path, fps: int) -> None:
+    """To the bit, so that a time half-way between two tenths is rounded as index / fps is."""
+    source = probe(write_clip(tmp_path / "clip.mp4", 60, fps=fps))
+    index_F = np.arange(60)
+    assert source.pts_seconds(index_F).tolist() == (index_F / fps).tolist()
 
 
 def test_cut_between_keyframes_starts_at_zero(media: Path) -> None:
