@@ -7,11 +7,13 @@ of a checkpointed layer gets the same one, and the vision tower never sees it.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import (
     pack_gqa,
@@ -27,6 +29,15 @@ from strive.models.rows import PADDING, PROMPT, Rows
 AttentionMode = Literal["auto", "sdpa", "flex"]
 MODES: tuple[str, ...] = ("auto", "sdpa", "flex")
 NAME = "strive_segments"
+Backend = str | Callable[..., Any]
+"""A backend of torch.compile: its name, or a function."""
+COMPILE_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
+"""What a function that is compiled as one graph raises when it cannot be, or not once more."""
+BLOCK = 128
+"""Positions of a side of a block, flex-attention's own number."""
+BLOCK_ROWS_AT_ONCE = 8
+MOST_GRAPHS = 32
+"""Graphs of one function that dynamo may make; its own limit of 8 is for functions of one shape."""
 
 
 class SegmentAttention(Protocol):
@@ -57,7 +68,8 @@ def segment_attention(
     if rows.is_causal:
         return {}
     if mode == "flex" or (mode == "auto" and rows.ids_BT.is_cuda):
-        return {"segment_attention": FlexSegments(rows)}
+        backend = "inductor" if rows.ids_BT.is_cuda else None
+        return {"segment_attention": FlexSegments(rows, backend)}
     return {"segment_attention": SplitSegments(rows)}
 
 
@@ -191,21 +203,14 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale:
 
 
 class FlexSegments:
-    """Attention by flex-attention: one call for all rows, which skips blocks of unseen keys."""
+    """Attention by flex-attention: one call for all rows, which skips blocks of unseen keys.
 
-    def __init__(self, rows: Rows) -> None:
-        segments_BT = rows.segments_BT
-        batch, width = segments_BT.shape
-        # Compiled, the mask of all positions never exists; on a CPU that would need a compiler.
-        self.block_mask = create_block_mask(
-            _sees(segments_BT),
-            batch,
-            None,
-            width,
-            width,
-            device=segments_BT.device,
-            _compile=segments_BT.is_cuda,
-        )
+    `backend` is torch.compile's; without one, as on a CPU, every product of two positions is made.
+    """
+
+    def __init__(self, rows: Rows, backend: Backend | None = None) -> None:
+        self.block_mask = segments_block_mask(rows.segments_BT)
+        self._run: Any = flex_attention if backend is None else compiled_flex(backend)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float
@@ -216,8 +221,7 @@ class FlexSegments:
         shares = heads & (heads - 1) == 0
         if not shares:
             key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-        run = _compiled_flex() if query.is_cuda else flex_attention
-        output: Any = run(
+        output: Any = self._run(
             query,
             key,
             value,
@@ -229,9 +233,60 @@ class FlexSegments:
 
 
 @functools.cache
-def _compiled_flex() -> Any:
-    """One kernel for all layers and steps; uncompiled, every product of two positions is made."""
-    return torch.compile(flex_attention)
+def compiled_flex(backend: Backend) -> Callable[..., Tensor]:
+    """Flex-attention as one kernel for all layers, steps and sizes.
+
+    A graph depends on the number of heads, on whether a gradient is kept, and on whether there is
+    one row or more; every size is a variable of it. As one graph or none: past its limit of graphs
+    dynamo would run flex-attention as it is, which makes every product of two positions (4 GB a
+    layer at 7B) without a word.
+
+    Raises:
+        ModelError: by the function, when it cannot be compiled, or once more.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+    flex: Any = torch.compile(flex_attention, fullgraph=True, dynamic=True, backend=backend)
+
+    def run(*tensors: Tensor, **options: Any) -> Tensor:
+        try:
+            return flex(*tensors, **options)
+        except COMPILE_ERRORS as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise ModelError(
+                f"torch cannot compile flex-attention here ({reason}); set attention=sdpa"
+            ) from error
+
+    return run
+
+
+def segments_block_mask(segments_BT: Tensor) -> BlockMask:
+    """Which blocks of keys each block of queries sees, wholly or in part.
+
+    The same as `create_block_mask` makes, which needs the mask of all positions or a compiler; here
+    it exists for a few rows of blocks at a time.
+    """
+    batch, width = segments_BT.shape
+    device = segments_BT.device
+    sees = _sees(segments_BT)
+    b = torch.arange(batch, device=device)[:, None, None]
+    columns_T = torch.arange(width, device=device)
+    num_blocks = -(-width // BLOCK)
+    room = num_blocks * BLOCK - width
+    counts = []
+    for rows in columns_T.split(BLOCK * BLOCK_ROWS_AT_ONCE):
+        seen = sees(b, b, rows[:, None], columns_T)
+        seen = nn.functional.pad(seen, (0, room, 0, -len(rows) % BLOCK))
+        blocks = seen.unflatten(2, (num_blocks, BLOCK)).unflatten(1, (-1, BLOCK))
+        counts.append(blocks.sum(dim=(2, 4)))
+    seen_BQK = torch.cat(counts, dim=1)[:, None]
+    full_BQK = seen_BQK == BLOCK * BLOCK
+    partial, full = (
+        (blocks.sum(-1).int(), blocks.int().argsort(dim=-1, descending=True, stable=True).int())
+        for blocks in ((seen_BQK > 0) & ~full_BQK, full_BQK)
+    )
+    return BlockMask.from_kv_blocks(
+        *partial, *full, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(width, width)
+    )
 
 
 def _sees(segments_BT: Tensor) -> Any:

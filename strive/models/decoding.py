@@ -12,14 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from strive.errors import ModelError
+from strive.models.attention import COMPILE_ERRORS, Backend
 from strive.models.loading import Policy
 from strive.models.sampling import choose_tokens
-
-Backend = str | Callable[..., Any]
-"""A backend of torch.compile: its name, or a function."""
 
 COLUMNS_PER_BLOCK = 256
 """A fixed cache has a multiple of this many columns, and grows by it: attention reads all of them,
@@ -179,8 +176,8 @@ def compiled(backend: Backend) -> Callable[[DecodingState], None]:
     def advance(state: DecodingState) -> None:
         try:
             step(state)
-        except TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:200]
+        except COMPILE_ERRORS as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise ModelError(
                 f"torch cannot compile the decode step here ({reason}); set decode=dynamic"
             ) from error

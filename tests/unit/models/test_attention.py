@@ -1,16 +1,29 @@
 """Segment attention equals sdpa under a mask of all positions, by either way."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask
 
 from strive.errors import ConfigError, ModelError, UnknownNameError
-from strive.models.attention import NAME, FlexSegments, SplitSegments, attend, segment_attention
+from strive.models import attention
+from strive.models.attention import (
+    NAME,
+    FlexSegments,
+    SplitSegments,
+    attend,
+    compiled_flex,
+    segment_attention,
+    segments_block_mask,
+)
 from strive.models.loading import Policy, load_policy, save_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.rows import PADDING, PROMPT, Rows, packed_rows, prompt_rows
@@ -140,6 +153,75 @@ def test_logprobs_by_flex_equal_those_by_sdpa(policy: Policy) -> None:
     )
     torch.testing.assert_close(flex.logprobs, sdpa.logprobs, atol=1e-5, rtol=0)
     torch.testing.assert_close(flex.entropy, sdpa.entropy, atol=1e-5, rtol=0)
+
+
+@given(layouts=LAYOUTS, padding_left=st.booleans(), stretch=st.integers(1, 60))
+def test_blocks_are_those_of_torchs_own_mask(
+    layouts: list[tuple[int, list[int]]], padding_left: bool, stretch: int
+) -> None:
+    rows = laid_out(layouts, padding_left)
+    segments_BT = rows.segments_BT.repeat_interleave(stretch, dim=1)
+    batch, width = segments_BT.shape
+    ours = segments_block_mask(segments_BT)
+    theirs = create_block_mask(ours.mask_mod, batch, None, width, width, device="cpu")
+    assert ours.shape == theirs.shape
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert torch.equal(ours.to_dense(), theirs.to_dense())
+
+
+class CountingBackend:
+    """Runs what dynamo gives it as it is, and keeps it."""
+
+    def __init__(self) -> None:
+        self.graphs: list[torch.fx.GraphModule] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        self.graphs.append(graph)
+        return graph.forward
+
+
+@pytest.fixture
+def backend() -> Iterator[CountingBackend]:
+    torch._dynamo.reset()
+    yield CountingBackend()
+    compiled_flex.cache_clear()
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def check_compiled(
+    layouts: list[tuple[int, list[int]]], backend: CountingBackend, heads: int = 4
+) -> None:
+    rows = laid_out(layouts)
+    shape = (len(rows.segments_BT), heads, rows.segments_BT.shape[1], WIDTH)
+    tensors = [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    is_token = rows.segments_BT != PADDING
+    ours = FlexSegments(rows, backend)(nn.Module(), *tensors, scale=0.25)
+    wanted = SplitSegments(rows)(nn.Module(), *tensors, scale=0.25)
+    torch.testing.assert_close(ours[is_token], wanted[is_token], atol=1e-5, rtol=0)
+
+
+def test_twenty_steps_of_other_sizes_are_few_graphs(backend: CountingBackend) -> None:
+    """Sizes are variables of a graph: each new one would otherwise be a kernel of its own."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        prompts = rng.integers(100, 400, size=rng.integers(1, 5)).tolist()
+        check_compiled([(n, rng.integers(1, 60, size=3).tolist()) for n in prompts], backend)
+    # One row and several differ, and the first graph of each takes some sizes to be equal.
+    assert 2 <= len(backend.graphs) <= 5
+
+
+def test_past_the_limit_of_graphs_is_an_error(
+    backend: CountingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the way without a kernel, which would be slow and large without a word."""
+    monkeypatch.setattr(attention, "MOST_GRAPHS", 1)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    check_compiled([(9, [3, 2])], backend, heads=4)
+    with pytest.raises(ModelError, match=r"cannot compile flex-attention.*set attention=sdpa"):
+        check_compiled([(9, [3, 2])], backend, heads=8)
+    assert len(backend.graphs) == 1
 
 
 def test_causal_rows_need_no_segments(policy: Policy) -> None:
