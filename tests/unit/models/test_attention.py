@@ -217,10 +217,10 @@ def test_past_the_limit_of_graphs_is_an_error(
 ) -> None:
     """Not the way without a kernel, which would be slow and large without a word."""
     monkeypatch.setattr(attention, "MOST_GRAPHS", 1)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
-    check_compiled([(9, [3, 2])], backend, heads=4)
-    with pytest.raises(ModelError, match=r"cannot compile flex-attention.*set attention=sdpa"):
-        check_compiled([(9, [3, 2])], backend, heads=8)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        check_compiled([(9, [3, 2])], backend, heads=4)
+        with pytest.raises(ModelError, match=r"cannot compile flex-attention.*set attention=sdpa"):
+            check_compiled([(9, [3, 2])], backend, heads=8)
     assert len(backend.graphs) == 1
 
 
