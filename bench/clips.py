@@ -10,7 +10,6 @@ from pathlib import Path
 import ffmpeg
 import imageio_ffmpeg
 
-BUILD = Path(__file__).parents[1] / "build" / "bench"
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from qwen_vl_utils import vision_process
 
-from bench.clips import BUILD, make_clip
-from bench.harness import RESULTS, OtherLoad, Timing, time_in_turns, write_result
+from bench.clips import make_clip
+from bench.harness import BUILD, RESULTS, OtherLoad, Timing, time_in_turns, write_result
 from bench.precompute import run
 from strive.configs.schema import TrainConfig
 from strive.lab.models import lab_model_path

@@ -22,8 +22,8 @@ import decord
 import numpy as np
 from qwen_vl_utils import vision_process
 
-from bench.clips import BUILD, FFMPEG, make_clip
-from bench.harness import Timing, time_in_turns, write_result
+from bench.clips import FFMPEG, make_clip
+from bench.harness import BUILD, Timing, time_in_turns, write_result
 from strive.video.decode import decode_frames
 from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
 from strive.video.source import probe

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.clips import BUILD
-from bench.harness import time_in_turns, write_result
+from bench.harness import BUILD, time_in_turns, write_result
 from strive.lab.models import lab_model_path
 from strive.pipeline.batches import Batch, Batcher, VideoSlot
 from strive.pipeline.scorers import ScorerRequest

@@ -7,9 +7,10 @@ over a fixed cache and as it comes over a growing one, against what the memory a
 reads all weights and the cache once.
 
 Without a GPU it says so and measures nothing; `--tiny` tries the program on the model of
-`bench.step`, on any machine.
+`bench.step`, on any machine. The result file is written after every part, so that a run that is cut
+off leaves what it has.
 
-    python -m bench.gpu [--tokens 256] [--repeats 3] [--tiny]
+    python -m bench.gpu [--tokens 256] [--repeats 3] [--tiny] [--out FILE]
 """
 
 import argparse
@@ -17,15 +18,14 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from bench.clips import BUILD
-from bench.harness import write_result
+from bench.harness import BUILD, RESULTS, flat, write_result
 from bench.step_model import (
     FRAME_SIZE,
     PLAIN_TOKENS,
@@ -136,11 +136,17 @@ class Measured:
 
     def steps(self, repeats: int) -> dict[str, Any]:
         """Seconds of whole steps by part, after one that compiles, and their peak memory."""
-        self.ours.step(0, self.num_tokens)
+        first = self.ours.step(0, self.num_tokens)
         self._forget_peak()
         answers = [self.ours.step(1 + i, self.num_tokens)["seconds"] for i in range(repeats)]
         medians = {name: statistics.median(a[name] for a in answers) for name in answers[0]}
-        return {"seconds": medians, "peak_gib": self._peak_gib()}
+        watched = ("rollout_mismatch", "rollout_mismatch_max", "first_kl")
+        return {
+            "first_seconds": first["seconds"]["step"],
+            "seconds": medians,
+            "peak_gib": self._peak_gib(),
+            **{name: first[name] for name in watched},
+        }
 
     def logprob_passes(self, repeats: int) -> dict[str, Any]:
         """The log-prob pass of one question's variants, forward and backward, each way."""
@@ -255,13 +261,14 @@ def measure_bandwidth(device: torch.device, mebibytes: int) -> float:
     return 2 * source.numel() / min(seconds)
 
 
-def measure(*, tiny: bool, num_tokens: int, repeats: int) -> dict[str, Any]:
-    """Run everything and return the figures."""
+def measure(*, tiny: bool, num_tokens: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Run everything; yields all figures so far after every part."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    started = time.perf_counter()
     measured = Measured(tiny, num_tokens)
     bandwidth = measure_bandwidth(measured.device, 64 if tiny else 2048)
     config = measured.config
-    return {
+    figures: dict[str, Any] = {
         "on_gpu": not tiny,
         "parameters": sum(p.numel() for p in measured.policy.model.parameters()),
         "dtype": config.dtype,
@@ -272,10 +279,17 @@ def measure(*, tiny: bool, num_tokens: int, repeats: int) -> dict[str, Any]:
         "prompt_tokens": len(measured.prompts[0].input_ids_P),
         "completion_tokens": num_tokens,
         "copy_bandwidth_gb_per_second": bandwidth / 1e9,
-        "step": measured.steps(repeats),
-        "logprob_pass_of_one_question": measured.logprob_passes(repeats),
-        "decoding": measured.decoding(repeats, bandwidth),
+        "set_up_seconds": time.perf_counter() - started,
     }
+    yield figures
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "step": lambda: measured.steps(repeats),
+        "logprob_pass_of_one_question": lambda: measured.logprob_passes(repeats),
+        "decoding": lambda: measured.decoding(repeats, bandwidth),
+    }
+    for name, part in parts.items():
+        figures = figures | {name: part()}
+        yield figures
 
 
 def main() -> None:
@@ -284,18 +298,23 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="of a completion")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="try it on any machine; no result")
+    parser.add_argument("--out", type=Path, help="result file  [default: bench/results/gpu.json]")
     asked = parser.parse_args()
     if not asked.tiny and not torch.cuda.is_available():
         print("bench.gpu: no GPU here, nothing is measured (--tiny tries the program)")
         return
-    figures = measure(tiny=asked.tiny, num_tokens=asked.tokens, repeats=asked.repeats)
-    from bench.performance import flat
-
-    for name, value in flat(figures):
-        print(f"{name:55} {value}")
-    if not asked.tiny:
-        packages = ("torch", "transformers", "deepspeed", "peft")
-        print(f"wrote {write_result('gpu', figures, packages=packages)}", file=sys.stderr)
+    out = asked.out or (None if asked.tiny else RESULTS / "gpu.json")
+    shown: set[str] = set()
+    for figures in measure(tiny=asked.tiny, num_tokens=asked.tokens, repeats=asked.repeats):
+        for name, value in flat(figures):
+            if name not in shown:
+                print(f"{name:55} {value}", flush=True)
+                shown.add(name)
+        if out is not None:
+            packages = ("torch", "transformers", "deepspeed", "peft")
+            write_result("gpu", figures, packages=packages, path=out)
+    if out is not None:
+        print(f"wrote {out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

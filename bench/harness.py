@@ -7,13 +7,15 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+BUILD = Path(__file__).parents[1] / "build" / "bench"
+"""What a measurement makes for itself and keeps: clips, models without weights."""
 
 
 @dataclass(slots=True)
@@ -84,10 +86,16 @@ def _machine_seconds() -> float:
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def write_result(name: str, figures: Mapping[str, Any], *, packages: Sequence[str] = ()) -> Path:
+def write_result(
+    name: str,
+    figures: Mapping[str, Any],
+    *,
+    packages: Sequence[str] = (),
+    path: Path | None = None,
+) -> Path:
     """Write `bench/results/NAME.json`: the figures, the machine, versions and the command."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "name": name,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -131,3 +139,21 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every single figure of nested ones, with its path as its name."""
+    for name, value in figures.items():
+        path = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{path}: ")
+        elif isinstance(value, list):
+            yield path, ", ".join(_text(item) for item in value)
+        else:
+            yield path, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.clips import BUILD, camera_clip
+from bench.clips import camera_clip
+from bench.harness import BUILD
 from strive.lab.world import build_world
 from strive.records import Record, read_records
 from strive.video.decode import decode_frames

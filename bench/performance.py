@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import performance_offline, performance_step
-from bench.harness import RESULTS
+from bench.harness import RESULTS, flat
 
 DOCS = Path(__file__).parents[1] / "docs"
 README = DOCS.parent / "README.md"
@@ -86,24 +86,6 @@ def gpu_lines(results: Mapping[str, Result]) -> Lines:
         for name, value in flat(result["figures"]):
             yield f"| {name} | {value} |"
         yield from ("", origin(result), "")
-
-
-def flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every single figure of nested ones, with its path as its name."""
-    for name, value in figures.items():
-        path = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{path}: ")
-        elif isinstance(value, list):
-            yield path, ", ".join(_text(item) for item in value)
-        else:
-            yield path, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def with_step_table(readme: str, results: Mapping[str, Result]) -> str:

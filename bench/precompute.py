@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.clips import BUILD, make_clip
-from bench.harness import time_in_turns, write_result
+from bench.clips import make_clip
+from bench.harness import BUILD, time_in_turns, write_result
 from strive.cache.layout import open_cache
 from strive.cache.scores import ScoreReader
 from strive.lab.models import lab_model_path

@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.clips import BUILD
-from bench.harness import write_result
+from bench.harness import BUILD, write_result
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 

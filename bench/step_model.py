@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.clips import BUILD
+from bench.harness import BUILD
 from strive.models.inputs import VideoFrames
 from strive.records import Record
 from strive.train.data import QuestionVariants

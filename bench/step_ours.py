@@ -112,6 +112,9 @@ class Ours:
             "encodes": sum(count.videos for count in counts),
             "prompt_tokens": len(prepared[0].prompts[0].input_ids_P),
             "entropy": result.metrics["policy/entropy"],
+            "rollout_mismatch": result.metrics["policy/rollout_mismatch"],
+            "rollout_mismatch_max": result.metrics["policy/rollout_mismatch_max"],
+            "first_kl": result.first_kl,
         }
 
     def _make_questions(self, number: int, num_variants: int) -> list[QuestionVariants]:

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import ffmpeg
-import imageio_ffmpeg
 import numpy as np
 
 from strive.errors import DiskError
@@ -47,6 +45,10 @@ def encode_clip(scene: Scene, path: Path) -> None:
     Raises:
         DiskError: FFmpeg could not write the file.
     """
+    # Here, so that training on a world that is there needs no encoder.
+    import ffmpeg
+    import imageio_ffmpeg
+
     slots_N = scene.slot_of_frames()
     shown, look_N = np.unique(slots_N, return_inverse=True)
     looks_U = render_slots(scene, shown, height=scene.height, width=scene.width)

@@ -3,11 +3,11 @@
 import pytest
 
 from bench.growth import falls, shapes
+from bench.harness import flat
 from bench.performance import (
     DOCS,
     README,
     SECTIONS,
-    flat,
     page,
     read_results,
     with_step_table,
