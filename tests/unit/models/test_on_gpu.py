@@ -1,16 +1,21 @@
 """What runs on a GPU alone: the compiled step, flex-attention with gradients, bfloat16."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
+from strive.models.attention import FlexSegments, SplitSegments
 from strive.models.generate import generate
 from strive.models.loading import Policy, load_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.vision import encode_videos
 
 from .conftest import FAMILIES, make_prompts
+from .test_attention import make_rows
 from .test_generate import ending_often, uneven_prompts, uniforms
 
 pytestmark = pytest.mark.gpu
@@ -70,3 +75,28 @@ def test_rollout_logprobs_are_teacher_forced_ones_in_bfloat16(
         again = completion_logprobs_batch(policy, prompts, features, out.tokens_RGL, out.lengths_RG)
     difference = (again.logprobs.cpu() - out.logprobs_RGL)[again.mask.cpu()].abs()
     assert difference.mean() < 0.05
+
+
+def test_flex_over_many_sizes_is_few_kernels_and_exact() -> None:
+    """7B's heads in bfloat16, gradients too, against sdpa in float32 on the same numbers."""
+    backend = CompileCounterWithBackend("inductor")
+    generator = torch.Generator().manual_seed(0)
+    for step in range(8):
+        prompt, *new = torch.randint(20, 700, (4,), generator=generator).tolist()
+        segments = [0] * prompt + [g + 1 for g, n in enumerate(new) for _ in range(n)]
+        rows = make_rows([segments] * (1 + step % 3))
+        rows = replace(rows, segments_BT=rows.segments_BT.cuda(), ids_BT=rows.ids_BT.cuda())
+        shapes = [(len(rows.runs_B), heads, len(segments), 128) for heads in (28, 4, 4)]
+        tensors = [torch.randn(shape, generator=generator).bfloat16().cuda() for shape in shapes]
+        weights = torch.randn(shapes[0], generator=generator).transpose(1, 2).cuda()
+        found = []
+        for attend, dtype in (
+            (FlexSegments(rows, backend), torch.bfloat16),
+            (SplitSegments(rows), torch.float32),
+        ):
+            inputs = [tensor.to(dtype).requires_grad_() for tensor in tensors]
+            output = attend(nn.Module(), *inputs, scale=128**-0.5)
+            found.append([output, *torch.autograd.grad((output * weights).sum(), inputs)])
+        for ours, wanted in zip(*found, strict=True):
+            assert (ours - wanted).norm() <= 1e-2 * wanted.norm()
+    assert backend.frame_count <= 5
