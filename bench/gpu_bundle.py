@@ -1,11 +1,11 @@
 """What a GPU machine without a network is given beside the checkout, in two folders.
 
     build/gpu/wheels      packages that it lacks or has in another version, for its Python
-    build/gpu/workspace   the lab's records and cache, made here: no decoder, open_clip or faiss there
+    build/gpu/workspace   the lab's records and cache, so that it needs no decoder, open_clip, faiss
 
-A machine for GPU work has torch with CUDA, torchvision, pyarrow, scipy, pytest and the like; what of
-ours it lacks is listed here, with the versions of constraints.txt. Packages that are published as
-sources alone are built here, where PyPI can be reached.
+A machine for GPU work has torch with CUDA, torchvision, pyarrow, scipy, pytest and the like; what
+of ours it lacks is listed here, with the versions of constraints.txt. Packages that are published
+as sources alone are built here, where PyPI can be reached.
 
     python -m bench.gpu_bundle [--python 3.12]
 """
@@ -38,7 +38,7 @@ PUBLISHED = (
     "defusedxml",
 )
 SOURCES = ("deepspeed", "rouge_score")
-PLATFORMS = tuple(f"manylinux_2_{n}_x86_64" for n in (17, 24, 27, 28)) + ("manylinux2014_x86_64",)
+PLATFORMS = tuple(f"manylinux{age}_x86_64" for age in ("2014", "_2_17", "_2_24", "_2_27", "_2_28"))
 
 
 def pinned(names: tuple[str, ...]) -> list[str]:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,10 @@ def check(out: Path, workspace: Path, *, seconds: float, tiny: bool, only: Seque
             print(f"no time left for {', '.join(part.name for part in parts)}", flush=True)
             break
         running = [Running(part, out, min(part.limit_seconds, left)) for part in parts]
-        for one in running:
-            found[one.part.name] = result = one.finish()
+        with ThreadPoolExecutor(len(running) or 1) as pool:
+            results = list(pool.map(Running.finish, running))
+        for one, result in zip(running, results, strict=True):
+            found[one.part.name] = result
             state = "ok" if result["ok"] else "FAILED"
             print(f"{state:6} {one.part.name:16} {result['seconds']:6} s  {result['last_line']}")
             sys.stdout.flush()

@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGEST_UNIFORM = 1.0 - 2.0**-40
+IDS_PER_BLOCK = 512
 
 
 def choose_tokens(
@@ -27,9 +28,40 @@ def choose_tokens(
     if uniforms_R is None:
         return logits_RV.argmax(dim=-1)
     probabilities_RV = kept_probabilities(logits_RV, top_p=top_p, top_k=top_k)
+    uniforms_R1 = uniforms_R.double().clamp(max=LARGEST_UNIFORM)[:, None]
+    if torch.compiler.is_compiling():
+        return invert_by_blocks(probabilities_RV, uniforms_R1)
+    return invert_whole(probabilities_RV, uniforms_R1)
+
+
+def invert_whole(probabilities_RV: Tensor, uniforms_R1: Tensor) -> Tensor:
+    """The first id [R] up to which more than the share `uniforms_R1` of all probability lies."""
     cdf_RV = probabilities_RV.double().cumsum(dim=-1)
-    target_R1 = (uniforms_R.double().clamp(max=LARGEST_UNIFORM) * cdf_RV[:, -1])[:, None]
+    target_R1 = uniforms_R1 * cdf_RV[:, -1:]
     return torch.searchsorted(cdf_RV, target_R1, right=True)[:, 0].clamp(max=cdf_RV.shape[1] - 1)
+
+
+def invert_by_blocks(probabilities_RV: Tensor, uniforms_R1: Tensor) -> Tensor:
+    """See `invert_whole`: first the block of ids, then the id in it.
+
+    Inductor (torch 2.11) cannot compile one running sum over a vocabulary of 152,000.
+    """
+    padding = -probabilities_RV.shape[1] % IDS_PER_BLOCK
+    probabilities_RBI = (
+        nn.functional.pad(probabilities_RV, (0, padding)).double().unflatten(1, (-1, IDS_PER_BLOCK))
+    )
+    cdf_RB = probabilities_RBI.sum(dim=-1).cumsum(dim=-1)
+    target_R1 = uniforms_R1 * cdf_RB[:, -1:]
+    block_R1 = torch.searchsorted(cdf_RB, target_R1, right=True).clamp(max=cdf_RB.shape[1] - 1)
+    before_R1 = nn.functional.pad(cdf_RB, (1, 0)).gather(1, block_R1)
+    chosen_R1I = block_R1[..., None].expand(-1, -1, IDS_PER_BLOCK)
+    in_block_RI = probabilities_RBI.gather(1, chosen_R1I)[:, 0]
+    cdf_RI = before_R1 + in_block_RI.cumsum(dim=-1)
+    id_R = torch.searchsorted(cdf_RI, target_R1, right=True)[:, 0]
+    # The two sums round differently: what is past the block's end by a last bit is its last token.
+    places_I = torch.arange(IDS_PER_BLOCK, device=id_R.device)
+    last_R = torch.where(in_block_RI > 0, places_I, 0).amax(dim=-1)
+    return block_R1[:, 0] * IDS_PER_BLOCK + torch.minimum(id_R, last_R)
 
 
 def kept_probabilities(logits_RV: Tensor, *, top_p: float, top_k: int) -> Tensor:

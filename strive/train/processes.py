@@ -86,11 +86,13 @@ def start_processes() -> Processes:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if has_gpu else "gloo"
+        bound_to = device if has_gpu else None
         if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(backend, timeout=_TIMEOUT)
+            dist.init_process_group(backend, timeout=_TIMEOUT, device_id=bound_to)
         else:
             # A store in memory: no port that another run on this machine could already hold.
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()
+            dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=bound_to)
         atexit.register(_leave_group)
     return Processes(dist.get_rank(), dist.get_world_size(), device)
 

@@ -9,7 +9,11 @@ from scipy import stats
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from strive.models.sampling import (
+    IDS_PER_BLOCK,
+    LARGEST_UNIFORM,
     choose_tokens,
+    invert_by_blocks,
+    invert_whole,
     kept_probabilities,
     threshold_by_bisection,
     threshold_by_sorting,
@@ -98,6 +102,39 @@ def test_bisection_equals_sorting(seed: int, top_p: float, spread: float, top_k:
         chances >= threshold_by_sorting(chances, top_p),
         chances >= threshold_by_bisection(chances, top_p),
     )
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    vocabulary=st.sampled_from([3, IDS_PER_BLOCK, IDS_PER_BLOCK + 1, 5 * IDS_PER_BLOCK - 7]),
+    kept=st.sampled_from([1, 2, 40, None]),
+    uniforms=st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4),
+)
+def test_blocks_draw_what_the_whole_draws(
+    seed: int, vocabulary: int, kept: int | None, uniforms: list[float]
+) -> None:
+    """What a compiled step does against what others do; most tokens cannot be drawn at all."""
+    logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(seed)) * 5
+    if kept is not None and kept < vocabulary:
+        logits = logits.masked_fill(logits < logits.topk(kept).values[:, -1:], -torch.inf)
+    chances = logits.softmax(-1)
+    uniforms_R1 = torch.tensor(uniforms).double()[:, None].clamp(max=LARGEST_UNIFORM)
+    drawn = invert_by_blocks(chances, uniforms_R1)
+    assert (chances.gather(1, drawn[:, None]) > 0).all()
+    cdf = chances.double().cumsum(-1)
+    # At the edge of a token the two sums may round to either side of it.
+    assume(((cdf / cdf[:, -1:] - uniforms_R1).abs() > 1e-12).all())
+    assert torch.equal(drawn, invert_whole(chances, uniforms_R1))
+
+
+def test_the_largest_uniform_takes_the_last_token_that_can_be_drawn() -> None:
+    chances = torch.zeros(2, 2 * IDS_PER_BLOCK)
+    chances[0, [5, 700]] = 0.5
+    chances[1, [5, 9]] = 0.5
+    uniforms_R1 = torch.full((2, 1), LARGEST_UNIFORM, dtype=torch.float64)
+    for invert in (invert_by_blocks, invert_whole):
+        assert invert(chances, uniforms_R1).tolist() == [700, 9]
+    assert invert_by_blocks(chances, uniforms_R1 * 0).tolist() == [5, 5]
 
 
 def test_draws_follow_the_distribution() -> None:
