@@ -68,6 +68,10 @@ class CheckpointError(StriveError, RuntimeError):
     """A checkpoint or run folder cannot be used for what was asked."""
 
 
+class RunInUseError(CheckpointError):
+    """Another process works in the run folder."""
+
+
 class ModelError(StriveError, ValueError):
     """A model folder or id cannot be loaded, or is of a family that is not supported."""
 

@@ -40,26 +40,35 @@ def writer_lock(layout: CacheLayout, writer: str) -> Iterator[None]:
     except OSError as error:
         raise disk_error(path, error) from error
     try:
-        if fcntl is not None:
-            _lock(descriptor, layout, writer)
+        _lock(descriptor, layout, writer)
         _remove_leftovers(layout, writer)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, layout: CacheLayout, writer: str) -> None:
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file: whether no other process had; None where files cannot be locked."""
+    if fcntl is None:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _lock(descriptor: int, layout: CacheLayout, writer: str) -> None:
+    if try_lock(descriptor) is False:
         holder = os.pread(descriptor, 1000, 0).decode("utf-8", "replace").strip() or "unknown"
         raise CacheError(
             f"{layout.root} is being written by another process of the same part ({holder}); wait "
             "for it, or give each process its own with --shard i/n"
-        ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+        )
     owner = json.dumps({"writer": writer, "host": socket.gethostname(), "pid": os.getpid()})
     try:
         os.ftruncate(descriptor, 0)

@@ -99,7 +99,7 @@ def train(
     workspace: WorkspaceOption = None,
 ) -> None:
     """ONLINE: GRPO over M visual variants x G completions, with DeepSpeed."""
-    from strive.experiments.training import choose_run_dir, resolve_config, run_training
+    from strive.experiments.training import resolve_config, train_in_workspace
 
     place = find_workspace(workspace)
     options = {
@@ -128,8 +128,7 @@ def train(
         raise ConfigError(
             "--json, --processes and --gpu-... belong to --dry-run; add it, or leave them out"
         )
-    folder = choose_run_dir(place, resolved, run_dir, resume=resume)
-    summary = run_training(resolved, run_dir=folder, resume=resume)
+    summary = train_in_workspace(place, resolved, run_dir, resume=resume)
     if is_main:
         from strive.commands.views import print_training
 

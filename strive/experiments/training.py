@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from strive.configs.load import load_train_config
 from strive.configs.schema import TrainConfig
-from strive.errors import CacheError, ConfigError
+from strive.errors import CacheError, ConfigError, RunInUseError
 from strive.experiments.training_view import TrainingView
 from strive.experiments.workspace import (
     LAB_PREFIX,
@@ -84,6 +84,20 @@ def run_name(config: TrainConfig) -> str:
     """Return the readable part of a run folder's name."""
     model = Path(config.model.removeprefix("lab:")).name.lower()
     return f"{model}-{config.variants.replace(':', '.')}"
+
+
+def train_in_workspace(
+    workspace: Workspace, config: TrainConfig, run_dir: Path | None, *, resume: bool = False
+) -> "TrainSummary":
+    """Train in the folder that was named, or in the workspace's."""
+    while True:
+        folder = choose_run_dir(workspace, config, run_dir, resume=resume)
+        try:
+            return run_training(config, run_dir=folder, resume=resume)
+        except RunInUseError:
+            # Another start took the free name in between: the next one is free.
+            if run_dir is not None or resume:
+                raise
 
 
 def choose_run_dir(

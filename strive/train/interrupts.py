@@ -1,11 +1,32 @@
-"""SIGINT and SIGTERM as a request to stop after the step in flight."""
+"""SIGINT and SIGTERM as a request to stop after the step in flight, or as an error."""
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def raising_at_sigterm() -> Iterator[None]:
+    """While entered, SIGTERM raises what SIGINT raises, so that what was begun is undone.
+
+    It is what a launcher sends to the other processes when one cannot start.
+
+    Raises:
+        KeyboardInterrupt: at the signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:

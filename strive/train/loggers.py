@@ -7,6 +7,8 @@ run goes on without it. `metrics.jsonl` holds everything that loggers get.
 
 import importlib.util
 import math
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -119,8 +121,22 @@ class Loggers:
 
     @classmethod
     def start(cls, folder: RunFolder, config: TrainConfig, first_step: int) -> "Loggers":
-        """Start the loggers that the configuration names."""
-        return cls({name: LOGGERS[name](folder, config, first_step) for name in config.loggers})
+        """Start the loggers that the configuration names, or leave nothing of any of them."""
+        places = (folder.tensorboard, folder.wandb, folder.wandb_file)
+        new = [path for path in places if not os.path.lexists(path)]
+        running: dict[str, Logger] = {}
+        try:
+            for name in config.loggers:
+                running[name] = LOGGERS[name](folder, config, first_step)
+        except BaseException:
+            cls(running).close(failed=True)
+            for path in new:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            raise
+        return cls(running)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Hand a step's finite numbers to every logger."""

@@ -26,7 +26,7 @@ from strive.train.best import keep_if_best
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine
 from strive.train.first_step import first_step_warnings
-from strive.train.interrupts import StopRequest
+from strive.train.interrupts import StopRequest, raising_at_sigterm
 from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
 from strive.train.out_of_memory import explaining_out_of_memory
@@ -38,6 +38,7 @@ from strive.train.start import (
     comparable,
     comparable_cache,
     first_step_of,
+    holding,
     make_trainable,
     require_same_start,
     weights_digest,
@@ -108,19 +109,24 @@ def train(
     shard(range(config.questions_per_step), config.num_variants, 0, processes.world_size)
     rewards = load_rewards(list(config.rewards))
     folder = RunFolder(run_dir)
-    first_step = first_step_of(folder, config, data, processes, resume)
-    processes.barrier()  # all have looked before the main one writes
-    if processes.is_main:
-        print(_first_line(config, data, processes, first_step), flush=True)
-    with explaining_out_of_memory(config, processes, "loading the policy"):
-        trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
-    _prepare_folder(folder, config, data, processes, first_step)
-    about = {
-        "config": comparable(config),
-        "cache": comparable_cache(data),
-        "start_digest": start_digest,
-    }
-    _run_steps(trainer, data, folder, first_step, about, evaluate_held_out, on_step)
+    look = partial(first_step_of, folder, config, data, processes, resume)
+    with holding(folder, look, processes) as first_step:
+        if processes.is_main:
+            print(_first_line(config, data, processes, first_step), flush=True)
+        loading = explaining_out_of_memory(config, processes, "loading the policy")
+        with raising_at_sigterm(), loading:
+            trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
+        about = {
+            "config": comparable(config),
+            "cache": comparable_cache(data),
+            "start_digest": start_digest,
+        }
+        # A logger may refuse to start: before the folder is cut back.
+        with MetricWriters(folder, config, processes, first_step) as writers:
+            _prepare_folder(folder, config, data, processes, first_step)
+            _run_steps(
+                trainer, data, folder, first_step, about, writers, evaluate_held_out, on_step
+            )
     return TrainSummary(
         run_dir=folder.root,
         final=folder.final,
@@ -211,7 +217,7 @@ def _prepare_folder(
     first_step: int,
 ) -> None:
     if processes.is_main:
-        folder.root.mkdir(parents=True, exist_ok=True)
+        folder.begun = True
         folder.cut_back(first_step)
         folder.write_config(
             {
@@ -240,6 +246,7 @@ def _run_steps(
     folder: RunFolder,
     first_step: int,
     about: dict[str, Any],
+    writers: MetricWriters,
     evaluate_held_out: HeldOut | None,
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
@@ -249,7 +256,6 @@ def _run_steps(
     reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
     with (
         Prefetcher(lambda step: _load(trainer, reader, data, step), config.steps) as prefetcher,
-        MetricWriters(folder, config, processes, first_step) as writers,
         StopRequest() as stop,
     ):
         if first_step == 0:

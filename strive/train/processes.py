@@ -8,16 +8,16 @@ the environment, which is where both put them.
 import atexit
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from strive.errors import ConfigError
+from strive.errors import ConfigError, StriveError
 
 T = TypeVar("T")
 # Others wait while the main process writes a policy; NCCL's own ten minutes may not do for a slow
@@ -57,6 +57,25 @@ class Processes:
         items: list[T | None] = [None] * self.world_size
         dist.all_gather_object(items, item)
         return [item for item in items if item is not None]
+
+    def of_main(self, call: Callable[[], T]) -> T:
+        """Let the main process make a call; what it returns or raises is every process's.
+
+        An error of the main process alone would leave the others waiting for it.
+        """
+        outcome: tuple[Any, StriveError | OSError | None] | None = None
+        if self.is_main:
+            try:
+                outcome = (call(), None)
+            except (StriveError, OSError) as error:
+                outcome = (None, error)
+        given = self.gather(outcome)[0]  # the others gave none
+        assert given is not None
+        value, failure = given
+        if failure is not None:
+            raise failure
+        answer: T = value
+        return answer
 
     def barrier(self) -> None:
         """Wait for all processes."""

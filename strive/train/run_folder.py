@@ -1,7 +1,10 @@
 """The run folder: what a run leaves behind, and cutting it back to a checkpoint on resume.
 
     config.json  metrics.jsonl  held_out.jsonl  completions.parquet/part-*  tensorboard/  wandb/
-    checkpoints/step-000100/  best/  final/  nonfinite/step-000012/
+    checkpoints/step-000100/  best/  final/  nonfinite/step-000012/  run.lock
+
+These names, and the temporary ones of `temporaries`, are the run's; whatever else lies in the
+folder is the user's and stays. A folder that holds one of them and no run of ours is refused.
 
 Steps count from 1 here. Nothing in the folder is needed to compute a step, save the checkpoint, so
 a run that is cut back and continued leaves the same lines as one that never stopped.
@@ -13,8 +16,8 @@ stays, in `checkpoints/best`, until the next checkpoint has seen its successor.
 import json
 import math
 import os
+import re
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +27,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strive.errors import CheckpointError, DiskError
+from strive.train.finished import (
+    BEST_STATE,
+    CHECKPOINT_STATE,
+    TEMPORARY_ENDS,
+    put_finished,
+    remove,
+    remove_unnamed,
+)
+from strive.train.run_lock import RunLock
 
-CHECKPOINT_STATE = "state.json"
-BEST_STATE = "best.json"
+_STEP = "([0-9]{6}|[1-9][0-9]{6,})"
 
 
 @dataclass(frozen=True)
@@ -60,21 +71,83 @@ class RunFolder:
         self.best = self.root / "best"
         self.best_of_checkpoint = self.checkpoints / "best"
         self.nonfinite = self.root / "nonfinite"
+        self.wandb = self.root / "wandb"
         self.wandb_file = self.root / "wandb.json"
+        self.lock = RunLock(self.root)
+        self.begun = False
+        """Whether this process's run has begun to change the folder."""
         self._rows: list[dict[str, Any]] = []
+
+    def names(self) -> list[Path]:
+        """What is there under the names that a run writes, the lock left out."""
+        finished = (
+            *(self.config_file, self.metrics_file, self.held_out_file, self.completions),
+            *(self.checkpoints, self.best, self.final, self.nonfinite),
+            *(self.tensorboard, self.wandb, self.wandb_file),
+        )
+        files, folders = self.temporaries()
+        names = (path for path in (*finished, *files, *folders) if path.parent == self.root)
+        return [path for path in names if os.path.lexists(path)]
+
+    def temporaries(self) -> tuple[list[Path], list[Path]]:
+        """Temporary names of this file, `writers` and `best`: of files, and of folders."""
+        files = (self.config_file, self.metrics_file, self.held_out_file, self.wandb_file)
+        policies = (self.best, self.final, self.best_of_checkpoint)
+        return (
+            [
+                *(path.with_name(f"{path.name}.tmp") for path in files),
+                *_matching(self.completions, rf"part-{_STEP}\.tmp"),
+            ],
+            [
+                *(
+                    path.with_name(f"{path.name}{end}")
+                    for path in policies
+                    for end in TEMPORARY_ENDS
+                ),
+                *_matching(self.checkpoints, rf"step-{_STEP}(-old)?\.tmp"),
+            ],
+        )
+
+    @property
+    def has_config(self) -> bool:
+        """Whether the folder's `config.json` is one that `write_config` wrote."""
+        try:
+            found = self.read_config()
+            return "strive" in found["versions"] and {"config", "data"} <= found.keys()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
 
     @property
     def exists(self) -> bool:
-        """Whether a run has been here."""
-        return self.config_file.is_file()
+        """Whether a run has been here, one included that was killed before its `config.json`."""
+        return self.has_config or (self.lock.left_by_a_run() and bool(self.names()))
+
+    def require_ours(self) -> None:
+        """Refuse a folder in which a run would meet what no run wrote.
+
+        Raises:
+            CheckpointError: it names what is there.
+        """
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            raise CheckpointError(f"{self.root} is not a folder; give another --run-dir")
+        found = [] if self.exists else [path.name for path in self.names()]
+        if found:
+            raise CheckpointError(
+                f"{self.root} is no run's folder but holds {', '.join(found)}, which a run would "
+                "write; give another --run-dir, or move that away"
+            )
+
+    def release(self) -> None:
+        """Let other runs in, and leave nothing of a start that was refused."""
+        unfinished = not self.has_config and bool(self.names())
+        self.lock.release(begun=self.begun, keep=unfinished)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of all complete checkpoints, in order."""
-        states = self.checkpoints.glob(f"step-*/{CHECKPOINT_STATE}")
         return sorted(
-            int(path.parent.name.removeprefix("step-"))
-            for path in states
-            if path.parent.name.removeprefix("step-").isdigit()
+            int(path.name.removeprefix("step-"))
+            for path in _matching(self.checkpoints, f"step-{_STEP}")
+            if (path / CHECKPOINT_STATE).is_file()
         )
 
     def checkpoint(self, step: int) -> Path:
@@ -110,17 +183,15 @@ class RunFolder:
         state = json.dumps(asdict(best), indent=2) + "\n"
         _write_atomically(folder / BEST_STATE, state)
         before = self.read_best()
-        if before is not None:
-            if before.step <= max(self.checkpoint_steps(), default=-1):
-                self.forget_earlier_best()
-                self.best.rename(self.best_of_checkpoint)
-            else:
-                _remove(self.best)
-        folder.rename(self.best)
+        if before is not None and before.step <= max(self.checkpoint_steps(), default=-1):
+            self.forget_earlier_best()
+            self.best.rename(self.best_of_checkpoint)
+        put_finished(folder, self.best)
 
     def forget_earlier_best(self) -> None:
         """Drop the best policy before `best/`: the newest checkpoint has seen the latter."""
-        _remove(self.best_of_checkpoint)
+        if _read_best(self.best_of_checkpoint) is not None:
+            remove(self.best_of_checkpoint)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one step's line; numbers that are not finite become null."""
@@ -157,7 +228,7 @@ class RunFolder:
         for path, last in ((self.metrics_file, step), (self.held_out_file, last_evaluated)):
             if path.is_file():
                 _write_atomically(path, "".join(_lines_up_to(path, last)))
-        for part in sorted(self.completions.glob("part-*.parquet")):
+        for part in _matching(self.completions, rf"part-{_STEP}\.parquet"):
             table = pq.read_table(part)
             kept = table.filter(pa.compute.less_equal(table["step"], step))
             if kept.num_rows == 0:
@@ -167,26 +238,32 @@ class RunFolder:
                 part.with_suffix(".tmp").rename(part)
         for later in self.checkpoint_steps():
             if later > step:
-                shutil.rmtree(self.checkpoint(later))
-        for leftover in [*self.checkpoints.glob("*.tmp"), *self.root.glob("*.tmp")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        shutil.rmtree(self.final, ignore_errors=True)
+                remove(self.checkpoint(later))
+        files, folders = self.temporaries()
+        for path in files:
+            if path.is_file():
+                path.unlink()
+        for path in folders:
+            if path.is_dir() and not path.is_symlink():
+                remove_unnamed(path)
+        remove(self.final)
         self._cut_back_best(last_evaluated)
 
     def _cut_back_best(self, step: int) -> None:
         """Bring back the best policy that `step` steps had seen."""
         best, earlier = self.read_best(), _read_best(self.best_of_checkpoint)
         if best is not None and best.step > step:
-            _remove(self.best)
+            remove(self.best)
             best = None
         if best is None and earlier is not None and earlier.step <= step:
+            remove(self.best)
             self.best_of_checkpoint.rename(self.best)
         self.forget_earlier_best()
 
     def prune_checkpoints(self, keep: int) -> None:
         """Remove all but the newest checkpoints."""
         for step in self.checkpoint_steps()[:-keep]:
-            shutil.rmtree(self.checkpoint(step))
+            remove(self.checkpoint(step))
 
     def last_metrics(self) -> dict[str, Any]:
         """The last step's line, or nothing."""
@@ -217,12 +294,9 @@ def _read_best(folder: Path) -> Best | None:
     return Best(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder so that no half of it is ever seen under its name."""
-    if folder.is_dir():
-        leftover = folder.with_name(f"{folder.name}-old.tmp")
-        folder.rename(leftover)
-        shutil.rmtree(leftover)
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """What of a folder has a name that matches as a whole, in order."""
+    return sorted(path for path in folder.glob("*") if re.fullmatch(pattern, path.name))
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

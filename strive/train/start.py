@@ -5,6 +5,8 @@ model under the same name must not slip in: its weights are told apart by a dige
 """
 
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from strive.configs.schema import TrainConfig
@@ -32,14 +34,39 @@ _FREE_KEYS = (
 _VALUES_PER_TENSOR = 64
 
 
+@contextmanager
+def holding(folder: RunFolder, look: Callable[[], int], processes: Processes) -> Iterator[int]:
+    """Keep other runs out of a folder; gives what `look` finds there: the steps already done.
+
+    The main process looks and holds for all; where it refuses, so does every other. Left before
+    the run began, the folder is as it was.
+
+    Raises:
+        CheckpointError, DiskError: what `look` raises; the folder is in use or cannot be.
+    """
+
+    def claim() -> int:
+        # Before anything is made. Where a run is or was, its lock is asked first: it may just run.
+        if not folder.lock.left_by_a_run():
+            look()
+        folder.lock.take()
+        return look()
+
+    try:
+        yield processes.of_main(claim)
+    finally:
+        folder.release()
+
+
 def first_step_of(
     folder: RunFolder, config: TrainConfig, data: TrainingData, processes: Processes, resume: bool
 ) -> int:
     """How many steps a checkpoint in the run folder has already done; 0 for a new run.
 
     Raises:
-        CheckpointError: there is a run and no `resume`, or it was another run.
+        CheckpointError: there is a run and no `resume`, or it was another run, or something else.
     """
+    folder.require_ours()
     if not resume:
         if folder.exists:
             raise CheckpointError(
@@ -49,7 +76,7 @@ def first_step_of(
         return 0
     steps = folder.checkpoint_steps()
     if not steps:
-        if folder.exists:
+        if folder.has_config:
             began = folder.read_config()
             require_same_config(began["config"], comparable(config), folder.root)
             require_same_config(began["data"], comparable_cache(data), folder.root)

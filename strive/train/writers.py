@@ -11,9 +11,10 @@ from strive.configs.schema import TrainConfig
 from strive.errors import DiskError
 from strive.models.loading import save_policy
 from strive.models.lora import merged_state_dict
+from strive.train.finished import CHECKPOINT_STATE, put_finished
 from strive.train.loggers import Loggers
 from strive.train.processes import Processes
-from strive.train.run_folder import CHECKPOINT_STATE, RunFolder, checkpoint_name
+from strive.train.run_folder import RunFolder, checkpoint_name
 from strive.train.step import Trainer
 
 
@@ -25,7 +26,12 @@ class MetricWriters:
     ) -> None:
         self._folder = folder
         self._is_main = processes.is_main
-        self._loggers = Loggers.start(folder, config, first_step) if self._is_main else Loggers({})
+        self._loggers = Loggers({})
+
+        def start() -> None:
+            self._loggers = Loggers.start(folder, config, first_step)
+
+        processes.of_main(start)
 
     def __enter__(self) -> "MetricWriters":
         return self
@@ -79,9 +85,7 @@ def write_checkpoint(trainer: Trainer, folder: RunFolder, step: int, about: dict
             **about,
         }
         (temporary / CHECKPOINT_STATE).write_text(json.dumps(state, indent=2) + "\n")
-        target = folder.checkpoint(step)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        put_finished(temporary, folder.checkpoint(step))
         folder.prune_checkpoints(trainer.config.keep_checkpoints)
         folder.forget_earlier_best()
     processes.barrier()
@@ -92,8 +96,7 @@ def write_final(trainer: Trainer, folder: RunFolder) -> None:
     temporary = folder.final.with_name("final.tmp")
     write_policy(trainer, temporary)
     if trainer.processes.is_main:
-        shutil.rmtree(folder.final, ignore_errors=True)
-        temporary.rename(folder.final)
+        put_finished(temporary, folder.final)
     trainer.processes.barrier()
 
 

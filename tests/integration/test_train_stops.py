@@ -37,13 +37,20 @@ pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 2 * 2**30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
+# The launcher ends the main process while that opens its model: another could not open its own.
+SLOW_MAIN = """
+import os, time
+import strive.train.loop
+if os.environ["RANK"] == "0":
+    strive.train.loop.load_policy = lambda *arguments, **options: time.sleep(100)
+"""
 
 
 @pytest.fixture
 def command(lab, settings, tmp_path):
     """Start `strive-cli train` in its own process, or several; the configuration is a file."""
 
-    def start(run_dir, *options, processes=1, before="", **changes):
+    def start(run_dir, *options, processes=1, before="", where=None, **changes):
         config = tmp_path / f"{run_dir.name}.yaml"
         values = settings(**changes) | {"loggers": []}
         config.write_text(yaml.safe_dump(values | {"held_out": list(values.get("held_out", ()))}))
@@ -58,8 +65,7 @@ def command(lab, settings, tmp_path):
                 "train",
                 "--config",
                 str(config),
-                "--run-dir",
-                str(run_dir),
+                *(where or ["--run-dir", str(run_dir)]),
                 *options,
             ],
             env=os.environ
@@ -200,3 +206,87 @@ def test_when_one_process_fails_all_end(command, tmp_path):
     assert process.returncode != 0 and "this process fails alone" in err
     assert "process group left behind: True" not in err
     assert time.monotonic() - started < 100
+
+
+def snapshot(root):
+    """Every path below a folder, with the bytes of each file."""
+    return {path: path.is_file() and path.read_bytes() for path in root.rglob("*")}
+
+
+def said_as_errors(err):
+    return [line for line in err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.long
+def test_a_second_start_is_refused_until_the_first_is_killed(command, tmp_path):
+    run_dir = tmp_path / "run"
+    (run_dir / "data.tmp").mkdir(parents=True)
+    (run_dir / "data.tmp" / "rows.csv").write_text("mine")
+    (run_dir / "notes.tmp").write_text("mine")
+    first = command(run_dir, steps=10_000, checkpoint_every=1)
+    deadline = time.monotonic() + 150
+    while not RunFolder(run_dir).checkpoint_steps():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    for options in ([], ["--resume"]):
+        err = finish(command(run_dir, *options, steps=10_000, checkpoint_every=1), code=2)
+        [said] = said_as_errors(err)
+        assert f"{run_dir} is in use by another run (process {first.pid} on " in said
+    first.kill()
+    finish(first, -signal.SIGKILL)
+    assert (run_dir / "run.lock").is_file()
+    done = RunFolder(run_dir).checkpoint_steps()[-1]
+    finish(command(run_dir, "--resume", steps=done + 2, checkpoint_every=1))
+    assert [line["step"] for line in lines(run_dir)] == list(range(1, done + 3))
+    assert (run_dir / "notes.tmp").read_text() == "mine"
+    assert (run_dir / "data.tmp" / "rows.csv").read_text() == "mine"
+    assert not (run_dir / "run.lock").exists()
+
+
+@pytest.mark.long
+def test_of_two_starts_at_once_in_one_folder_one_runs(command, tmp_path):
+    run_dir = tmp_path / "new" / "run"
+    both = [command(run_dir, steps=2) for _ in range(2)]
+    ends = [(process.communicate(timeout=200)[1], process.returncode) for process in both]
+    [lost] = [err for err, code in ends if code == 2]
+    assert sorted(code for _, code in ends) == [0, 2]
+    assert len(said_as_errors(lost)) == 1 and str(run_dir) in said_as_errors(lost)[0]
+    assert [line["step"] for line in lines(run_dir)] == [1, 2]
+
+
+@pytest.mark.long
+def test_two_starts_at_once_in_one_workspace_take_two_numbers(command, tmp_path):
+    workspace = tmp_path / "workspace"
+    where = ["--workspace", str(workspace)]
+    both = [command(tmp_path / name, where=where, steps=1) for name in ("one", "two")]
+    for process in both:
+        finish(process)
+    runs = sorted((workspace / "runs").iterdir())
+    assert [path.name for path in runs] == [f"qwen2_5_vl-importance-00{n}" for n in (1, 2)]
+    assert all((path / "final" / "model.safetensors").is_file() for path in runs)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("why", ["foreign", "in use", "no model", "no model on the second"])
+def test_several_processes_are_refused_together(command, tmp_path, why):
+    run_dir = tmp_path / "mine" / "run"
+    changes, said = {}, "is no run's folder but holds final"
+    lock = RunFolder(run_dir).lock
+    if why == "foreign":
+        (run_dir / "final").mkdir(parents=True)
+        (run_dir / "final" / "model.safetensors").write_text("mine")
+    elif why == "in use":
+        lock.take()
+        said = f"is in use by another run (process {os.getpid()} on "
+    else:
+        changes, said = {"model": "nowhere/model"}, "nowhere/model"
+    (tmp_path / "mine").mkdir(exist_ok=True)
+    before = snapshot(tmp_path / "mine")
+    started = time.monotonic()
+    before_it = SLOW_MAIN if why == "no model on the second" else ""
+    process = command(run_dir, processes=2, steps=2, before=before_it, **changes)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0 and time.monotonic() - started < 100
+    assert said_as_errors(err) and all(said in line for line in said_as_errors(err))
+    assert snapshot(tmp_path / "mine") == before
+    lock.release(begun=False, keep=False)

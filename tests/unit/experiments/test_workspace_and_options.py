@@ -4,10 +4,22 @@ import pytest
 
 from strive.cache.layout import create_cache
 from strive.cache.questions import write_questions
-from strive.errors import CacheError, CheckpointError, ConfigError, UnknownNameError
+from strive.configs.schema import TrainConfig
+from strive.errors import (
+    CacheError,
+    CheckpointError,
+    ConfigError,
+    RunInUseError,
+    UnknownNameError,
+)
 from strive.experiments.learning import SECTION_END, SECTION_START, replace_section
 from strive.experiments.offline import choose_data, parse_filters, parse_scorer_models, parse_shard
-from strive.experiments.training import choose_run_dir, resolve_config, runs_on_lab
+from strive.experiments.training import (
+    choose_run_dir,
+    resolve_config,
+    runs_on_lab,
+    train_in_workspace,
+)
 from strive.experiments.workspace import Workspace, resolve_model
 from strive.records import Record
 
@@ -76,6 +88,31 @@ def test_several_processes_need_a_named_run(
     with pytest.raises(ConfigError, match="--run-dir"):
         choose_run_dir(workspace, config, None, resume=False)
     assert choose_run_dir(workspace, config, Path("r"), resume=False) == Path("r")
+
+
+def test_a_name_that_another_start_took_in_between_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def run(config: TrainConfig, *, run_dir: Path, resume: bool) -> str:
+        tried.append(run_dir.name)
+        if len(tried) == 1 or resume:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            raise RunInUseError("in use")
+        return "done"
+
+    monkeypatch.setattr("strive.experiments.training.run_training", run)
+    workspace, config = Workspace(tmp_path), TrainConfig(model="m")
+    assert train_in_workspace(workspace, config, None) == "done"
+    assert tried == ["m-importance-001", "m-importance-002"]
+    # A folder that was asked for is not replaced by another one.
+    for run_dir, resume in ((None, True), (tmp_path / "r", True)):
+        with pytest.raises(RunInUseError):
+            train_in_workspace(workspace, config, run_dir, resume=resume)
+    tried.clear()
+    with pytest.raises(RunInUseError):
+        train_in_workspace(workspace, config, tmp_path / "r")
 
 
 def test_option_texts() -> None:

@@ -1,0 +1,72 @@
+"""Finished policies and checkpoints: folders that appear and go as wholes.
+
+Each lists the files that the run wrote into it, so that removing it removes no others.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+CHECKPOINT_STATE = "state.json"
+BEST_STATE = "best.json"
+WRITTEN = ".strive-files"
+"""The list: a path relative to the folder on each line."""
+TEMPORARY_ENDS = (".tmp", "-old.tmp")
+"""Ends of a folder's name while it is written, and while it is removed."""
+# What tells a folder as a run's; earlier versions wrote no list.
+_MARKS = (WRITTEN, CHECKPOINT_STATE, BEST_STATE)
+
+
+def put_finished(temporary: Path, target: Path) -> None:
+    """Let a finished folder appear under its name, in the place of the one there."""
+    names = sorted(_relative(path, temporary) for path in _files(temporary))
+    (temporary / WRITTEN).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    remove(target)
+    temporary.rename(target)
+
+
+def remove(path: Path) -> None:
+    """Remove a finished policy or checkpoint, so that no half of it is ever seen under its name.
+
+    What no run wrote stays as `NAME-kept`: files that were put into it, or all of another folder.
+    """
+    if path.is_dir() and not path.is_symlink() and any((path / m).is_file() for m in _MARKS):
+        leftover = path.with_name(f"{path.name}{TEMPORARY_ENDS[1]}")
+        path.rename(leftover)
+        remove_unnamed(leftover)
+    elif os.path.lexists(path):
+        path.rename(_name_to_keep(path))
+
+
+def remove_unnamed(leftover: Path) -> None:
+    """Remove a folder that has no more, or not yet, a name of its own."""
+    listed = leftover / WRITTEN
+    if listed.is_file():
+        names = {*listed.read_text(encoding="utf-8").splitlines(), WRITTEN}
+        others = [path for path in _files(leftover) if _relative(path, leftover) not in names]
+        name = leftover.name.removesuffix(".tmp").removesuffix("-old")
+        kept = _name_to_keep(leftover.with_name(name)) if others else leftover
+        for path in others:
+            target = kept / path.relative_to(leftover)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    shutil.rmtree(leftover)
+
+
+def _name_to_keep(path: Path) -> Path:
+    """A free name for what no run wrote; it is said, so that it can be found."""
+    kept, number = path.with_name(f"{path.name}-kept"), 1
+    while os.path.lexists(kept):
+        number += 1
+        kept = path.with_name(f"{path.name}-kept-{number}")
+    print(f"train: what no run wrote in {path} is now in {kept}", file=sys.stderr, flush=True)
+    return kept
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
