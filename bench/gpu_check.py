@@ -72,7 +72,7 @@ def stages(out: Path, workspace: Path, tiny: bool) -> list[list[Part]]:
 
     if tiny:
         return [[tests, *labs], [step("step-short", 240, 4, 1)], [step("step-long", 240, 8, 1)]]
-    return [[tests, *labs], [step("step-short", 300, 48, 1)], [step("step-long", 400, 256, 3)]]
+    return [[tests, *labs], [step("step-short", 300, 48, 1)], [step("step-long", 400, 256, 2)]]
 
 
 class Running:

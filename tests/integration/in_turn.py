@@ -96,7 +96,7 @@ def other_lengths(preset):
 def main(root):
     for name, settings in json.loads((root / "runs.json").read_text()).items():
         train(TrainConfig(**settings), run_dir=root / name)
-    if start_processes().world_size > 1:
+    if start_processes().world_size == len(LENGTHS):
         other_lengths(str(root / "all_partitioned.json"))
         (root / "other_lengths").touch()
 

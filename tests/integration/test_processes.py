@@ -52,8 +52,8 @@ def numbers(run_dir):
     ]
 
 
-def two_processes(lab, root, runs):
-    """Run all of `runs` in turn by the same two processes."""
+def several_processes(lab, root, runs, count=2):
+    """Run all of `runs` in turn by the same `count` processes."""
     root.mkdir()
     (root / "runs.json").write_text(json.dumps(runs))
     # Under the presets' threshold every weight of a tiny model stays whole on every process.
@@ -68,7 +68,7 @@ def two_processes(lab, root, runs):
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
     }
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     script = Path(__file__).with_name("in_turn.py")
     call = [sys.executable, *launcher, str(script), str(root)]
     subprocess.run(call, env=environment, check=True, timeout=280)
@@ -109,7 +109,7 @@ def test_stages_processes_and_micro_batches_give_the_same_losses(settings, lab, 
     }
     all_parts = {"trainable": "all", "steps": 2, "gradient_checkpointing": True}
     two |= {name(partitioned, "all"): settings(deepspeed=partitioned, **all_parts)}
-    two_processes(lab, tmp_path / "two", two)
+    several_processes(lab, tmp_path / "two", two)
 
     one = tmp_path / "one"
     train(TrainConfig(**settings(questions_per_micro_batch=8)), run_dir=one / "full")
@@ -154,18 +154,44 @@ def test_a_process_without_any_signal_takes_part(settings, lab, tmp_path):
     # Of each step's two questions of the first process only the second has signal, so that it
     # leaves out a backward pass; the other process has none at all.
     data = TrainingData(TrainConfig(**base))
-    per_step = [shard(data.questions_of(step), 0, 2) for step in range(3)]
-    some = [questions[1].question_id for questions in per_step]
+    per_step = [shard(data.questions_of(step), 2, 0, 2) for step in range(3)]
+    some = [questions[1][0].question_id for questions in per_step]
     assert (
         len({record.question_id for step in range(3) for record in data.questions_of(step)}) == 12
     )
     (lab / "some.json").write_text(json.dumps(some))
     presets = ["zero0", "zero1", "zero2", "zero3", str(tmp_path / "two" / "all_partitioned.json")]
-    two_processes(lab, tmp_path / "two", {Path(p).stem: base | {"deepspeed": p} for p in presets})
+    several_processes(
+        lab, tmp_path / "two", {Path(p).stem: base | {"deepspeed": p} for p in presets}
+    )
     train(TrainConfig(**base), run_dir=tmp_path / "one")
     assert [line["group/zero_std_fraction"] for line in lines(tmp_path / "one")] == [0.75] * 3
     for preset in presets:
         assert_same(tmp_path / "one", tmp_path / "two" / Path(preset).stem)
+
+
+@pytest.mark.long
+def test_a_questions_variants_may_lie_on_several_processes(settings, lab, tmp_path):
+    """4 questions of M=2 on 1, 2, 4 and 8 processes: one question, then one variant a process."""
+    presets = ["zero0", str(tmp_path / "2" / "all_partitioned.json")]
+    base = settings(questions_per_step=4, num_variants=2, variants="importance", spatial=True)
+    runs = {Path(preset).stem: base | {"deepspeed": preset} for preset in presets}
+    train(TrainConfig(**base), run_dir=tmp_path / "1" / "zero0")
+    one = tmp_path / "1" / "zero0"
+    assert all(line["group/between_variant_share"] > 0 for line in lines(one))
+    texts = pl.read_parquet(one / "completions.parquet").sort(
+        "step", "question_id", "variant", "generation"
+    )
+    for count in (2, 4, 8):
+        several_processes(lab, tmp_path / str(count), runs, count)
+        for name in runs:
+            run_dir = tmp_path / str(count) / name
+            assert_same(one, run_dir)
+            print(count, name, [line["loss/total"] for line in lines(run_dir)])
+            rows = pl.read_parquet(run_dir / "completions.parquet")
+            rows = rows.sort("step", "question_id", "variant", "generation")
+            for column in ("frame_index", "text", "reward", "advantage"):
+                assert rows[column].equals(texts[column]), (count, name, column)
 
 
 class Killed(Exception):  # noqa: N818 - an end, not a fault

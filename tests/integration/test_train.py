@@ -36,6 +36,8 @@ METRICS = {
     "group/variant_agreement",
     "policy/clip_fraction",
     "policy/entropy",
+    "policy/rollout_mismatch",
+    "policy/rollout_mismatch_max",
     "completion/length_mean",
     "completion/truncated_fraction",
     "variants/frame_overlap",
