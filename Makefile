@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint format bench clean
+.PHONY: install demo test test-full lint format bench gpu-wheels clean
 
 # The programs of bench/, in this order; each prints ratios and writes bench/results/NAME.json.
 # docs/performance.md is made from those files at the end.
@@ -40,6 +40,10 @@ bench: $(VENV)/.bench
 $(VENV)/.bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	touch $@
+
+# What a GPU machine without a network is given: docs/gpu.md.
+gpu-wheels: install
+	$(BIN)/python -m bench.gpu_bundle
 
 format: install
 	$(BIN)/ruff check --fix strive tests bench

@@ -2,9 +2,9 @@
 
 Random weights made on the GPU, bfloat16, LoRA, and the preset for one GPU otherwise, with
 completions of full length. Measured: whole steps; the log-prob pass of one question, forward and
-backward, from packed rows (flex-attention and sdpa) and from plain ones; and decoding, compiled
-over a fixed cache and as it comes over a growing one, against what the memory allows: every token
-reads all weights and the cache once.
+backward, from packed rows (flex-attention and sdpa) and from plain ones; decoding, compiled over
+a fixed cache and as it comes over a growing one, against what the memory allows (every token reads
+all weights and the cache once); and what a decode step's time goes into.
 
 Without a GPU it says so and measures nothing; `--tiny` tries the program on the model of
 `bench.step`, on any machine. The result file is written after every part, so that a run that is cut
@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from bench.harness import BUILD, RESULTS, flat, write_result
 from bench.step_model import (
@@ -87,6 +89,7 @@ GPU_PASSES: tuple[Pass, ...] = (
     ("packed, sdpa", "packed", "sdpa"),
     ("plain", "plain", "auto"),
 )
+PROFILED_STEPS = 8
 CPU_PASSES: tuple[Pass, ...] = (("packed, sdpa", "packed", "sdpa"), ("plain", "plain", "auto"))
 
 
@@ -155,10 +158,13 @@ class Measured:
         tokens = torch.from_numpy(np.random.default_rng(0).integers(0, PLAIN_TOKENS, shape))
         lengths = torch.full(shape[:2], self.num_tokens)
         features = encode_videos(self.policy, self.prompts)
-        found = {}
+        found: dict[str, Any] = {}
+        logprobs: dict[str, Tensor] = {}
         for name, mode, attention in self.passes:
 
-            def run(mode: LogProbMode = mode, attention: AttentionMode = attention) -> None:
+            def run(
+                name: str = name, mode: LogProbMode = mode, attention: AttentionMode = attention
+            ) -> None:
                 result = completion_logprobs_batch(
                     self.policy,
                     self.prompts,
@@ -169,6 +175,7 @@ class Measured:
                     attention=attention,
                 )
                 result.logprobs.sum().backward()
+                logprobs[name] = result.logprobs.detach()
                 self.policy.model.zero_grad(set_to_none=True)
 
             run()
@@ -177,6 +184,10 @@ class Measured:
                 "seconds": self._median_seconds(run, repeats),
                 "peak_gib": self._peak_gib(),
             }
+        # How far apart rounding alone puts two right ways: the scale of a rollout's mismatch.
+        for name in found:
+            difference = (logprobs[name] - logprobs["plain"]).abs().mean()
+            found[name]["mean_difference_to_plain"] = difference.item()
         return found
 
     def decoding(self, repeats: int, bandwidth: float) -> dict[str, Any]:
@@ -217,6 +228,56 @@ class Measured:
                 "share_of_floor": speed * floor_seconds / rows,
             }
         return found
+
+    def decode_profile(self) -> dict[str, Any]:
+        """Where the time of a static decode step goes: the device's own, and its longest kernels.
+
+        What the device is not busy for, it waits for the host.
+        """
+        prompts = self.prompts * self.config.questions_per_step
+        features = encode_videos(self.policy, prompts)
+        on_gpu = self.device.type == "cuda"
+        shape = (len(prompts), self.config.num_generations, PROFILED_STEPS + 1)
+        uniforms_RGL = np.random.default_rng(0).random(shape)
+
+        def write(count: int) -> float:
+            watch = Stopwatch(self.device)
+            with watch.measure("write"):
+                generate(
+                    self.policy,
+                    prompts,
+                    features,
+                    num_generations=self.config.num_generations,
+                    max_new_tokens=count,
+                    sampling_temperature=self.config.sampling_temperature,
+                    top_p=self.config.top_p,
+                    uniforms_RGL=uniforms_RGL,
+                    decode_mode="static",
+                )
+            return watch.seconds["write"]
+
+        write(PROFILED_STEPS + 1)
+        wall = write(PROFILED_STEPS + 1) - write(1)
+        kinds = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+        kernels: dict[str, tuple[float, int]] = {}
+        # What the prefill takes as well is taken off again.
+        for count, sign in ((PROFILED_STEPS + 1, 1), (1, -1)):
+            with profile(activities=kinds) as profiled:
+                write(count)
+            for event in profiled.key_averages():
+                own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+                time_us, calls = kernels.get(event.key, (0.0, 0))
+                kernels[event.key] = (time_us + sign * own, calls + sign * event.count)
+        longest = sorted(kernels.items(), key=lambda item: -item[1][0])[:12]
+        busy = sum(time_us for time_us, _ in kernels.values()) / 1e3
+        return {
+            "milliseconds_per_step": wall * 1e3 / PROFILED_STEPS,
+            "device_milliseconds_per_step": busy / PROFILED_STEPS,
+            "kernels_per_step": sum(calls for _, calls in kernels.values()) / PROFILED_STEPS,
+            "longest_kernels_milliseconds_per_step": {
+                name[:70]: time_us / 1e3 / PROFILED_STEPS for name, (time_us, _) in longest
+            },
+        }
 
     def _bytes_per_token(self, rows: int) -> float:
         """What one decode step reads: layers and head, and the cache at its mean length."""
@@ -286,6 +347,7 @@ def measure(*, tiny: bool, num_tokens: int, repeats: int) -> Iterator[dict[str, 
         "step": lambda: measured.steps(repeats),
         "logprob_pass_of_one_question": lambda: measured.logprob_passes(repeats),
         "decoding": lambda: measured.decoding(repeats, bandwidth),
+        "decode_step": measured.decode_profile,
     }
     for name, part in parts.items():
         figures = figures | {name: part()}

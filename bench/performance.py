@@ -30,6 +30,10 @@ SECTIONS: tuple[tuple[str, str, Callable[[Result], Lines]], ...] = (
     ("embed", "The embed loop", performance_offline.embed_lines),
     ("jpeg", "What JPEG does to scores", performance_offline.jpeg_lines),
 )
+GPU_NOTE = """A step of the 7B shapes with random weights and a LoRA adapter. *First seconds* holds
+compiling, once a run. The floor of decoding is what reading all weights and the cache once per
+token allows. Random weights with a head as sharp as a trained one make rounding in bfloat16 show
+most in *rollout mismatch*."""
 INTRODUCTION = """# Performance
 
 <!-- Made by `python -m bench.performance` from bench/results/*.json. Do not edit. -->
@@ -76,11 +80,18 @@ def origin(result: Result) -> str:
 
 
 def gpu_lines(results: Mapping[str, Result]) -> Lines:
-    """Whatever was measured on a GPU, figure by figure."""
+    """What the check on a GPU found, and whatever was measured there, figure by figure."""
     on_gpu = [result for result in results.values() if result["figures"].get("on_gpu")]
+    if "gpu_check" in results:
+        parts = results["gpu_check"]["figures"]
+        yield from ("| part of [the check](gpu.md) | | seconds |", "|---|---|---|")
+        for name, part in parts.items():
+            yield f"| {name} | {'right' if part['ok'] else 'wrong'} | {part['seconds']} |"
+        yield from ("", origin(results["gpu_check"]), "")
     if not on_gpu:
         yield "Not measured yet. Everything above ran on a CPU."
         return
+    yield from (GPU_NOTE, "")
     for result in on_gpu:
         yield from ("| figure | value |", "|---|---|")
         for name, value in flat(result["figures"]):

@@ -6,6 +6,7 @@ ended only now and then.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -171,6 +172,8 @@ def compiled(backend: Backend) -> Callable[[DecodingState], None]:
     Raises:
         ModelError: by the step, when it cannot be compiled.
     """
+    # Of inductor's own plan for a large vocabulary: nothing that a user could change.
+    warnings.filterwarnings("ignore", message=r"\s*Online softmax is disabled")
     step = torch.compile(_advance, fullgraph=True, backend=backend)
 
     def advance(state: DecodingState) -> None:

@@ -6,9 +6,11 @@ agree as far as rounding lets them. A wrong position, kernel, sampler or referen
 
 from collections.abc import Iterator, Mapping
 
-MISMATCH_BOUNDS = {"float32": 1e-3, "bfloat16": 2e-2}
-"""Largest mean of `policy/rollout_mismatch` that rounding explains. In bfloat16 ten times the
-largest that tiny models show (below 2e-3, at sampling_temperature 3)."""
+MISMATCH_BOUNDS = {"float32": 1e-3, "bfloat16": 1e-1}
+"""Largest mean of `policy/rollout_mismatch` that rounding explains, with room. In bfloat16 it was
+below 2e-3 on the lab's models; 0.02 to 0.04 on 8 layers of random weights, where two right ways to
+compute the same log-probs are as far apart; 0.17 on 28 such layers, which make the most of
+rounding. In float32 all that ran were below 1e-5."""
 KL_BOUNDS = {"cpu": 0.0, "cuda": 1e-6}
 """Largest KL of the first update. On a GPU policy and reference may run other kernels: one keeps
 what a gradient needs."""

@@ -34,8 +34,8 @@ def test_two_steps_in_bfloat16(settings, tmp_path, capsys, preset, family):
     assert "warning:" not in capsys.readouterr().err
     for line in (first, second):
         assert line["optim/grad_norm"] > 0
-        # What the bound is ten times of, so that it stays what its text says.
-        assert 0 < line["policy/rollout_mismatch"] <= MISMATCH_BOUNDS["bfloat16"] / 10
+        # What the text of the bound says of these models; a wrong position would be far above.
+        assert 0 < line["policy/rollout_mismatch"] < 2e-3 < MISMATCH_BOUNDS["bfloat16"] / 10
         assert line["policy/rollout_mismatch"] < line["policy/rollout_mismatch_max"] < 0.1
 
 
