@@ -108,8 +108,8 @@ def require_loggers(names: Iterable[str]) -> None:
     """
     if "wandb" in names and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
-            "loggers names wandb, which is not installed; install it with: pip install "
-            '"strive-rl[wandb]", or leave it out (--set loggers=[tensorboard])'
+            "loggers names wandb, which is not installed; install it with `pip install wandb`, or "
+            "leave it out (--set loggers=[tensorboard])"
         )
 
 

@@ -186,7 +186,7 @@ def test_without_ray_the_command_to_install_it_is_named(world: World, tmp_path: 
     (tmp_path / "path" / "ray.py").write_text("raise ImportError('no ray here')")
     done = run_script(world, tmp_path / "cache", "--absent", str(tmp_path / "path"))
     assert done.returncode == 2, done.stderr
-    assert "no ray here" in done.stdout and "pip install strive-rl[ray]" in done.stdout
+    assert "no ray here" in done.stdout and "pip install -e '.[ray]'" in done.stdout
 
 
 def test_encoded_frames_travel_not_pixels(world: World, tmp_path: Path) -> None:
