@@ -75,8 +75,8 @@ def import_ray() -> Any:
         import ray.data
     except ImportError as error:
         raise ConfigError(
-            f"--engine ray needs Ray Data ({error}); install it with `pip install -e '.[ray]'` in the "
-            "checkout, or use --engine local with --shard i/n"
+            f"--engine ray needs Ray Data ({error}); install it with `pip install -e '.[ray]'` in "
+            "the checkout, or use --engine local with --shard i/n"
         ) from None
     return ray
 

@@ -82,7 +82,7 @@ def test_a_package_that_is_missing_is_named_with_its_install_line():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.splitlines()[-1]
     assert "ConfigError: loggers names wandb, which is not installed" in last
-    assert '`pip install wandb`' in last
+    assert "`pip install wandb`" in last
 
 
 def test_loggers_by_name():
