@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ from bench.step_model import (
 from bench.step_ours import Ours
 from strive.configs.load import load_train_config
 from strive.models.attention import AttentionMode
+from strive.models.family import VisionFeatures
 from strive.models.generate import DecodeMode, generate
 from strive.models.inputs import PromptInputs
 from strive.models.loading import DTYPES, Policy
@@ -131,6 +133,7 @@ class Measured:
         )
         self.prompts: list[PromptInputs] = list(prepared.prompts)
         self.passes = CPU_PASSES if tiny else GPU_PASSES
+        self._features: list[VisionFeatures] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -190,36 +193,36 @@ class Measured:
             found[name]["mean_difference_to_plain"] = difference.item()
         return found
 
+    def _write(self, num_tokens: int, mode: DecodeMode) -> None:
+        """Write completions of so many tokens for all questions of a step; videos encode once."""
+        config = self.config
+        prompts = self.prompts * config.questions_per_step
+        if self._features is None:
+            self._features = encode_videos(self.policy, prompts)
+        shape = (len(prompts), config.num_generations, num_tokens)
+        generate(
+            self.policy,
+            prompts,
+            self._features,
+            num_generations=config.num_generations,
+            max_new_tokens=num_tokens,
+            sampling_temperature=config.sampling_temperature,
+            top_p=config.top_p,
+            uniforms_RGL=np.random.default_rng(0).random(shape),
+            decode_mode=mode,
+        )
+
     def decoding(self, repeats: int, bandwidth: float) -> dict[str, Any]:
         """Tokens a second of all rows of a step, prefill excluded, beside what memory allows."""
-        prompts = self.prompts * self.config.questions_per_step
-        rows = len(prompts) * self.config.num_generations
-        features = encode_videos(self.policy, prompts)
-        shape = (len(prompts), self.config.num_generations, self.num_tokens)
-        uniforms_RGL = np.random.default_rng(0).random(shape)
+        config = self.config
+        rows = len(self.prompts) * config.questions_per_step * config.num_generations
         floor_seconds = self._bytes_per_token(rows) / bandwidth
         found: dict[str, Any] = {"rows": rows, "floor_tokens_per_second": rows / floor_seconds}
         modes: tuple[Literal["static", "dynamic"], ...] = ("static", "dynamic")
         for mode in modes:
-
-            def write(count: int, mode: DecodeMode = mode) -> None:
-                generate(
-                    self.policy,
-                    prompts,
-                    features,
-                    num_generations=self.config.num_generations,
-                    max_new_tokens=count,
-                    sampling_temperature=self.config.sampling_temperature,
-                    top_p=self.config.top_p,
-                    uniforms_RGL=uniforms_RGL,
-                    decode_mode=mode,
-                )
-
-            started = time.perf_counter()
-            write(self.num_tokens)
-            first = time.perf_counter() - started
-            prefill = self._median_seconds(lambda: write(1), repeats)
-            whole = self._median_seconds(lambda: write(self.num_tokens), repeats)
+            first = self._median_seconds(partial(self._write, self.num_tokens, mode), 1)
+            prefill = self._median_seconds(partial(self._write, 1, mode), repeats)
+            whole = self._median_seconds(partial(self._write, self.num_tokens, mode), repeats)
             speed = rows * (self.num_tokens - 1) / (whole - prefill)
             found[mode] = {
                 "first_call_seconds": first,
@@ -234,36 +237,16 @@ class Measured:
 
         What the device is not busy for, it waits for the host.
         """
-        prompts = self.prompts * self.config.questions_per_step
-        features = encode_videos(self.policy, prompts)
         on_gpu = self.device.type == "cuda"
-        shape = (len(prompts), self.config.num_generations, PROFILED_STEPS + 1)
-        uniforms_RGL = np.random.default_rng(0).random(shape)
-
-        def write(count: int) -> float:
-            watch = Stopwatch(self.device)
-            with watch.measure("write"):
-                generate(
-                    self.policy,
-                    prompts,
-                    features,
-                    num_generations=self.config.num_generations,
-                    max_new_tokens=count,
-                    sampling_temperature=self.config.sampling_temperature,
-                    top_p=self.config.top_p,
-                    uniforms_RGL=uniforms_RGL,
-                    decode_mode="static",
-                )
-            return watch.seconds["write"]
-
-        write(PROFILED_STEPS + 1)
-        wall = write(PROFILED_STEPS + 1) - write(1)
         kinds = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
         kernels: dict[str, tuple[float, int]] = {}
+        seconds = 0.0
         # What the prefill takes as well is taken off again.
         for count, sign in ((PROFILED_STEPS + 1, 1), (1, -1)):
+            self._write(count, "static")
+            seconds += sign * self._median_seconds(partial(self._write, count, "static"), 1)
             with profile(activities=kinds) as profiled:
-                write(count)
+                self._write(count, "static")
             for event in profiled.key_averages():
                 own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
                 time_us, calls = kernels.get(event.key, (0.0, 0))
@@ -271,7 +254,7 @@ class Measured:
         longest = sorted(kernels.items(), key=lambda item: -item[1][0])[:12]
         busy = sum(time_us for time_us, _ in kernels.values()) / 1e3
         return {
-            "milliseconds_per_step": wall * 1e3 / PROFILED_STEPS,
+            "milliseconds_per_step": seconds * 1e3 / PROFILED_STEPS,
             "device_milliseconds_per_step": busy / PROFILED_STEPS,
             "kernels_per_step": sum(calls for _, calls in kernels.values()) / PROFILED_STEPS,
             "longest_kernels_milliseconds_per_step": {

@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import (
@@ -24,15 +23,12 @@ from transformers.integrations.sdpa_attention import (
 from transformers.masking_utils import sdpa_mask
 
 from strive.errors import ConfigError, ModelError, unknown_name
+from strive.models.compiling import Backend, compile_whole
 from strive.models.rows import PADDING, PROMPT, Rows
 
 AttentionMode = Literal["auto", "sdpa", "flex"]
 MODES: tuple[str, ...] = ("auto", "sdpa", "flex")
 NAME = "strive_segments"
-Backend = str | Callable[..., Any]
-"""A backend of torch.compile: its name, or a function."""
-COMPILE_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
-"""What a function that is compiled as one graph raises when it cannot be, or not once more."""
 BLOCK = 128
 """Positions of a side of a block, flex-attention's own number."""
 BLOCK_ROWS_AT_ONCE = 8
@@ -245,18 +241,9 @@ def compiled_flex(backend: Backend) -> Callable[..., Tensor]:
         ModelError: by the function, when it cannot be compiled, or once more.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-    flex: Any = torch.compile(flex_attention, fullgraph=True, dynamic=True, backend=backend)
-
-    def run(*tensors: Tensor, **options: Any) -> Tensor:
-        try:
-            return flex(*tensors, **options)
-        except COMPILE_ERRORS as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
-            raise ModelError(
-                f"torch cannot compile flex-attention here ({reason}); set attention=sdpa"
-            ) from error
-
-    return run
+    return compile_whole(
+        flex_attention, backend, name="flex-attention", without="attention=sdpa", dynamic=True
+    )
 
 
 def segments_block_mask(segments_BT: Tensor) -> BlockMask:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strive.errors import ModelError
-from strive.models.attention import COMPILE_ERRORS, Backend
+from strive.models.compiling import Backend, compile_whole
 from strive.models.loading import Policy
 from strive.models.sampling import choose_tokens
 
@@ -174,18 +173,7 @@ def compiled(backend: Backend) -> Callable[[DecodingState], None]:
     """
     # Of inductor's own plan for a large vocabulary: nothing that a user could change.
     warnings.filterwarnings("ignore", message=r"\s*Online softmax is disabled")
-    step = torch.compile(_advance, fullgraph=True, backend=backend)
-
-    def advance(state: DecodingState) -> None:
-        try:
-            step(state)
-        except COMPILE_ERRORS as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
-            raise ModelError(
-                f"torch cannot compile the decode step here ({reason}); set decode=dynamic"
-            ) from error
-
-    return advance
+    return compile_whole(_advance, backend, name="the decode step", without="decode=dynamic")
 
 
 def _advance(state: DecodingState) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from strive.errors import ConfigError, unknown_name
+from strive.models.compiling import Backend
 from strive.models.decoding import (
-    Backend,
     DecodingState,
     TokenRule,
     decode,
