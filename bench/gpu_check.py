@@ -29,13 +29,24 @@ from typing import Any
 import torch
 
 from bench.harness import BUILD, flat, write_result
+from strive.train.first_step import KL_BOUNDS, MISMATCH_BOUNDS
 
 ROOT = Path(__file__).parents[1]
 GPU_TESTS = ("tests/unit/models/test_on_gpu.py",)
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+PARTS = ("tests", "lab-qwen2_5_vl", "lab-qwen3_vl", "step-short", "step-long")
+LEAST_SECONDS = 30
+"""With less time left no part is begun."""
 TAIL = 3000
 """Characters of a failed part's output that go into the page."""
 PACKAGES = ("torch", "triton", "transformers", "deepspeed", "peft", "pyarrow")
+
+
+LAB_NOTE = (
+    "Three values are those of steps 1 to 3; times are seconds, the first with compiling. In step "
+    f"1 `loss/kl` must be at most {KL_BOUNDS['cuda']:g} and `policy/rollout mismatch` at most "
+    f"{MISMATCH_BOUNDS['bfloat16']:g}; `wrong` lists what is not as it must be."
+)
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ def page(parts: Mapping[str, Mapping[str, Any]], machine: str) -> str:
     lines = [
         "# GPU check",
         "",
-        machine,
+        f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {machine}",
         "",
         "| part | | seconds | last line |",
         "|---|---|---|---|",
@@ -135,7 +146,10 @@ def page(parts: Mapping[str, Mapping[str, Any]], machine: str) -> str:
     for name, part in parts.items():
         if part["figures"]:
             figures = part["figures"].get("figures", part["figures"])
-            lines += ["", f"## {name}", "", "| figure | value |", "|---|---|"]
+            lines += ["", f"## {name}", ""]
+            if name.startswith("lab-"):
+                lines += [LAB_NOTE, ""]
+            lines += ["| figure | value |", "|---|---|"]
             lines += [f"| {path} | {value} |" for path, value in flat(figures)]
     for name, part in parts.items():
         if part["tail"]:
@@ -146,17 +160,20 @@ def page(parts: Mapping[str, Mapping[str, Any]], machine: str) -> str:
 def check(out: Path, workspace: Path, *, seconds: float, tiny: bool, only: Sequence[str]) -> bool:
     """Run all parts, as far as the time goes; whether each was right."""
     out.mkdir(parents=True, exist_ok=True)
-    for stale in (*out.glob("*.json"), *out.glob("*.log")):
-        stale.unlink()
-    end = time.perf_counter() + seconds
+    planned = stages(out, workspace, tiny)
+    names = [part.name for stage in planned for part in stage if not only or part.name in only]
+    for name in ("gpu_check", *names):  # of an earlier call, and nothing else
+        for end in (".json", ".log", ".md"):
+            (out / f"{name}{end}").unlink(missing_ok=True)
+    deadline = time.perf_counter() + seconds
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: a CPU"
+    where = f"{gpu}, tiny models" if tiny else gpu
     found: dict[str, dict[str, Any]] = {}
-    for stage in stages(out, workspace, tiny):
-        left = end - time.perf_counter()
-        parts = [part for part in stage if not only or part.name in only]
-        if left < 30 and parts:
-            print(f"no time left for {', '.join(part.name for part in parts)}", flush=True)
-            break
+    for stage in planned:
+        left = deadline - time.perf_counter()
+        parts = [part for part in stage if part.name in names]
+        if left < LEAST_SECONDS:
+            continue
         running = [Running(part, out, min(part.limit_seconds, left)) for part in parts]
         with ThreadPoolExecutor(len(running) or 1) as pool:
             results = list(pool.map(Running.finish, running))
@@ -166,8 +183,11 @@ def check(out: Path, workspace: Path, *, seconds: float, tiny: bool, only: Seque
             print(f"{state:6} {one.part.name:16} {result['seconds']:6} s  {result['last_line']}")
             sys.stdout.flush()
             write_result("gpu_check", found, packages=PACKAGES, path=out / "gpu_check.json")
-            (out / "gpu_check.md").write_text(page(found, gpu), encoding="utf-8")
-    return all(result["ok"] for result in found.values())
+            (out / "gpu_check.md").write_text(page(found, where), encoding="utf-8")
+    late = [name for name in names if name not in found]
+    if late:
+        print(f"FAILED no time left for {', '.join(late)}: give more --seconds", flush=True)
+    return not late and all(result["ok"] for result in found.values())
 
 
 def main() -> None:
@@ -176,11 +196,20 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True, help="holds the lab's cache")
     parser.add_argument("--out", type=Path, default=BUILD / "gpu_check")
     parser.add_argument("--seconds", type=float, default=540, help="for all parts together")
-    parser.add_argument("--only", action="append", default=[], help="this part; repeatable")
+    parser.add_argument(
+        "--only", action="append", default=[], choices=PARTS, help="this part; repeatable"
+    )
     parser.add_argument("--tiny", action="store_true", help="on a CPU")
     asked = parser.parse_args()
     if not asked.tiny and not torch.cuda.is_available():
-        sys.exit("bench.gpu_check: no GPU here (--tiny goes the same way on a CPU)")
+        parser.error("no GPU here (--tiny goes the same way on a CPU)")
+    if not (asked.workspace / "lab" / "cache" / "cache.json").is_file():
+        parser.error(
+            f"no lab cache in {asked.workspace}; make it with: strive-cli precompute --scorer "
+            f"siglip2 --workspace {asked.workspace}"
+        )
+    if asked.out.exists() and not asked.out.is_dir():
+        parser.error(f"--out {asked.out} is not a folder")
     ok = check(
         asked.out.resolve(),
         asked.workspace.resolve(),
@@ -188,7 +217,8 @@ def main() -> None:
         tiny=asked.tiny,
         only=asked.only,
     )
-    print(f"wrote {asked.out / 'gpu_check.json'} and gpu_check.md beside it")
+    if (asked.out / "gpu_check.json").is_file():
+        print(f"wrote {asked.out / 'gpu_check.json'} and gpu_check.md beside it")
     sys.exit(not ok)
 
 

@@ -92,7 +92,9 @@ def main() -> None:
             figures[name] = {"wrong": [f"stopped by {reason[:300]}"]}
         asked.out.write_text(json.dumps(figures, indent=1) + "\n")
         print(f"{name}: {'; '.join(figures[name]['wrong']) or 'as it must be'}", flush=True)
-    sys.exit(any(result["wrong"] for result in figures.values()))
+    wrong = [name for name, result in figures.items() if result["wrong"]]
+    print(f"wrong: {', '.join(wrong)}" if wrong else f"{', '.join(figures)}: as they must be")
+    sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from flat(value, f"{path}: ")
         elif isinstance(value, list):
-            yield path, ", ".join(_text(item) for item in value)
+            yield path, ", ".join(_text(item) for item in value) or "none"
         else:
             yield path, _text(value)
 

@@ -77,7 +77,8 @@ def main() -> None:
     try:
         app()
     except StriveError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not error.is_told:
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

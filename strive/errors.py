@@ -16,6 +16,8 @@ class StriveError(Exception):
     """Base of all errors that a user can cause."""
 
     exit_code = 2
+    is_told = False
+    """Whether another process of the same run says it."""
 
 
 class ConfigError(StriveError, ValueError):

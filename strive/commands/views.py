@@ -1,5 +1,6 @@
 """What the offline stage's results look like on a terminal."""
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -131,7 +132,7 @@ def print_training(summary: "TrainSummary", console: Console) -> None:
             f"held-out {best.metric} {best.value:.1%} after step {best.step}: "
             f"{escape(str(summary.run_dir / 'best'))}",
         )
-    table.add_row("look", f"strive-cli report {escape(str(summary.run_dir))}")
+    table.add_row("look", f"strive-cli report {escape(shlex.quote(str(summary.run_dir)))}")
     console.print(table)
 
 

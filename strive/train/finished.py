@@ -1,8 +1,10 @@
 """Finished policies and checkpoints: folders that appear and go as wholes.
 
-Each lists the files that the run wrote into it, so that removing it removes no others.
+Each lists the files that the run wrote into it, so that removing it removes no others, and none
+that somebody has edited since.
 """
 
+import hashlib
 import os
 import shutil
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 CHECKPOINT_STATE = "state.json"
 BEST_STATE = "best.json"
 WRITTEN = ".strive-files"
-"""The list: a path relative to the folder on each line."""
+"""The list: on each line what a file held (`_content`), and its path relative to the folder."""
+_MOST_DIGESTED_BYTES = 2**20
 TEMPORARY_ENDS = (".tmp", "-old.tmp")
 """Ends of a folder's name while it is written, and while it is removed."""
 # What tells a folder as a run's; earlier versions wrote no list.
@@ -20,8 +23,8 @@ _MARKS = (WRITTEN, CHECKPOINT_STATE, BEST_STATE)
 
 def put_finished(temporary: Path, target: Path) -> None:
     """Let a finished folder appear under its name, in the place of the one there."""
-    names = sorted(_relative(path, temporary) for path in _files(temporary))
-    (temporary / WRITTEN).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    lines = sorted(f"{_content(p)} {_relative(p, temporary)}\n" for p in _files(temporary))
+    (temporary / WRITTEN).write_text("".join(lines), encoding="utf-8")
     remove(target)
     temporary.rename(target)
 
@@ -43,8 +46,12 @@ def remove_unnamed(leftover: Path) -> None:
     """Remove a folder that has no more, or not yet, a name of its own."""
     listed = leftover / WRITTEN
     if listed.is_file():
-        names = {*listed.read_text(encoding="utf-8").splitlines(), WRITTEN}
-        others = [path for path in _files(leftover) if _relative(path, leftover) not in names]
+        written = set(listed.read_text(encoding="utf-8").splitlines())
+        others = [
+            path
+            for path in _files(leftover)
+            if path != listed and f"{_content(path)} {_relative(path, leftover)}" not in written
+        ]
         name = leftover.name.removesuffix(".tmp").removesuffix("-old")
         kept = _name_to_keep(leftover.with_name(name)) if others else leftover
         for path in others:
@@ -66,6 +73,14 @@ def _name_to_keep(path: Path) -> Path:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
+def _content(path: Path) -> str:
+    """What tells an edited file: its digest, and of a large one (weights) its size."""
+    size = path.lstat().st_size
+    if path.is_symlink() or size > _MOST_DIGESTED_BYTES:
+        return str(size)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _relative(path: Path, folder: Path) -> str:

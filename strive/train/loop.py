@@ -106,7 +106,9 @@ def train(
     processes = start_processes()
     require_gradient(config.attention, processes.device)
     data = TrainingData(config)
-    shard(range(config.questions_per_step), config.num_variants, 0, processes.world_size)
+    world_size = processes.world_size
+    questions = range(config.questions_per_step)
+    processes.of_main(lambda: shard(questions, config.num_variants, 0, world_size))
     rewards = load_rewards(list(config.rewards))
     folder = RunFolder(run_dir)
     look = partial(first_step_of, folder, config, data, processes, resume)

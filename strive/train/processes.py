@@ -73,6 +73,9 @@ class Processes:
         assert given is not None
         value, failure = given
         if failure is not None:
+            if isinstance(failure, StriveError):
+                # One line for a run, not one for each of its processes.
+                failure.is_told = not self.is_main
             raise failure
         answer: T = value
         return answer

@@ -302,9 +302,15 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 def _lines_up_to(path: Path, step: int) -> list[str]:
     """Whole lines of steps up to `step`; a line cut off by a kill is dropped."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(
+                f"{path}, line {number} is no line that a run wrote ({line.strip()[:40]!r}); "
+                "remove it to resume"
+            ) from None
     return kept
 
 

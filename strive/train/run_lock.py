@@ -7,6 +7,7 @@ of several that start at once a single one wins.
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -45,8 +46,9 @@ class RunLock:
 
         Raises:
             RunInUseError: another process is; the message says which.
-            CheckpointError: a file of this name is there that no run wrote.
-            DiskError: the folder cannot be made or written.
+            CheckpointError: the folder cannot be made or written, or a file of this name is there
+                that no run wrote.
+            DiskError: the disk takes no more.
         """
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -58,7 +60,8 @@ class RunLock:
                 continue  # the folder was that of a start which was refused this very moment
             except OSError as error:
                 self._remove_made()
-                raise DiskError(
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+                raise (DiskError if full else CheckpointError)(
                     f"cannot use run folder {self._root}: {error.strerror or error}; give another "
                     "--run-dir"
                 ) from error
@@ -77,7 +80,9 @@ class RunLock:
                 return
             os.close(descriptor)
         self._remove_made()
-        raise DiskError(f"cannot hold {self.file}: it is removed again and again")
+        raise CheckpointError(
+            f"cannot make {self.file}, or it is removed again and again; give another --run-dir"
+        )
 
     def _lock(self, descriptor: int, before: bytes | None) -> None:
         holder = None if before is None else _holder(before)

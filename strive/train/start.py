@@ -76,6 +76,11 @@ def first_step_of(
         return 0
     steps = folder.checkpoint_steps()
     if not steps:
+        if folder.has_config and folder.final.is_dir():
+            raise CheckpointError(
+                f"{folder.root} holds a finished run (final/) and no checkpoint to go on from; "
+                "give another --run-dir, or move final/ away to train from the start again"
+            )
         if folder.has_config:
             began = folder.read_config()
             require_same_config(began["config"], comparable(config), folder.root)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import gpu_check
 from bench.gpu_bundle import PUBLISHED, SOURCES, pinned
@@ -76,11 +77,40 @@ def test_no_part_stops_the_next(
     assert "| speed | 1.5 |" in text and r"a \| b" in text and "```\nwhy\n```" in text
     assert "FAILED fails" in capsys.readouterr().out
 
-    # A part of its own choice, and no time for any.
+    # One part alone; what lies beside its files is somebody's. No time for it is no success.
+    (out / "mine.json").write_text("{}")
     assert check(out, tmp_path, seconds=100, tiny=True, only=["good"])
     assert list(json.loads((out / "gpu_check.json").read_text())["figures"]) == ["good"]
-    assert check(out, tmp_path, seconds=0, tiny=True, only=["good"])
-    assert "no time left for good" in capsys.readouterr().out
+    assert not check(out, tmp_path, seconds=0, tiny=True, only=["good"])
+    assert "FAILED no time left for good" in capsys.readouterr().out
+    assert (out / "mine.json").read_text() == "{}" and not (out / "gpu_check.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--only", "lab-qwen3vl", "--tiny"], "invalid choice: 'lab-qwen3vl'"),
+        (["--tiny"], "no lab cache in nowhere; make it with: strive-cli precompute"),
+        ([], "no GPU here"),
+    ],
+)
+def test_wrong_calls(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    line: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu_check", "--workspace", "nowhere", *arguments])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main()
+    assert ended.value.code == 2 and line in capsys.readouterr().err
+
+
+def test_parts_are_those_that_can_be_named() -> None:
+    for tiny in (False, True):
+        planned = gpu_check.stages(Path("out"), Path("workspace"), tiny)
+        assert [part.name for stage in planned for part in stage] == list(gpu_check.PARTS)
 
 
 def test_what_is_carried_is_pinned() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from strive.cache.lock import try_lock
-from strive.errors import CheckpointError, DiskError, RunInUseError
+from strive.errors import CheckpointError, RunInUseError
 from strive.train import run_lock
 from strive.train.run_lock import RunLock
 
@@ -177,6 +177,8 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
 
 def test_a_place_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DiskError, match="cannot use run folder"):
+    with pytest.raises(CheckpointError, match="cannot use run folder"):
         RunLock(tmp_path / "file" / "run").take()
+    with pytest.raises(CheckpointError, match=r"cannot make /proc/nope/run.lock"):
+        RunLock(Path("/proc/nope")).take()
     assert (tmp_path / "file").read_text() == "mine"

@@ -16,6 +16,7 @@ from strive.errors import (
     RunInUseError,
     StriveError,
 )
+from strive.lab.models import lab_model_path
 from strive.train.finished import put_finished
 from strive.train.loggers import LOGGERS
 from strive.train.loop import train
@@ -123,6 +124,38 @@ def test_files_put_into_what_a_run_removes_are_kept_beside_it(folder, capsys):
         "checkpoints/step-000002/weights/one.pt",
     }
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_an_edited_file_is_the_users(folder, capsys):
+    put_tree(folder, folder.final)
+    edited = folder.final / "weights" / "one.pt"
+    edited.write_bytes(b"x" * edited.stat().st_size)  # as long as before
+    folder.cut_back(0)
+    kept = folder.root / "final-kept" / "weights" / "one.pt"
+    assert set(kept.read_bytes()) == {ord("x")} and not folder.final.exists()
+    assert "is now in" in capsys.readouterr().err
+
+
+def test_a_line_that_no_run_wrote_is_named(folder):
+    folder.append_metrics({"step": 1, "loss/total": 0.5})
+    with folder.metrics_file.open("a") as file:
+        file.write("mine\n")
+    before = folder.metrics_file.read_bytes()
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2 is no line .*'mine'.*remove"):
+        folder.cut_back(1)
+    assert folder.metrics_file.read_bytes() == before
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_anew(make_config, tmp_path):
+    config = make_config(model=str(lab_model_path("qwen2_5_vl")), steps=1)
+    train(config, run_dir=tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"holds a finished run \(final/\) and no checkpoint"):
+        train(config, run_dir=tmp_path / "run", resume=True)
+    assert snapshot(tmp_path / "run") == before
+    (tmp_path / "run" / "final").rename(tmp_path / "mine")
+    assert train(config, run_dir=tmp_path / "run", resume=True).first_step == 0
 
 
 def test_a_removal_that_a_kill_cut_short_goes_on(folder):
