@@ -257,13 +257,20 @@ def _row(video: EncodedVideo, shard: str, offsets: list[int]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class VideoState:
-    """The little that planning needs to know about a cached video."""
+    """The little that planning needs to know about a cached video.
+
+    `way` and `rotation`: of a row of before there were ways, `way` is None and `rotation` known.
+    """
 
     num_frames: int
     size_bytes: int
     modified_ns: int | None
     content_digest: str
     checksum: str
+    repaired: str | None = None
+    way: str | None = None
+    rotation: int | None = None
+    notes: list[str] | None = None
 
 
 def read_video_states(layout: CacheLayout, frames_key: str) -> dict[str, VideoState]:

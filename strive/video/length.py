@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from strive.errors import ConfigError, DecodeError
 from strive.video.ebml import segment_end
+from strive.video.mov import mov_bytes
 
 _HEAD_BYTES = 1 << 16
 # ASF's File Properties Object, and the flag of a broadcast (its sizes mean nothing).
@@ -71,66 +72,35 @@ def check_length(
     size = path.stat().st_size
     with path.open("rb") as file:
         start, stated_bytes = _STATED_BYTES[container](file, size)
-        if container == "mov" and has_fragments(file, size):
-            stated_seconds = None
     if container in _COUNTED_BY_BYTES and stated_bytes is not None and stated_bytes > size > start:
         if stated_bytes - size <= max(_SLOPPY_BYTES, 0.02 * stated_bytes):
             stated_bytes = size  # many writers get their own sizes wrong by a little
         else:
             by_bytes = reached_seconds * (stated_bytes - start) / (size - start)
             stated_seconds = max(stated_seconds or 0.0, by_bytes)
-    if not stated_seconds:
+    if not stated_seconds or (container == "mov" and stated_bytes is None):
         return ["no_stated_length"]
     missing = stated_seconds - reached_seconds
     is_whole = stated_bytes is not None and stated_bytes <= size
-    if is_whole:
-        return [] if DEFAULT_MAX_MISSING.allows(missing, stated_seconds) else ["stated_longer"]
-    if not max_missing.allows(missing, stated_seconds):
+    if is_whole and not DEFAULT_MAX_MISSING.allows(missing, stated_seconds):
+        return ["stated_longer"]
+    if not is_whole and not max_missing.allows(missing, stated_seconds):
         found = "" if stated_bytes is None else f" and has {size} of {stated_bytes} bytes"
         raise DecodeError(
             "incomplete",
             f"{path.name} ends at {reached_seconds:.2f} of {stated_seconds:.2f} s{found}; "
             "--max-missing says how much may be missing",
         )
-    # What a container keeps behind the pictures (an index, sound) may be all that is short.
-    return ["ends_early"] if missing > 0.5 * _FRAME_SECONDS else []
+    return ["ends_early"] if missing > _ROUNDED_SECONDS else []
 
 
+_ROUNDED_SECONDS = 0.1  # by so much writers round what they state
 # FFmpeg gives no time for a file of these that was cut.
 _COUNTED_BY_BYTES = ("avi", "asf")
 _SLOPPY_BYTES = 256
-_FRAME_SECONDS = 0.04
-
-
-def has_fragments(file: BinaryIO, size: int) -> bool:
-    """Whether an MP4 file is fragmented: such a file states no length."""
-    return any(kind == b"moof" for kind, _, _ in boxes_of(file, size))
-
-
-def boxes_of(file: BinaryIO, size: int) -> list[tuple[bytes, int, int]]:
-    """Return an MP4 file's top boxes while they follow one another: (kind, start, stated end)."""
-    found, at = [], 0
-    while at + 8 <= size:
-        file.seek(at)
-        head = file.read(16)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        elif length == 0:  # to the end of the file
-            length = size - at
-        if length < 8:
-            break
-        found.append((kind, at, at + length))
-        at += length
-    return found
 
 
 # Each returns where the pictures begin, and where they end as stated; None if that is not stated.
-
-
-def _mov_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
-    ends = [end for kind, _, end in boxes_of(file, size) if kind == b"mdat"]
-    return 0, max(ends, default=None)
 
 
 def _matroska_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
@@ -184,7 +154,7 @@ def _flv_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
 
 
 _STATED_BYTES: dict[str, Callable[[BinaryIO, int], tuple[int, int | None]]] = {
-    "mov": _mov_bytes,
+    "mov": mov_bytes,
     "matroska": _matroska_bytes,
     "flv": _flv_bytes,
     "avi": _avi_bytes,

@@ -111,6 +111,8 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
         damaged_bytes = damaged_ranges(path) if container == "matroska" else ()
         stated = _stated_seconds(opened, stream, container)
         notes = check_length(path, container, stated, packets.reached_seconds, max_missing)
+        if container == "avi" and packets.num_packets < stream.frames and not notes:
+            notes.append("fewer_than_stated")
         if packets.num_shown == 1:
             notes.append("one_picture")
         if stream.sample_aspect_ratio not in (None, 0, 1):
@@ -123,6 +125,8 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
         stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
         fps, duration = rate_and_duration(stated_fps, order.pts_N, packets.num_shown or 1, tick)
         number, is_exact = orientation.of_picture(packets.first) if packets.first else (1, True)
+        if way == "index" and order.pts_N is not None and has_gaps(order.pts_N, container):
+            notes.append("gaps")
         if way == "index" and not packets.begins_with_keyframe:
             notes.append("late_start")
         if way == "index" and not is_exact:
@@ -296,6 +300,15 @@ class _Packets:
         # Matroska indexes its keyframes by presentation stamps; the others search decode stamps.
         seek_P = pts_P if self.container == "matroska" else dts_P
         return _Order(pts_N, stored_N, keyframes_K, seek_P[stored_N][keyframes_K])
+
+
+def has_gaps(pts_N: np.ndarray, container: str) -> bool:
+    """Whether pictures of an even rate lack where a container does not tell of losses."""
+    if container not in (*STREAMS_OF_PACKETS, "avi") or len(pts_N) < 3:
+        return False
+    steps = np.diff(pts_N)
+    usual = float(np.median(steps))
+    return bool((steps > 1.5 * usual).any() and (steps == usual).mean() > 0.5)
 
 
 def rate_and_duration(

@@ -23,6 +23,7 @@ from strive.video.source import (
     MAX_STEP_SECONDS,
     STREAMS_OF_PACKETS,
     VideoSource,
+    has_gaps,
     rate_and_duration,
     read_index,
 )
@@ -70,11 +71,15 @@ def decode_whole(source: VideoSource) -> VideoSource:
     pts_N, is_mended = _times([picture.pts for picture in shown], source)
     fps, duration = rate_and_duration(source.stated_fps, pts_N, len(shown), source.seconds_per_tick)
     first_key = next((picture.packet for picture in shown if picture.starts_group), 0)
+    # What a late start cannot decode is no damage.
+    lead_end = 0 if source.begins_with_keyframe else first_key
     notes = [note for note in source.notes if note != "late_start"]
     if first_key > 0 and not source.begins_with_keyframe:
         notes.append("late_start")
     if is_mended:
         notes.append("times_mended")
+    if pts_N is not None and has_gaps(pts_N, source.container) and "gaps" not in notes:
+        notes.append("gaps")
     if not is_exact:
         notes.append("turned_by_an_odd_angle")
     if end < source.num_packets:
@@ -93,7 +98,7 @@ def decode_whole(source: VideoSource) -> VideoSource:
         orientation=orientation_number,
         notes=tuple(notes),
         is_damaged_N=is_damaged_N[: len(shown)],
-        has_damage=any(first_key <= bad < end for bad in bad_packets),
+        has_damage=any(lead_end <= bad < end for bad in bad_packets),
     )
 
 
