@@ -25,8 +25,9 @@ class PrecomputeOptions:
     """Every option of `strive-cli precompute`.
 
     `scorer_models` maps a scorer to an id or folder. `max_pixels` None means the frame plan's own
-    budget; `max_missing` (`5s`, `10%`, `any`) None the larger of one second and 2 %. With `for_config` (the name of a training configuration) `subset` and `seed` sample
-    `data` as that run will, and the records of `held_out` are all taken beside it.
+    budget; `max_missing` is `5s`, `10%`, `any` or None for the larger of one second and 2 %. With
+    `for_config` (the name of a training configuration) `subset` and `seed` sample `data` as that
+    run will, and the records of `held_out` are all taken beside it.
     """
 
     data: tuple[Path, ...]

@@ -203,7 +203,9 @@ class _Packets:
         )
         streams = () if self.container in _STATED_BY_CONTAINER else (self.stream,)
         checks_until = None
-        begins, ends = [0.0], [0.0]
+        # The clock of a stream may start at any time; elsewhere lengths count from zero.
+        begins: list[float] = [] if self.container in STREAMS_OF_PACKETS else [0.0]
+        ends: list[float] = list(begins)
         try:
             for packet in packets_of(self.opened, *streams):
                 tick = packet.time_base
@@ -221,7 +223,7 @@ class _Packets:
                 self._check(None)
         except av.error.FFmpegError:
             self.is_odd = True  # the file cannot be read on: players end here
-        self.reached_seconds = max(ends) - min(begins)
+        self.reached_seconds = max(ends, default=0.0) - min(begins, default=0.0)
 
     def _take(self, packet: av.Packet) -> None:
         self.num_packets += 1

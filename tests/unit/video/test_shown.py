@@ -1,4 +1,4 @@
-"""What FFmpeg's own program shows is what is decoded, picture for picture, whatever the packets say.
+"""What FFmpeg's own program shows is what is decoded, picture for picture.
 
 Every file is made here, and every expectation read from its frames' numbers.
 """
@@ -87,7 +87,7 @@ def test_every_orientation_was_met() -> None:
     for a, b, c, d in turn.values():
         for sign in (1, -1):
             matrix = (sign * a, b, 0, sign * c, d, 0, 0, 0, 1 << 30)
-            found.add(of_matrix(tuple(65536 * value for value in matrix[:8]) + (1 << 30,))[0])
+            found.add(of_matrix((*(65536 * value for value in matrix[:8]), 1 << 30))[0])
     assert found == set(range(1, 9))
     assert of_matrix((46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30)) == (1, False)
     assert of_matrix((0,) * 9) == (1, True)
