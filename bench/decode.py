@@ -26,7 +26,7 @@ from bench.clips import FFMPEG, make_clip
 from bench.harness import BUILD, Timing, time_in_turns, write_result
 from strive.video.decode import decode_frames
 from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
-from strive.video.source import probe
+from strive.video.whole import probe
 
 FRAMES = 64
 MAX_PIXELS = DEFAULT_MAX_PIXELS["uniform"]

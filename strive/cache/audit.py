@@ -40,6 +40,8 @@ class FramesInfo:
     num_videos: int
     num_frames: int
     num_bytes: int
+    notes: dict[str, int]
+    """Videos by what was odd about them (docs/files.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,9 @@ def cache_info(root: Path) -> CacheInfo:
                 num_videos=len(states),
                 num_frames=sum(state.num_frames for state in states.values()),
                 num_bytes=_num_bytes(layout.frames(key)),
+                notes=dict(
+                    Counter(note for state in states.values() for note in state.notes or ())
+                ),
             )
         )
     scorers = [

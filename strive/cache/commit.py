@@ -171,11 +171,13 @@ def read_table(path: Path, wanted: pa.Schema, columns: list[str] | None = None) 
 
 
 def _with_nulls(table: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """Add the nullable columns that a table lacks, where the schema has them."""
+    """Add the nullable columns that a table lacks, and bring the columns into a schema's order."""
     for position, field in enumerate(wanted):
         if field.nullable and field.name not in table.column_names:
             nulls = pa.nulls(table.num_rows, field.type)
             table = table.add_column(min(position, table.num_columns), field, nulls)
+    if set(table.column_names) == set(wanted.names):
+        table = table.select(wanted.names)
     return table
 
 

@@ -44,7 +44,6 @@ VIDEOS_SCHEMA = pa.schema(
         pa.field("duration_seconds", pa.float64(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
-        pa.field("rotation", pa.int32(), nullable=False),
         pa.field("codec", pa.string(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
@@ -54,6 +53,11 @@ VIDEOS_SCHEMA = pa.schema(
         # Nullable: parts that were written before these columns existed read as null.
         pa.field("modified_ns", pa.int64()),
         pa.field("repaired", pa.string()),
+        pa.field("orientation", pa.int32()),
+        pa.field("way", pa.string()),
+        pa.field("notes", pa.list_(pa.string())),
+        # Parts of before `orientation` have this in its place: degrees counter-clockwise.
+        pa.field("rotation", pa.int32()),
     ]
 )
 _FRAME_SCHEMA = pa.schema([pa.field("frame", pa.large_binary(), nullable=False)])
@@ -65,7 +69,9 @@ class VideoInfo:
     """What the cache knows about one video.
 
     `source_index_F` counts in the file, `pts_seconds_F` from the file's first frame; `height` and
-    `width` are those of the pool's frames, after rotation and resizing; `codec` is the video's;
+    `width` are those of the pool's frames, as shown and resized; `codec` is the video's;
+    `orientation` is numbered as EXIF does (1: as stored); `way` is `index` where packets told the
+    pictures, `decode` where the whole file was decoded; `notes` say what is odd about the file.
     `repaired` is "" for a file that was read as it is, else `remuxed` or `transcoded`: then frames
     are counted in the repaired copy.
     """
@@ -79,10 +85,12 @@ class VideoInfo:
     duration_seconds: float
     height: int
     width: int
-    rotation: int
+    orientation: int
     codec: str
     decoder: str
     repaired: str = ""
+    way: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +240,6 @@ def _row(video: EncodedVideo, shard: str, offsets: list[int]) -> dict[str, Any]:
         "duration_seconds": info.duration_seconds,
         "height": info.height,
         "width": info.width,
-        "rotation": info.rotation,
         "codec": info.codec,
         "decoder": info.decoder,
         "shard": shard,
@@ -241,18 +248,29 @@ def _row(video: EncodedVideo, shard: str, offsets: list[int]) -> dict[str, Any]:
         "checksum": frames_checksum(video.frames),
         "modified_ns": video.modified_ns,
         "repaired": info.repaired,
+        "orientation": info.orientation,
+        "way": info.way,
+        "notes": list(info.notes),
+        "rotation": None,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class VideoState:
-    """The little that planning needs to know about a cached video."""
+    """The little that planning needs to know about a cached video.
+
+    `way` and `rotation`: of a row of before there were ways, `way` is None and `rotation` known.
+    """
 
     num_frames: int
     size_bytes: int
     modified_ns: int | None
     content_digest: str
     checksum: str
+    repaired: str | None = None
+    way: str | None = None
+    rotation: int | None = None
+    notes: list[str] | None = None
 
 
 def read_video_states(layout: CacheLayout, frames_key: str) -> dict[str, VideoState]:
@@ -313,10 +331,12 @@ class FrameReader:
             duration_seconds=row["duration_seconds"],
             height=row["height"],
             width=row["width"],
-            rotation=row["rotation"],
+            orientation=_orientation_of(row),
             codec=row["codec"],
             decoder=row["decoder"],
             repaired=row["repaired"] or "",
+            way=row["way"] or "",
+            notes=tuple(row["notes"] or ()),
         )
 
     def read(self, video_id: str, frame_index_K: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -372,6 +392,12 @@ class FrameReader:
         if len(self._maps) > _MAX_OPEN_SHARDS:
             self._maps.popitem(last=False)[1].close()
         return self._maps[shard]
+
+
+def _orientation_of(row: dict[str, Any]) -> int:
+    """Return a row's orientation; that of an older row follows from its rotation."""
+    known = row["orientation"]
+    return known if known is not None else {90: 8, 180: 3, 270: 6}.get(row["rotation"], 1)
 
 
 def _codec_of(folder: Path) -> FrameCodec:

@@ -181,6 +181,9 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
         table = facts_table(f"Frames {escape(frames.key)}")
         table.add_row("videos", f"{frames.num_videos} with {frames.num_frames} frames")
         table.add_row("size", size_text(frames.num_bytes))
+        if frames.notes:
+            noted = (f"{count} {note}" for note, count in sorted(frames.notes.items()))
+            table.add_row("notes", escape(", ".join(noted)))
         for name, value in frames.fields.items():
             table.add_row(name.replace("_", " "), escape(_field_text(value)))
         console.print(table)

@@ -147,6 +147,20 @@ def precompute(
             "--repair", help="Remux or transcode what no decoder opens.", rich_help_panel=FRAMES
         ),
     ] = False,
+    max_missing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="5s|10%|any",
+            help="How much of a cut video may lack.  \\[default: the larger of 1s, 2%]",
+            rich_help_panel=FRAMES,
+        ),
+    ] = None,
+    allow_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--allow-damaged", help="Take damaged frames as players show.", rich_help_panel=FRAMES
+        ),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Cache folder.  \\[default: in the workspace]", rich_help_panel=RUNNING),
@@ -209,6 +223,8 @@ def precompute(
             long_text=long_text,
             allow_outside_root=allow_outside_root,
             repair=repair,
+            max_missing=max_missing,
+            allow_damaged=allow_damaged,
             engine=engine,
             frames=frames,
             frame_plan=frame_plan,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from strive.pipeline.summary import PrecomputeSummary
     from strive.train.loop import TrainSummary
 
+_SHOWN_REDONE = 5
+
 
 def facts_table(title: str = "") -> Table:
     """Return an empty two-column table of names and values."""
@@ -34,6 +36,17 @@ def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
         + (f", failed: {failed} (failures.parquet)" if failed else ""),
     )
     table.add_row("questions", f"{summary.num_questions}")
+    if summary.notes:
+        noted = ", ".join(f"{count} {note}" for note, count in summary.notes.most_common())
+        table.add_row("notes", f"{noted} (docs/files.md)")
+    if summary.redone:
+        names = ", ".join(summary.redone[:_SHOWN_REDONE])
+        more = len(summary.redone) - _SHOWN_REDONE
+        table.add_row(
+            "redone",
+            f"{len(summary.redone)} turned, mirrored or repaired by older rules: "
+            + escape(names + (f" and {more} more" if more > 0 else "")),
+        )
     if summary.num_image_rows:
         table.add_row("image rows", f"{summary.num_image_rows} passed over")
     if summary.subset_file is not None:

@@ -12,6 +12,7 @@ from strive.pipeline.scorers import check_scorer_name
 from strive.pipeline.session import QUERY_TEMPLATES
 from strive.video.decode import decoder_order
 from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
+from strive.video.length import parse_max_missing
 from strive.video.resize import RESIZE_RULE
 from strive.video.worker import DEFAULT_TIMEOUT_SECONDS
 
@@ -24,8 +25,9 @@ class PrecomputeOptions:
     """Every option of `strive-cli precompute`.
 
     `scorer_models` maps a scorer to an id or folder. `max_pixels` None means the frame plan's own
-    budget. With `for_config` (the name of a training configuration) `subset` and `seed` sample
-    `data` as that run will, and the records of `held_out` are all taken beside it.
+    budget; `max_missing` is `5s`, `10%`, `any` or None for the larger of one second and 2 %. With
+    `for_config` (the name of a training configuration) `subset` and `seed` sample `data` as that
+    run will, and the records of `held_out` are all taken beside it.
     """
 
     data: tuple[Path, ...]
@@ -48,6 +50,8 @@ class PrecomputeOptions:
     long_text: Literal["truncate", "chunk-mean"] = "truncate"
     allow_outside_root: bool = False
     repair: bool = False
+    max_missing: str | None = None
+    allow_damaged: bool = False
     engine: str = "local"
     workers: int | None = None
     shard: tuple[int, int] = (0, 1)
@@ -75,6 +79,7 @@ class PrecomputeOptions:
                 f"call ({', '.join(self.scorers)}); add --scorer {unused[0]}"
             )
         decoder_order(self.decoder)
+        parse_max_missing(self.max_missing)
         _check_range("--max-pixels", self.max_pixels, 1)
         _check_name("query (--query)", self.query, QUERY_TEMPLATES)
         _check_name("long-text rule (--long-text)", self.long_text, LONG_TEXTS)
@@ -138,6 +143,8 @@ class PrecomputeOptions:
             decoder_order(self.decoder),
             allow_outside_root=self.allow_outside_root,
             repair=self.repair,
+            max_missing=parse_max_missing(self.max_missing),
+            allow_damaged=self.allow_damaged,
         )
 
     def frames_key(self) -> str:

@@ -39,6 +39,7 @@ class Part:
         self.counts.num_decoded += 1
         self.counts.num_frames += video.info.num_frames
         self.counts.num_repaired += bool(getattr(video.info, "repaired", ""))
+        self.counts.notes.update(video.info.notes)
         self.counts.write_seconds += time.monotonic() - started
 
     def add_embeddings(self, scorer_key: str, video: VideoEmbeddings) -> None:

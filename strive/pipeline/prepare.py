@@ -11,6 +11,7 @@ from strive.errors import DecodeError, OutsideRootError
 from strive.records import resolve_video
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
+from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing
 from strive.video.lifetime import scratch_folder
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
@@ -23,7 +24,9 @@ class PrepareRule:
     """How videos are turned into frames; the same for all videos of a call.
 
     With `allow_outside_root` a path is used as it is: absolute, with `..`, through any link. With
-    `repair` a file that no decoder opens is remuxed, else transcoded, once.
+    `repair` a file that no decoder opens is remuxed, else transcoded, once. `max_missing` of a
+    video's stated length may be missing; with `allow_damaged` damaged frames are taken as players
+    show them.
     """
 
     video_root: Path
@@ -33,6 +36,8 @@ class PrepareRule:
     decoders: tuple[str, ...]
     allow_outside_root: bool = False
     repair: bool = False
+    max_missing: MaxMissing = DEFAULT_MAX_MISSING
+    allow_damaged: bool = False
 
 
 def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
@@ -55,10 +60,12 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
         duration_seconds=decoded.duration_seconds,
         height=height,
         width=width,
-        rotation=decoded.rotation,
+        orientation=decoded.orientation,
         codec=decoded.codec,
         decoder=decoded.decoder,
         repaired=repaired,
+        way=decoded.way,
+        notes=decoded.notes,
     )
     frames = tuple(rule.codec.encode(frame_HWC) for frame_HWC in decoded.frames_FHWC)
     size_bytes, digest = content_digest(path)
@@ -87,7 +94,14 @@ def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:
 
 
 def _decode_as_it_is(path: Path, rule: PrepareRule) -> DecodedVideo:
-    return decode_frames(path, rule.plan, max_pixels=rule.max_pixels, decoders=rule.decoders)
+    return decode_frames(
+        path,
+        rule.plan,
+        max_pixels=rule.max_pixels,
+        decoders=rule.decoders,
+        max_missing=rule.max_missing,
+        allow_damaged=rule.allow_damaged,
+    )
 
 
 def _find(video_id: str, rule: PrepareRule) -> Path:

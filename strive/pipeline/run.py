@@ -123,6 +123,7 @@ def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> Precom
         num_image_rows=asked.num_image_rows,
         num_unscorable=sum(scorer.num_unscorable for scorer in work.scorers),
         nothing_to_do=work.is_empty,
+        redone=list(work.redone),
     )
     summary.failed = {name: failure.error for name, failure in work.known_failures.items()}
     return summary

@@ -33,6 +33,7 @@ class StageCounts:
     num_unscorable: int = 0  # questions that a scorer cannot score, such as ones without spans
     num_frames: int = 0
     failed: dict[str, str] = field(default_factory=dict)  # {video_id: its first error}
+    notes: Counter[str] = field(default_factory=Counter)  # newly decoded videos by note
     num_parts: int = 0  # files that were committed
     bytes_written: int = 0
     decode_seconds: float = 0.0  # summed over the workers
@@ -55,7 +56,9 @@ class StageCounts:
         """Add what another stage has done."""
         for item in fields(StageCounts):
             value = getattr(other, item.name)
-            if isinstance(value, dict):
+            if isinstance(value, Counter):
+                getattr(self, item.name).update(value)
+            elif isinstance(value, dict):
                 mine = getattr(self, item.name)
                 for video_id, error in value.items():
                     mine.setdefault(video_id, error)
@@ -66,7 +69,7 @@ class StageCounts:
         """Begin again from zero."""
         for item in fields(StageCounts):
             value = getattr(self, item.name)
-            setattr(self, item.name, {} if isinstance(value, dict) else type(value)())
+            setattr(self, item.name, type(value)())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +83,7 @@ class PrecomputeSummary(StageCounts):
     num_questions: int = 0
     num_image_rows: int = 0
     num_ok: int = 0
+    redone: list[str] = field(default_factory=list)  # cached by rules that may have erred
     truncated_share: dict[str, float | None] = field(default_factory=dict)
     engine: str = "local"  # with what a cluster has
     num_workers: int = 0

@@ -24,6 +24,7 @@ from strive.records import (
     sample_records,
     shard_records,
 )
+from strive.video.mov import has_edit_list, has_matrix
 
 # Kinds of failure that cost nothing to look at again: the user may have put the file there.
 ALWAYS_RETRIED = ("missing", "outside_root")
@@ -143,6 +144,7 @@ class Work:
     scorers: list[ScorerWork]
     known_failures: dict[str, FailureRow]
     cached: dict[str, VideoState]
+    redone: list[str] = field(default_factory=list)  # cached by rules that may have erred
 
     @property
     def to_read(self) -> list[str]:
@@ -185,13 +187,16 @@ def find_work(
     by_video = asked.by_video
     cached = {} if options.overwrite else read_video_states(layout, frames_key)
     failures = {} if options.retry_failed or options.overwrite else _failures(layout, by_video)
-    to_decode, known = [], {}
+    to_decode, known, redone = [], {}, []
     for video_id in by_video:
         failure = failures.get((video_id, frames_key))
+        is_redone = False
         if video_id in cached:
             path = options.video_root / video_id
             if not _has_changed(path, cached[video_id]):
-                continue
+                is_redone = _may_be_wrong(path, cached[video_id])
+                if not is_redone:
+                    continue
             # What has changed into something broken is tried once, not on every run.
             if failure is not None and not _is_as_it_failed(path, failure):
                 failure = None
@@ -199,6 +204,8 @@ def find_work(
             known[video_id] = failure
             continue
         to_decode.append(video_id)
+        if is_redone:
+            redone.append(video_id)
     scorers = []
     for session in sessions:
         decoding = set(to_decode)
@@ -211,7 +218,7 @@ def find_work(
                 del work.to_score[video_id]
                 work.to_embed.discard(video_id)
         scorers.append(work)
-    return Work(to_decode, scorers, known, cached)
+    return Work(to_decode, scorers, known, cached, redone)
 
 
 def _scorer_work(
@@ -269,6 +276,21 @@ def _has_changed(path: Path, state: VideoState) -> bool:
         if state.modified_ns is None or status.st_mtime_ns == state.modified_ns:
             return False
         return content_digest(path)[1] != state.content_digest
+    except (OSError, ValueError):
+        return False  # the cache serves without the videos
+
+
+def _may_be_wrong(path: Path, state: VideoState) -> bool:
+    """Whether an older row may show a video otherwise than players do, and its file is there.
+
+    Then only turning by quarters was known, no mirroring, and repair forgot edit lists.
+    """
+    if state.way is not None:
+        return False
+    try:
+        if state.rotation:
+            return path.is_file()
+        return has_matrix(path) or (bool(state.repaired) and has_edit_list(path))
     except (OSError, ValueError):
         return False  # the cache serves without the videos
 

@@ -177,7 +177,8 @@ def _metadata(source: InspectSource, view: QuestionView) -> list[tuple[str, str]
         (
             "file",
             f"{video.codec}, {video.source_fps:.3g} frames/s, {video.source_num_frames} frames, "
-            f"{video.duration_seconds:.2f} s, rotation {video.rotation}, read by {video.decoder}",
+            f"{video.duration_seconds:.2f} s, orientation {video.orientation}, "
+            f"read by {video.decoder}",
         ),
         ("pool", f"{video.num_frames} frames of {video.width} x {video.height}"),
         ("problem type", view.record.problem_type),

@@ -1,8 +1,9 @@
 """Exact decoding behind one interface.
 
-A decoder returns the frames that were asked for, upright, or raises `DecodeError`: it never returns
-a neighbour, a repeat or a grey picture in their place. To add one, write a function with the
-signature of `decode_pyav` and enter it in `DECODERS` (and in `AUTO_ORDER` where it should serve).
+A decoder returns the frames that were asked for, as a player shows them, or raises `DecodeError`:
+it never returns a neighbour, a repeat or a grey picture in their place. To add one, write a
+function with the signature of `decode_pyav` and enter it in `DECODERS` (and in `AUTO_ORDER` where
+it should serve).
 
 `auto` asks PyAV first, then torchcodec, then decord. PyAV is the only one that can be told to
 report damaged picture data (the others return a picture made up from what is around it), it decodes
@@ -20,7 +21,8 @@ import numpy as np
 
 from strive.errors import ConfigError, DecodeError, unknown_name
 from strive.video.frame_plan import FramePlan
-from strive.video.pyav_decoder import UprightFrame, decode_pyav
+from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing
+from strive.video.pyav_decoder import NotExactError, decode_pyav
 from strive.video.resize import FrameScaler
 from strive.video.rgb_decoders import (
     TORCHCODEC_FIX,
@@ -28,12 +30,17 @@ from strive.video.rgb_decoders import (
     decode_torchcodec,
     torchcodec_import_error,
 )
-from strive.video.source import VideoSource, probe
+from strive.video.source import VideoSource
+from strive.video.whole import decode_whole, probe
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedVideo:
-    """The frames of a plan with their facts; `height` and `width` are in the frames' shape."""
+    """The frames of a plan with their facts; `height` and `width` are in the frames' shape.
+
+    `orientation` is numbered as in `orientation.py`, `way` is `index` or `decode`, `notes` say what
+    is odd about the file.
+    """
 
     frames_FHWC: np.ndarray
     pts_seconds_F: np.ndarray
@@ -41,20 +48,20 @@ class DecodedVideo:
     source_fps: float
     source_num_frames: int
     duration_seconds: float
-    rotation: int
+    orientation: int
     codec: str
     decoder: str
+    way: str = "index"
+    notes: tuple[str, ...] = ()
 
 
-Decoder = Callable[[VideoSource, np.ndarray, FrameScaler, int], Iterator[UprightFrame]]
+Decoder = Callable[[VideoSource, np.ndarray, FrameScaler, int], Iterator[np.ndarray]]
 DECODERS: dict[str, Decoder] = {
     "torchcodec": decode_torchcodec,
     "decord": decode_decord,
     "pyav": decode_pyav,
 }
 AUTO_ORDER: tuple[str, ...] = ("pyav", "torchcodec", "decord")
-# What no other decoder should be asked about: it would return a picture made up for a damaged one.
-_FINAL_KINDS = ("damaged", "frames_missing")
 _DISTRIBUTIONS = {"torchcodec": "torchcodec", "decord": "decord2", "pyav": "av"}
 
 
@@ -94,8 +101,10 @@ def decode_frames(
     max_pixels: int | None = None,
     decoders: tuple[str, ...] = AUTO_ORDER,
     threads: int = 1,
+    max_missing: MaxMissing = DEFAULT_MAX_MISSING,
+    allow_damaged: bool = False,
 ) -> DecodedVideo:
-    """Decode the frames of a plan, upright and resized into `max_pixels`.
+    """Decode the frames of a plan, as they are shown, resized into `max_pixels`.
 
     The decoders are tried in order; the first that returns every frame serves. More `threads` give
     the same pictures sooner; where many workers decode, one each is the fastest for all.
@@ -103,31 +112,47 @@ def decode_frames(
     Raises:
         DecodeError: `kind` is what went wrong, with the last decoder when all of them failed.
     """
-    source = probe(Path(path))
+    source = probe(Path(path), max_missing)
+    try:
+        return _decode(source, plan, max_pixels, decoders, threads, allow_damaged)
+    except NotExactError:
+        whole = decode_whole(source)
+        return _decode(whole, plan, max_pixels, decoders, threads, allow_damaged)
+
+
+def _decode(
+    source: VideoSource,
+    plan: FramePlan,
+    max_pixels: int | None,
+    decoders: tuple[str, ...],
+    threads: int,
+    allow_damaged: bool,
+) -> DecodedVideo:
     indices_F = plan.indices(source.facts)
+    notes = [*source.notes, *_damage_notes(source, indices_F, allow_damaged)]
     errors: list[tuple[str, DecodeError]] = []
     for name in decoders:
+        scaler = FrameScaler(max_pixels)
         try:
-            frames_FHWC, rotation = _collect(
-                DECODERS[name](source, indices_F, FrameScaler(max_pixels), threads)
-            )
+            # One by one, so that full-size frames never pile up.
+            frames = list(DECODERS[name](source, indices_F, scaler, threads))
         except DecodeError as error:
             errors.append((name, error))
-            if error.kind in _FINAL_KINDS:
-                break
             continue
-        if len(frames_FHWC) != len(indices_F):
-            raise DecodeError("frames_missing", f"{name} gave {len(frames_FHWC)} frames")
+        if len(frames) != len(indices_F):
+            raise DecodeError("frames_missing", f"{name} gave {len(frames)} frames")
         return DecodedVideo(
-            frames_FHWC=frames_FHWC,
+            frames_FHWC=np.stack(frames),
             pts_seconds_F=source.pts_seconds(indices_F),
             source_index_F=indices_F,
             source_fps=source.fps,
             source_num_frames=source.num_frames,
             duration_seconds=source.duration_seconds,
-            rotation=rotation,
+            orientation=source.orientation,
             codec=source.codec,
             decoder=name,
+            way=source.way,
+            notes=tuple(notes),
         )
     messages = "; ".join(f"{name}: {error.args[-1]}" for name, error in errors)
     kinds = [error.kind for _, error in errors]
@@ -136,7 +161,21 @@ def decode_frames(
     raise DecodeError(telling[-1], messages)
 
 
-def _collect(frames: Iterator[UprightFrame]) -> tuple[np.ndarray, int]:
-    """Take resized frames one by one, so that full-size frames never pile up."""
-    taken = list(frames)
-    return np.stack([frame.frame_HWC for frame in taken]), taken[0].rotation
+def _damage_notes(source: VideoSource, indices_F: np.ndarray, allow_damaged: bool) -> list[str]:
+    """Return what is to be noted about damage.
+
+    Raises:
+        DecodeError: `damaged`; a wanted frame is, and no damage is allowed.
+    """
+    if source.is_damaged_N is None or not source.has_damage:
+        return []
+    damaged = indices_F[source.is_damaged_N[indices_F]]
+    if not len(damaged):
+        return ["damaged_elsewhere"]
+    if not allow_damaged:
+        raise DecodeError(
+            "damaged",
+            f"frame {damaged[0]} of {source.num_frames} is damaged, or builds on what is; "
+            "--allow-damaged takes it as players show it, --repair leaves such frames out",
+        )
+    return ["damaged"]

@@ -5,9 +5,8 @@ frames. An element is an id, a size and its content, and may begin with a CRC-32
 """
 
 import zlib
+from pathlib import Path
 from typing import BinaryIO
-
-from strive.errors import DecodeError
 
 _HEAD_BYTES = 1 << 16
 _EBML = 0x1A45DFA3
@@ -23,30 +22,24 @@ def segment_end(file: BinaryIO, size: int) -> int | None:
     return None if bounds is None else bounds[1]
 
 
-def check_segment(file: BinaryIO, name: str) -> None:
-    """Follow a segment's elements to its end.
-
-    Raises:
-        DecodeError: `damaged`.
-    """
-    bounds = _segment(file)
-    if bounds is None:
-        return
-    at, end = bounds
-    while at < end:
-        file.seek(at)
-        element = _header(file.read(12), 0)
-        if element is None:
-            raise DecodeError("damaged", f"{name}: no element begins at byte {at}")
-        kind, length, header_bytes = element
-        if length is None:
-            return  # written live: nothing after this can be followed
-        start, at = at + header_bytes, at + header_bytes + length
-        if at > end:
-            raise DecodeError("damaged", f"{name}: the element at byte {start} is too long")
-        if length <= _MAX_CHECKED_BYTES:
-            file.seek(start)
-            _check_element(file.read(length), kind, name, start)
+def damaged_ranges(path: Path) -> tuple[tuple[int, int], ...]:
+    """Return the clusters whose content differs from their checksum: (first byte, end)."""
+    found = []
+    with path.open("rb") as file:
+        at, end = _segment(file) or (0, 0)
+        end = min(end, path.stat().st_size)
+        while at < end:
+            file.seek(at)
+            element = _header(file.read(12), 0)
+            kind, length, header_bytes = element or (0, None, 0)
+            if length is None:
+                break  # written live, or lost: nothing after this can be followed
+            start, at = at + header_bytes, at + header_bytes + length
+            if kind == _CLUSTER and length <= _MAX_CHECKED_BYTES and at <= end:
+                file.seek(start)
+                if not _agrees(file.read(length)):
+                    found.append((start, at))
+    return tuple(found)
 
 
 def _segment(file: BinaryIO) -> tuple[int, int] | None:
@@ -63,24 +56,13 @@ def _segment(file: BinaryIO) -> tuple[int, int] | None:
     return at + segment[2], at + segment[2] + segment[1]
 
 
-def _check_element(data: bytes, kind: int, name: str, start: int) -> None:
+def _agrees(data: bytes) -> bool:
+    """Whether an element agrees with the checksum at its beginning, if it has one."""
     first = _header(data, 0)
-    if first is not None and first[0] == _CRC_32 and first[1] == 4:
-        stated = int.from_bytes(data[first[2] : first[2] + 4], "little")
-        if zlib.crc32(memoryview(data)[first[2] + 4 :]) != stated:
-            raise DecodeError(
-                "damaged", f"{name}: the element at byte {start} differs from its CRC"
-            )
-    if kind != _CLUSTER:
-        return
-    at = 0
-    while at < len(data):
-        element = _header(data, at)
-        if element is None or element[1] is None:
-            raise DecodeError("damaged", f"{name}: the cluster at byte {start} is damaged")
-        at += element[2] + element[1]
-    if at != len(data):
-        raise DecodeError("damaged", f"{name}: the cluster at byte {start} is damaged")
+    if first is None or first[0] != _CRC_32 or first[1] != 4:
+        return True
+    stated = int.from_bytes(data[first[2] : first[2] + 4], "little")
+    return zlib.crc32(memoryview(data)[first[2] + 4 :]) == stated
 
 
 def _header(data: bytes, at: int) -> tuple[int, int | None, int] | None:

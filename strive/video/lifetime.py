@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 SCRATCH_VARIABLE = "STRIVE_SCRATCH"
@@ -32,3 +33,21 @@ def scratch_folder() -> Path | None:
     folder = Path(name)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+_ask_for_time: Callable[[float], None] | None = None
+
+
+def ask_for_time(seconds: float) -> None:
+    """Tell whoever waits for this job that it may take so long from its start; nobody may listen.
+
+    A file may state any length: the asker counts what it has read.
+    """
+    if _ask_for_time is not None:
+        _ask_for_time(seconds)
+
+
+def hear_asking(listener: Callable[[float], None]) -> None:
+    """Have a listener hear of every job of this process that asks for time."""
+    global _ask_for_time
+    _ask_for_time = listener

@@ -11,14 +11,12 @@ Runs do not depend on each other: with several threads each takes some of them.
 
 What the container says is not believed: the picture at which a run starts must carry the stamp that
 was asked for and be a keyframe to the decoder as well. Where anything is amiss, the frames that
-are still missing are decoded from the file's start in one run, and if that fails too, without any
-saving: this has the last word.
+are still missing are decoded from the file's start in one run. If that fails too, the packets do
+not tell the pictures, and the whole file has to be decoded (`whole.py`).
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import av
 import av.container
@@ -26,33 +24,15 @@ import av.error
 import numpy as np
 from av.video.frame import PictureType
 
-from strive.errors import DecodeError
-from strive.video.resize import FrameScaler, as_progressive
+from strive.video.opened import open_container, packets_of, report_damage, video_stream
+from strive.video.resize import FrameScaler
 from strive.video.runs import Run, decode_runs, one_run, split_runs
-from strive.video.source import (
-    MAX_SOURCE_PIXELS,
-    VideoSource,
-    error_text,
-    open_container,
-    packets_of,
-    video_stream,
-)
+from strive.video.source import VideoSource
+from strive.video.whole import pictures_at
 
-# Codecs of which tests show, picture for picture, that each saving is exact.
-SEEKABLE_CODECS = frozenset(
-    ("h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "mpeg4", "mpeg2video", "mjpeg")
-)
 SKIPPABLE_CODECS = frozenset(("h264", "hevc", "mpeg4", "mpeg2video"))
 # Fewer packets than this are read and dropped; a seek costs about as much.
 SEEK_PACKETS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class UprightFrame:
-    """One RGB frame after rotation and resizing, and by how many degrees it was turned."""
-
-    frame_HWC: np.ndarray
-    rotation: int
 
 
 class NotExactError(Exception):
@@ -61,129 +41,56 @@ class NotExactError(Exception):
 
 def decode_pyav(
     source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler, threads: int = 1
-) -> Iterator[UprightFrame]:
-    """Yield the frames of some indices (increasing), upright and resized.
-
-    Damaged picture data is an error: FFmpeg would otherwise conceal it with what is around it. It
-    is found in the frames that are decoded, not in those that are passed over.
+) -> Iterator[np.ndarray]:
+    """Yield the frames of some indices (increasing), as they are shown, resized: uint8 [H, W, 3].
 
     Raises:
-        DecodeError: `damaged`, `frames_missing` or `undecodable`.
+        NotExactError: its packets do not tell its pictures after all, or some are damaged.
+        DecodeError: `frames_missing` or `undecodable`.
     """
-    parts = split_runs(decode_runs(source, indices_F), threads) if _may_save(source) else []
+    if source.way == "decode":
+        for picture in pictures_at(source, indices_F):
+            yield scaler.from_picture(picture, source.orientation)
+        return
+    parts = split_runs(decode_runs(source, indices_F), threads)
     if len(parts) > 1:
         try:
             frames = _decode_parts(source, parts, scaler.max_pixels)
-        except (NotExactError, DecodeError):
-            frames = []  # one thread tries further ways, and says what is wrong
+        except NotExactError:
+            frames = []  # one thread tries further ways
         if frames:
             yield from frames
             return
     num_found = 0
-    for plan_runs in (decode_runs, one_run) if _may_save(source) else ():
-        try:
-            for picture in run_pictures(source, plan_runs(source, indices_F[num_found:])):
-                upright = _upright(picture, scaler, int(indices_F[num_found]))
-                num_found += 1
-                yield upright
-            return
-        except (NotExactError, DecodeError):
-            continue  # the next way skips less; the last one says what is wrong
-    for picture in all_pictures(source, indices_F[num_found:]):
-        yield _upright(picture, scaler, int(indices_F[num_found]))
-        num_found += 1
+    try:
+        for picture in run_pictures(source, decode_runs(source, indices_F)):
+            num_found += 1
+            yield scaler.from_picture(picture, source.orientation)
+    except NotExactError:
+        for picture in run_pictures(source, one_run(source, indices_F[num_found:])):
+            yield scaler.from_picture(picture, source.orientation)
 
 
 def _decode_parts(
     source: VideoSource, parts: list[list[Run]], max_pixels: int | None
-) -> list[UprightFrame]:
+) -> list[np.ndarray]:
     """Decode each part in a thread of its own, the file opened anew.
 
     Raises:
-        NotExactError: pictures of several sizes, whose common size is the first picture's to set.
-        DecodeError: `damaged` or `undecodable`.
+        NotExactError: as `run_pictures`; or pictures of several sizes, whose common size is the
+            first picture's to set.
     """
 
-    def decode(runs: list[Run]) -> list[UprightFrame]:
+    def decode(runs: list[Run]) -> list[np.ndarray]:
         scaler = FrameScaler(max_pixels)
         pictures = run_pictures(source, runs)
-        return [_upright(picture, scaler, number) for number, picture in enumerate(pictures)]
+        return [scaler.from_picture(picture, source.orientation) for picture in pictures]
 
     with ThreadPoolExecutor(len(parts)) as pool:
         frames = [frame for part in pool.map(decode, parts) for frame in part]
-    if len({frame.frame_HWC.shape for frame in frames}) != 1:
+    if len({frame.shape for frame in frames}) != 1:
         raise NotExactError
     return frames
-
-
-def _may_save(source: VideoSource) -> bool:
-    return source.pts_N is not None and source.codec in SEEKABLE_CODECS
-
-
-def first_picture(source: VideoSource) -> UprightFrame:
-    """Return the first frame in full size, converted as other decoders do it."""
-    picture = next(all_pictures(source, np.zeros(1, np.int64)))
-    rotation = int(picture.rotation) % 360
-    rgb = as_progressive(picture).to_ndarray(format="rgb24")
-    return UprightFrame(np.rot90(rgb, rotation // 90), rotation)
-
-
-def _upright(picture: av.VideoFrame, scaler: FrameScaler, index: int) -> UprightFrame:
-    if picture.is_corrupt:
-        raise DecodeError("damaged", f"frame {index} is damaged")
-    rotation = int(picture.rotation) % 360
-    return UprightFrame(scaler.from_picture(picture, rotation), rotation)
-
-
-def all_pictures(source: VideoSource, indices_F: np.ndarray) -> Iterator[av.VideoFrame]:
-    """Decode every frame from the start and keep those whose stamps (or counts) are wanted.
-
-    Raises:
-        DecodeError: `damaged`, `frames_missing` or `undecodable`.
-    """
-    wanted = [int(w) for w in (indices_F if source.pts_N is None else source.pts_N[indices_F])]
-    num_found = 0
-    with open_container(source.path, source.container) as opened:
-        stream = _prepared_stream(opened)
-        with _damage_is_an_error():
-            for count, frame in enumerate(_decoded(opened, stream)):
-                if (count if source.pts_N is None else frame.pts) == wanted[num_found]:
-                    num_found += 1
-                    yield frame
-                    if num_found == len(wanted):
-                        return
-    raise DecodeError(
-        "frames_missing", f"frame {indices_F[num_found]} of {source.num_frames} is not in the file"
-    )
-
-
-def _decoded(
-    opened: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
-    for packet in packets_of(opened, stream):
-        yield from stream.codec_context.decode(packet)
-    yield from stream.codec_context.decode(None)
-
-
-@contextmanager
-def _damage_is_an_error() -> Iterator[None]:
-    try:
-        yield
-    except av.error.InvalidDataError as error:
-        raise DecodeError("damaged", f"its picture data is damaged ({error_text(error)})") from None
-
-
-def _prepared_stream(opened: av.container.InputContainer) -> av.VideoStream:
-    stream = video_stream(opened)
-    assert stream is not None  # `probe` found it
-    # Many processes, one thread each; with one thread a packet is decoded before the next is read,
-    # so that `skip_frame` applies to the packet for which it was set.
-    stream.codec_context.thread_count = 1
-    stream.codec_context.options = {
-        "err_detect": "explode",
-        "max_pixels": str(MAX_SOURCE_PIXELS),  # whatever the container said about the size
-    }
-    return stream
 
 
 def run_pictures(
@@ -192,13 +99,17 @@ def run_pictures(
     """Decode runs and keep their wanted pictures; gaps of `seek_packets` and more are sought over.
 
     Raises:
-        NotExactError: the pictures that are still missing cannot be had exactly in this way.
-        DecodeError: `damaged` or `undecodable`.
+        NotExactError: the pictures that are still missing cannot be had exactly in this way, or
+            something in a run is damaged.
+        DecodeError: `undecodable`; the file cannot be opened any more.
     """
-    with open_container(source.path, source.container) as opened, _damage_is_an_error():
+    with open_container(source.path) as opened:
         decoder = _RunDecoder(source, opened, seek_packets)
         for run in runs:
-            yield from decoder.pictures(run)
+            try:
+                yield from decoder.pictures(run)
+            except av.error.FFmpegError as error:
+                raise NotExactError from error
 
 
 class _RunDecoder:
@@ -210,10 +121,13 @@ class _RunDecoder:
         assert source.pts_N is not None
         self._seek_packets = seek_packets
         self._opened = opened
-        self._stream = _prepared_stream(opened)
+        self._stream = video_stream(opened, source.path.name)
+        report_damage(self._stream)
         self._context = self._stream.codec_context
         self._packets = packets_of(opened, self._stream)
         self._next_rank = 0
+        self._first_pts = int(source.pts_N[0])
+        self._begins_with_keyframe = source.begins_with_keyframe
         self._ranks = dict(zip(source.pts_N.tolist(), source.decode_rank_N.tolist(), strict=True))
         self._skips = source.codec in SKIPPABLE_CODECS and (
             source.codec != "hevc" or has_one_temporal_layer(self._context.extradata)
@@ -231,6 +145,8 @@ class _RunDecoder:
                 is_anchored = True
             if picture.pts == run.wanted_pts[num_found]:
                 if not is_anchored:
+                    raise NotExactError
+                if picture.is_corrupt:
                     raise NotExactError
                 num_found += 1
                 yield picture
@@ -255,11 +171,13 @@ class _RunDecoder:
             self._packets = packets_of(self._opened, self._stream)
         has_begun = run.anchor_pts is None
         for packet in self._packets:
+            if packet.is_corrupt:
+                raise NotExactError
+            if self._is_lead(packet):
+                continue
             rank = None if packet.is_discard else self._rank(packet)
             if not has_begun:
                 if rank is None or rank < run.start_rank:
-                    if packet.has_sidedata("new_extradata"):
-                        raise NotExactError  # the decoder must see these parameters
                     continue
                 if rank > run.start_rank:
                     raise NotExactError  # the seek went too far
@@ -270,6 +188,12 @@ class _RunDecoder:
                 if rank >= run.stop_rank:
                     return
         raise NotExactError  # the file ended before the run did
+
+    def _is_lead(self, packet: av.Packet) -> bool:
+        """Whether a packet of a late start lies or is shown before the first keyframe."""
+        if self._begins_with_keyframe or packet.is_discard or packet.pts is None:
+            return False
+        return packet.pts < self._first_pts
 
     def _rank(self, packet: av.Packet) -> int:
         rank = None if packet.pts is None else self._ranks.get(packet.pts)

@@ -18,14 +18,14 @@ import imageio_ffmpeg
 
 from strive.errors import DecodeError
 from strive.video.lifetime import die_with_parent
-from strive.video.sniff import sniff_container
-from strive.video.source import MAX_SOURCE_PIXELS
+from strive.video.opened import LOCAL_FILES_ONLY, MAX_SOURCE_PIXELS
+from strive.video.sniff import check_first_bytes
 
 # What a fresh container or encoding may cure. Not a file that is no video at all, lies outside the
 # root, names other files, or took too long or too much memory.
 REPAIRABLE_KINDS = frozenset(
     (
-        *("undecodable", "damaged", "truncated", "frames_missing", "frame_count"),
+        *("undecodable", "damaged", "incomplete", "frames_missing", "frame_count"),
         *("wrong_picture", "no_frames"),
     )
 )
@@ -44,27 +44,28 @@ def repaired_copies(
     caller asks for it, and then the one before is removed; the caller removes `folder`.
 
     Raises:
-        DecodeError: `timeout`; or the first bytes are no container's (as `sniff_container`).
+        DecodeError: `timeout`; or the first bytes are no container's (as `check_first_bytes`).
     """
-    container = sniff_container(path)
+    check_first_bytes(path)
     for how, copy, command_for in (
         ("remuxed", folder / "remuxed.mkv", _remux),
         ("transcoded", folder / "transcoded.mp4", _transcode),
     ):
-        command = command_for(path, container, copy)
+        command = command_for(path, copy)
         if _run(command, folder, timeout_seconds) and copy.is_file():
             yield copy, how
         copy.unlink(missing_ok=True)
 
 
-def _remux(path: Path, container: str, copy: Path) -> list[str]:
-    flags = "+genpts+ignidx" if container == "avi" else "+genpts"
-    source = _input(path, container, fflags=flags)
+def _remux(path: Path, copy: Path) -> list[str]:
+    with path.open("rb") as file:
+        is_avi = file.read(12)[8:] == b"AVI "
+    source = _input(path, fflags="+genpts+ignidx" if is_avi else "+genpts")
     return _command(source, copy, "matroska", vcodec="copy")
 
 
-def _transcode(path: Path, container: str, copy: Path) -> list[str]:
-    source = _input(path, container, fflags="+genpts", err_detect="explode", threads=1)
+def _transcode(path: Path, copy: Path) -> list[str]:
+    source = _input(path, fflags="+genpts", err_detect="explode", threads=1)
     return _command(
         *(source, copy, "mp4"),
         vcodec="libx264",
@@ -78,12 +79,11 @@ def _transcode(path: Path, container: str, copy: Path) -> list[str]:
     )
 
 
-def _input(path: Path, container: str, **options: object) -> ffmpeg.nodes.FilterableStream:
-    # The demuxer that the first bytes show and local files alone: nothing a file says opens others.
+def _input(path: Path, **options: object) -> ffmpeg.nodes.FilterableStream:
+    # Local files alone: nothing that a file says opens others.
     return ffmpeg.input(
         f"file:{path.absolute()}",
-        format=container,
-        protocol_whitelist="file",
+        **LOCAL_FILES_ONLY,
         max_pixels=MAX_SOURCE_PIXELS,
         **options,
     )

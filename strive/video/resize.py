@@ -16,6 +16,8 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
+from strive.video.orientation import oriented, swaps_sides
+
 RESIZE_RULE = (
     "bicubic antialias, aspect kept, never upscaled "
     "(swscale from the decoded planes with full chroma; Pillow for decoders of RGB)"
@@ -57,14 +59,14 @@ class FrameScaler:
         self._size: tuple[int, int] | None = None
         self._swscale = VideoReformatter()
 
-    def from_picture(self, picture: av.VideoFrame, rotation: int) -> np.ndarray:
-        """Return a decoded picture as uint8 [H, W, 3], turned counter-clockwise by `rotation`."""
+    def from_picture(self, picture: av.VideoFrame, orientation: int) -> np.ndarray:
+        """Return a decoded picture as it is shown, uint8 [H, W, 3] (see `orientation.py`)."""
         picture = as_progressive(picture)
-        turns = rotation // 90
         height, width = picture.height, picture.width
-        height, width = self._fit(*((width, height) if turns % 2 else (height, width)))
-        if turns % 2:
-            height, width = width, height
+        if swaps_sides(orientation):
+            width, height = self._fit(width, height)
+        else:
+            height, width = self._fit(height, width)
         try:
             rgb = self._swscale.reformat(
                 picture, width, height, "rgb24", interpolation=_SWSCALE_FLAGS, threads=1
@@ -72,7 +74,7 @@ class FrameScaler:
         except (av.error.FFmpegError, ValueError):
             # A kernel too wide for swscale (a 60-fold shrink) or a pixel format that it lacks.
             rgb = resize_frame(picture.to_ndarray(format="rgb24"), height, width)
-        return np.ascontiguousarray(np.rot90(rgb, turns))
+        return np.ascontiguousarray(oriented(rgb, orientation))
 
     def from_rgb(self, frame_HWC: np.ndarray) -> np.ndarray:
         """Return an upright RGB frame resized."""

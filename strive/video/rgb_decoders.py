@@ -12,9 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from strive.errors import DecodeError
-from strive.video.pyav_decoder import UprightFrame, first_picture
-from strive.video.resize import FrameScaler
-from strive.video.source import VideoSource, error_text
+from strive.video.opened import error_text
+from strive.video.orientation import oriented
+from strive.video.resize import FrameScaler, as_progressive
+from strive.video.source import VideoSource
+from strive.video.whole import pictures_at
 
 # Elsewhere (AVI, MPEG streams) decord shows other frames than those asked for where there are
 # B-frames, and says nothing.
@@ -27,7 +29,7 @@ TORCHCODEC_FIX = (
 
 def decode_decord(
     source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler, threads: int = 1
-) -> Iterator[UprightFrame]:
+) -> Iterator[np.ndarray]:
     """Read frame after frame to the last one wanted; decord rotates them and tells no angle.
 
     Always with one thread: with more it fails on some files (dmlc/decord 246).
@@ -52,7 +54,7 @@ def decode_decord(
         )
     _check_stamped("decord", source)
     decord.logging.set_level(decord.logging.QUIET)
-    first = first_picture(source)
+    first_HWC = _first_picture(source)
     try:
         # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
         reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
@@ -61,9 +63,9 @@ def decode_decord(
         for index in range(int(indices_F[-1]) + 1):
             frame = reader.next()
             if index == 0:
-                _check_first("decord", frame.asnumpy(), first)
+                _check_first("decord", frame.asnumpy(), first_HWC)
             if index in wanted:
-                yield UprightFrame(scaler.from_rgb(frame.asnumpy()), first.rotation)
+                yield scaler.from_rgb(frame.asnumpy())
     except StopIteration:
         raise DecodeError("frames_missing", "decord ends before the last frame") from None
     except (
@@ -91,7 +93,7 @@ def torchcodec_import_error() -> str:
 
 def decode_torchcodec(
     source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler, threads: int = 1
-) -> Iterator[UprightFrame]:
+) -> Iterator[np.ndarray]:
     """Read single frames by index, in exact mode (the approximate one errs at variable rates).
 
     Raises:
@@ -102,7 +104,7 @@ def decode_torchcodec(
     from torchcodec.decoders import VideoDecoder
 
     _check_stamped("torchcodec", source)
-    first = first_picture(source)
+    first_HWC = _first_picture(source)
     try:
         decoder = VideoDecoder(
             str(source.path.absolute()),
@@ -112,11 +114,11 @@ def decode_torchcodec(
             dimension_order="NHWC",
         )
         _check_count("torchcodec", len(decoder), source)
-        _check_first("torchcodec", decoder.get_frame_at(0).data.numpy(), first)
+        _check_first("torchcodec", decoder.get_frame_at(0).data.numpy(), first_HWC)
         for index in indices_F:
             frame = decoder.get_frame_at(int(index))
             _check_stamp(frame.pts_seconds, source, int(index))
-            yield UprightFrame(scaler.from_rgb(frame.data.numpy()), first.rotation)
+            yield scaler.from_rgb(frame.data.numpy())
     except DecodeError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
@@ -124,8 +126,15 @@ def decode_torchcodec(
 
 
 def _check_stamped(name: str, source: VideoSource) -> None:
-    if source.pts_N is None:
-        raise DecodeError("unsupported", f"{name} needs one stamp for every frame")
+    if source.way != "index" or source.pts_N is None:
+        raise DecodeError("unsupported", f"{name} needs one stamped packet for every frame")
+
+
+def _first_picture(source: VideoSource) -> np.ndarray:
+    """Return the first frame in full size, converted as other decoders do it."""
+    picture = next(pictures_at(source, np.zeros(1, np.int64)))
+    rgb_HWC = as_progressive(picture).to_ndarray(format="rgb24")
+    return oriented(rgb_HWC, source.orientation)
 
 
 def _check_count(name: str, count: int, source: VideoSource) -> None:
@@ -133,8 +142,8 @@ def _check_count(name: str, count: int, source: VideoSource) -> None:
         raise DecodeError("frame_count", f"{name} counts {count} frames of {source.num_frames}")
 
 
-def _check_first(name: str, frame_HWC: np.ndarray, first: UprightFrame) -> None:
-    if not _same_picture(frame_HWC, first.frame_HWC):
+def _check_first(name: str, frame_HWC: np.ndarray, first_HWC: np.ndarray) -> None:
+    if not _same_picture(frame_HWC, first_HWC):
         raise DecodeError("wrong_picture", f"{name} shows another first frame than PyAV")
 
 

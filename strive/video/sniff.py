@@ -1,8 +1,8 @@
 """A look at a file's first bytes before any decoder opens it.
 
-FFmpeg-based decoders choose a demuxer by content, not by name, and some demuxers (HLS, DASH,
-concat) open other files and network addresses. decord takes no protocol whitelist, so only files
-that begin like a self-contained media container are let through.
+FFmpeg-based decoders choose a demuxer by content, and some demuxers (HLS, DASH, concat) open other
+files and network addresses. decord and torchcodec take no list of those that may serve, so whatever
+begins like a playlist or manifest is refused here.
 """
 
 import stat
@@ -11,28 +11,18 @@ from pathlib import Path
 from strive.errors import DecodeError
 
 _HEAD_BYTES = 4096
-_MP4_BOXES = (
-    *(b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"),
-    *(b"pnot", b"styp", b"uuid", b"pdin"),
-)
-_PREFIXES = (
-    (b"\x1a\x45\xdf\xa3", "matroska"),
-    (b"FLV", "flv"),
-    (b"0&\xb2u\x8ef\xcf\x11", "asf"),
-    (b"OggS", "ogg"),
-    (b"\x00\x00\x01\xba", "mpeg"),
-    (b"\x00\x00\x01\xb3", "mpegvideo"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"YUV4MPEG2", "yuv4mpegpipe"),
-)
 _PLAYLIST_PREFIXES = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"#EXTINF")
 # DASH and Smooth Streaming are recognised by FFmpeg anywhere in the probed head.
 _MANIFEST_MARKS = (b"<mpd", b"<smoothstreamingmedia", b"<asx", b"<smil")
 
+_KNOWN_BEGINNINGS = (b"\x1a\x45\xdf\xa3", b"FLV", b"0&\xb2u\x8ef\xcf\x11", b"OggS")
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+IMAGE_ROWS = "a record of an image says data_type: image, and is passed over"
+_STILL_BRANDS = (b"avif", b"heic", b"heix", b"mif1")  # of an MP4 that holds one picture
 
-def sniff_container(path: Path) -> str:
-    """Return FFmpeg's name of the container that a file's first bytes show.
+
+def check_first_bytes(path: Path) -> None:
+    """Refuse what is no file with a video in it, as far as its first bytes show.
 
     Raises:
         DecodeError: `missing`, `unreadable`, `empty_file`, `playlist` or `not_a_video`.
@@ -46,10 +36,18 @@ def sniff_container(path: Path) -> str:
         raise DecodeError(
             "playlist", f"{path} is a playlist or manifest, which may name other files or addresses"
         )
-    container = _container_of(head)
-    if container is None:
-        raise DecodeError("not_a_video", f"{path} does not begin like any known video container")
-    return container
+    if head[4:8] == b"ftyp" and head[8:12] in _STILL_BRANDS:
+        raise DecodeError(
+            "not_a_video",
+            f"{path} is a still image; {IMAGE_ROWS}",
+        )
+
+
+def begins_like_a_video(path: Path) -> bool:
+    """Whether a file that no demuxer opens begins like a container of video all the same."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head.startswith(_KNOWN_BEGINNINGS) or head[4:8] in _MP4_BOXES or head[8:12] == b"AVI "
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -72,19 +70,3 @@ def _first_bytes(path: Path) -> bytes:
 
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _container_of(head: bytes) -> str | None:
-    if head[4:8] in _MP4_BOXES:
-        return "mov"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
-    for prefix, container in _PREFIXES:
-        if head.startswith(prefix):
-            return container
-    # MPEG-TS: a sync byte every 188 bytes (192 with the time code of Blu-ray's M2TS).
-    for first, packet in ((0, 188), (4, 192)):
-        marks = head[first : first + 5 * packet : packet]
-        if len(marks) >= 3 and set(marks) == {0x47}:
-            return "mpegts"
-    return None

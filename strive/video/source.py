@@ -1,39 +1,57 @@
-"""The facts of a video file, by demuxing it once without decoding (PyAV)."""
+"""The facts of a video file, by demuxing it once (PyAV).
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+The packets tell which pictures there are, as long as nothing speaks against it: then only what is
+wanted needs to be decoded. The first packets are decoded on the way, to see that the pictures that
+come are those that the packets tell. Where anything is amiss, the whole file is decoded
+(`whole.py`), and what comes out is what counts.
+"""
+
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import av.container
 import av.error
-import av.logging
 import numpy as np
 
 from strive.errors import DecodeError
-from strive.video.complete import check_complete
+from strive.video import orientation
+from strive.video.ebml import damaged_ranges
 from strive.video.frame_plan import SourceFacts
-from strive.video.sniff import sniff_container
+from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, check_length
+from strive.video.opened import open_container, packets_of, video_stream
+from strive.video.sniff import check_first_bytes
 
-# FFmpeg's own messages would go to the terminal past the progress bar; errors come as exceptions.
-av.logging.set_level(av.logging.PANIC)
-
-MAX_SOURCE_PIXELS = 8192 * 8192
-# No network, no playlists, no data: URLs; file is the only protocol that may be opened.
-LOCAL_FILES_ONLY = {"protocol_whitelist": "file"}
+# Codecs with one packet a picture, of which tests show, picture for picture, that what is saved in
+# decoding changes nothing.
+INDEX_CODECS = frozenset(
+    (
+        *("h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "mpeg4", "mpeg2video", "mjpeg"),
+        *("prores", "dnxhd", "png", "rawvideo"),
+    )
+)
+NUM_CHECKED_PACKETS = 64
+# A picture is stored a few places from where it is shown; far from there, stamps fall.
+_MAX_DISPLACEMENT = 64
+STREAMS_OF_PACKETS = ("mpegts", "mpeg")  # transport and program streams
+MAX_STEP_SECONDS = 10.0  # between two pictures of one of these; more is a jump of its clock
+_PROGRESSIVE_OR_UNKNOWN = (0, 1)  # FFmpeg's AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
+_MAX_NOT_CODED_BYTES = 19  # FFmpeg's MAX_NVOP_SIZE
+# Their header states how long the longest of all streams is.
+_STATED_BY_CONTAINER = ("matroska", "flv", "asf")
 
 
 @dataclass(frozen=True, slots=True)
 class VideoSource:
     """A checked local video file.
 
-    `pts_N` are the presentation stamps of its frames in display order, or None where the container
-    does not stamp every frame once (then frames are told apart by counting). With stamps,
-    `decode_rank_N` is each frame's place in the order in which they are stored, `keyframes_K` are
-    the display indices of the frames that the container marks as keyframes, and `seek_stamps_K`
-    what to ask the demuxer for to get there.
+    `way` is `index` where the packets tell the pictures, else `decode`. `pts_N` are the stamps of
+    its pictures in display order, or None where they are told apart by counting. In the first way,
+    `decode_rank_N` is each picture's place in the order in which they are stored, `keyframes_K` are
+    the display indices of the pictures that the container marks as keyframes, and `seek_stamps_K`
+    what to ask the demuxer for to get there; in the second these are empty, and `is_damaged_N` says
+    which pictures are damaged or build on what is. `notes` say what is odd about the file.
     """
 
     path: Path
@@ -47,11 +65,25 @@ class VideoSource:
     seconds_per_tick: Fraction
     fps: float
     duration_seconds: float
+    way: str = "index"
+    orientation: int = orientation.AS_STORED
+    notes: tuple[str, ...] = ()
+    num_packets: int = 0
+    reached_seconds: float = 0.0
+    stated_fps: float = 0.0
+    begins_with_keyframe: bool = True
+    damaged_bytes: tuple[tuple[int, int], ...] = ()
+    is_damaged_N: np.ndarray | None = None
+    has_damage: bool = False
 
     @property
     def facts(self) -> SourceFacts:
         """What a frame plan looks at."""
         return SourceFacts(self.num_frames, self.fps, self.duration_seconds, self.keyframes_K)
+
+    def is_damaged_at(self, byte: int) -> bool:
+        """Whether the container says that its bytes there are not what was written."""
+        return any(start <= byte < end for start, end in self.damaged_bytes)
 
     def pts_seconds(self, indices_F: np.ndarray) -> np.ndarray:
         """Return seconds from the file's first frame; from the frame rate where stamps lack."""
@@ -61,67 +93,49 @@ class VideoSource:
         return (self.pts_N[indices_F] - self.pts_N[0]) / float(1 / self.seconds_per_tick)
 
 
-@contextmanager
-def open_container(path: Path, container: str) -> Iterator[av.container.InputContainer]:
-    """Open a local file with the demuxer that its first bytes show, and no other."""
-    try:
-        # "file:" keeps a name such as `concat:a|b` from being read as a protocol.
-        with av.open(
-            f"file:{path.absolute()}", format=container, options=LOCAL_FILES_ONLY
-        ) as opened:
-            yield opened
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise DecodeError("undecodable", f"{path.name}: {error_text(error)}") from None
-
-
-def error_text(error: BaseException) -> str:
-    """Return an error's first line without the path that FFmpeg appends."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split("; last error log")[0].split(": 'file:")[0]
-
-
-def probe(path: Path) -> VideoSource:
-    """Demux a file once and return its facts.
+def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> VideoSource:
+    """Demux a file once; `way` is `decode` where its packets do not tell its pictures.
 
     Raises:
-        DecodeError: it is no local video file, or has no frames.
+        DecodeError: it is no local video file, has no frames, or is incomplete.
     """
-    container = sniff_container(path)
-    check_complete(path, container)
-    with open_container(path, container) as opened:
-        stream = video_stream(opened)
-        if stream is None:
-            raise DecodeError("no_video_stream", f"{path.name} has no video stream")
-        context = stream.codec_context
-        if context is None:
-            raise DecodeError("undecodable", f"{path.name}: no decoder for its codec")
-        if context.width * context.height > MAX_SOURCE_PIXELS:
-            raise DecodeError(
-                "too_large",
-                f"{path.name} is {context.width}x{context.height}; "
-                f"at most {MAX_SOURCE_PIXELS} pixels a frame are decoded",
-            )
-        stamps = _frame_stamps(opened, stream)
-        num_frames = stamps.num_frames
-        if num_frames == 0:
+    check_first_bytes(path)
+    with open_container(path) as opened:
+        stream = video_stream(opened, path.name)
+        container = opened.format.name.split(",")[0]
+        packets = _Packets(opened, stream, container)
+        packets.read()
+        if not packets.num_packets:
             raise DecodeError("no_frames", f"{path.name} has a video stream without frames")
-        if container == "mov" and stream.frames > num_frames + stamps.num_discarded:
-            raise DecodeError(
-                "truncated",
-                f"{path.name} lists {stream.frames} frames and holds {num_frames}",
-            )
         tick = stream.time_base or Fraction(1, 1000)
-        # AVI numbers its frames as they are stored, which says nothing where B-frames reorder them.
-        is_reordered = container == "avi" and context.name in ("h264", "hevc")
-        if is_reordered and context.has_b_frames:
-            stamps.pts.clear()
-        order = stamps.in_display_order(container)
-        fps, duration = _fps_and_duration(stream, order.pts_N, num_frames, tick)
+        damaged_bytes = damaged_ranges(path) if container == "matroska" else ()
+        stated = _stated_seconds(opened, stream, container)
+        notes = check_length(path, container, stated, packets.reached_seconds, max_missing)
+        if container == "avi" and packets.num_packets < stream.frames and not notes:
+            notes.append("fewer_than_stated")
+        if packets.num_shown == 1:
+            notes.append("one_picture")
+        if stream.sample_aspect_ratio not in (None, 0, 1):
+            notes.append("anamorphic")
+        order = packets.in_display_order(tick)
+        way = "index" if order is not None and not packets.touch(damaged_bytes) else "decode"
+        if order is None:
+            empty = np.zeros(0, np.int64)
+            order = _Order(None, empty, empty, empty)
+        stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
+        fps, duration = rate_and_duration(stated_fps, order.pts_N, packets.num_shown or 1, tick)
+        number, is_exact = orientation.of_picture(packets.first) if packets.first else (1, True)
+        if way == "index" and order.pts_N is not None and has_gaps(order.pts_N, container):
+            notes.append("gaps")
+        if way == "index" and not packets.begins_with_keyframe:
+            notes.append("late_start")
+        if way == "index" and not is_exact:
+            notes.append("turned_by_an_odd_angle")
         return VideoSource(
             path=path,
             container=container,
-            codec=context.name,
-            num_frames=num_frames,
+            codec=stream.codec_context.name,
+            num_frames=packets.num_shown if order.pts_N is None else len(order.pts_N),
             pts_N=order.pts_N,
             decode_rank_N=order.decode_rank_N,
             keyframes_K=order.keyframes_K,
@@ -129,31 +143,25 @@ def probe(path: Path) -> VideoSource:
             seconds_per_tick=tick,
             fps=fps,
             duration_seconds=duration,
+            way=way,
+            orientation=number,
+            notes=tuple(notes),
+            num_packets=packets.num_packets,
+            reached_seconds=packets.reached_seconds,
+            stated_fps=stated_fps,
+            begins_with_keyframe=packets.begins_with_keyframe,
+            damaged_bytes=damaged_bytes,
         )
 
 
-def video_stream(opened: av.container.InputContainer) -> av.VideoStream | None:
-    """Return the stream that FFmpeg calls best (a cover picture only if there is nothing else)."""
-    stream = opened.streams.best("video")
-    return stream if isinstance(stream, av.VideoStream) else None
-
-
-def packets_of(opened: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """Yield a stream's packets from where the container stands, in the order of storage.
-
-    Raises:
-        DecodeError: `damaged`; a stream appears that was not there when the file was opened.
-    """
-    demuxed = opened.demux(stream)
-    while True:
-        try:
-            packet = next(demuxed, None)
-        except IndexError:  # PyAV looks the new stream up in its list
-            raise DecodeError("damaged", "its streams change while it is read") from None
-        if packet is None:
-            return
-        if packet.size:  # not the empty one that PyAV adds at the end
-            yield packet
+def _stated_seconds(
+    opened: av.container.InputContainer, stream: av.VideoStream, container: str
+) -> float | None:
+    if container in _STATED_BY_CONTAINER:
+        return None if opened.duration is None else opened.duration / av.time_base
+    if stream.duration is None or stream.time_base is None:
+        return None
+    return float(stream.duration * stream.time_base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,56 +175,152 @@ class _Order:
 
 
 @dataclass(slots=True)
-class _Stamps:
-    """What demuxing tells of a stream's frames, in the order in which they are stored."""
+class _Packets:
+    """What one demux pass tells; lists hold the shown packets in the order in which they lie."""
 
-    pts: list[int]
-    dts: list[int]
-    is_keyframe: list[bool]
-    num_frames: int
-    num_discarded: int
+    opened: av.container.InputContainer
+    stream: av.VideoStream
+    container: str
+    pts: list[int] = field(default_factory=list)
+    dts: list[int] = field(default_factory=list)
+    is_keyframe: list[bool] = field(default_factory=list)
+    byte_positions: list[int] = field(default_factory=list)
+    checked: list[int | None] = field(default_factory=list)  # stamps of the pictures that came
+    first: av.VideoFrame | None = None
+    last_dts: int = -(1 << 63)
+    num_packets: int = 0
+    num_shown: int = 0
+    reached_seconds: float = 0.0
+    begins_with_keyframe: bool = True
+    is_odd: bool = False
 
-    def in_display_order(self, container: str) -> _Order:
-        """Sort by stamp; everything is empty where stamps lack or repeat."""
-        pts_P = np.asarray(self.pts, np.int64)
+    def read(self) -> None:
+        """Read all packets and decode the first of them."""
+        context = self.stream.codec_context
+        self.is_odd = (
+            context.name not in INDEX_CODECS
+            or getattr(context, "field_order", 0) not in _PROGRESSIVE_OR_UNKNOWN
+        )
+        streams = () if self.container in _STATED_BY_CONTAINER else (self.stream,)
+        checks_until = None
+        # The clock of a stream may start at any time; elsewhere lengths count from zero.
+        begins: list[float] = [] if self.container in STREAMS_OF_PACKETS else [0.0]
+        ends: list[float] = list(begins)
+        try:
+            for packet in packets_of(self.opened, *streams):
+                tick = packet.time_base
+                if packet.pts is not None and tick is not None and not packet.is_corrupt:
+                    begins.append(float(packet.pts * tick))
+                    ends.append(float((packet.pts + (packet.duration or 0)) * tick))
+                if packet.stream.index != self.stream.index:
+                    continue
+                self._take(packet)
+                if checks_until is None and packet.is_keyframe:
+                    checks_until = self.num_packets + NUM_CHECKED_PACKETS
+                if not self.is_odd and (checks_until is None or self.num_packets < checks_until):
+                    self._check(packet)
+            if not self.is_odd and (checks_until is None or self.num_packets < checks_until):
+                self._check(None)
+        except av.error.FFmpegError:
+            self.is_odd = True  # the file cannot be read on: players end here
+        self.reached_seconds = max(ends, default=0.0) - min(begins, default=0.0)
+
+    def _take(self, packet: av.Packet) -> None:
+        self.num_packets += 1
+        self.byte_positions.append(-1 if packet.pos is None else packet.pos)
+        if packet.is_corrupt or packet.has_sidedata("new_extradata"):
+            self.is_odd = True
+        if packet.is_discard:  # outside the edit list: decoded by players, never shown
+            return
+        if not self.num_shown and not packet.is_keyframe and self.num_packets == 1:
+            self.begins_with_keyframe = False
+        self.num_shown += 1
+        if packet.pts is None or self._is_hidden(packet):
+            self.is_odd = True
+            return
+        if packet.dts is not None:
+            if packet.dts < self.last_dts:
+                self.is_odd = True  # its clock was set back
+            self.last_dts = packet.dts
+        self.pts.append(packet.pts)
+        self.dts.append(packet.pts if packet.dts is None else packet.dts)
+        self.is_keyframe.append(packet.is_keyframe)
+
+    def _is_hidden(self, packet: av.Packet) -> bool:
+        """Whether a packet shows no picture of its own, by what the codec says in its bytes."""
+        codec = self.stream.codec_context.name
+        if codec == "vp8":
+            return not memoryview(packet)[0] & 0x10  # show_frame
+        return codec == "mpeg4" and self.container == "avi" and packet.size <= _MAX_NOT_CODED_BYTES
+
+    def _check(self, packet: av.Packet | None) -> None:
+        try:
+            for picture in self.stream.codec_context.decode(packet):
+                self.first = self.first or picture
+                self.checked.append(picture.pts)
+        except av.error.FFmpegError:
+            pass  # what the packet should have shown is missing from `checked`
+
+    def touch(self, byte_ranges: tuple[tuple[int, int], ...]) -> bool:
+        """Whether any packet lies in one of some ranges of bytes."""
+        return any(
+            start <= position < end
+            for start, end in byte_ranges
+            for position in self.byte_positions
+        )
+
+    def in_display_order(self, tick: Fraction) -> _Order | None:
+        """Sort the shown packets by stamp; None where they do not tell the pictures."""
+        # AVI numbers its frames as they are stored, which says nothing where B-frames reorder them.
+        context = self.stream.codec_context
+        is_reordered = self.container == "avi" and context.name in ("h264", "hevc")
+        if self.is_odd or not self.pts or (is_reordered and context.has_b_frames):
+            return None
+        pts_P, dts_P = np.asarray(self.pts, np.int64), np.asarray(self.dts, np.int64)
+        is_keyframe_P = np.asarray(self.is_keyframe, bool)
+        if not self.begins_with_keyframe:
+            if not is_keyframe_P.any():
+                return None
+            # What lies or is shown before the first keyframe cannot be decoded.
+            first = int(np.argmax(is_keyframe_P))
+            kept = (np.arange(len(pts_P)) >= first) & (pts_P >= pts_P[first])
+            pts_P, dts_P, is_keyframe_P = pts_P[kept], dts_P[kept], is_keyframe_P[kept]
+        elif not is_keyframe_P[0] and self.num_packets == self.num_shown:
+            return None
         stored_N = np.argsort(pts_P, kind="stable")  # display order -> place in the file
         pts_N = pts_P[stored_N]
-        if len(pts_N) != self.num_frames or (np.diff(pts_N) == 0).any():
-            empty = np.zeros(0, np.int64)
-            return _Order(None, empty, empty, empty)
-        keyframes_K = np.flatnonzero(np.asarray(self.is_keyframe, bool)[stored_N])
+        steps = np.diff(pts_N)
+        displacement_N = np.abs(stored_N - np.arange(len(stored_N)))
+        if (steps == 0).any() or displacement_N.max() > _MAX_DISPLACEMENT:
+            return None
+        longest = steps.max(initial=0) * float(tick)
+        if self.container in STREAMS_OF_PACKETS and longest > MAX_STEP_SECONDS:
+            return None
+        if self.checked != pts_N[: len(self.checked)].tolist() or not self.checked:
+            return None
+        keyframes_K = np.flatnonzero(is_keyframe_P[stored_N])
         # Matroska indexes its keyframes by presentation stamps; the others search decode stamps.
-        seek_P = pts_P if container == "matroska" else np.asarray(self.dts, np.int64)
+        seek_P = pts_P if self.container == "matroska" else dts_P
         return _Order(pts_N, stored_N, keyframes_K, seek_P[stored_N][keyframes_K])
 
 
-def _frame_stamps(opened: av.container.InputContainer, stream: av.VideoStream) -> _Stamps:
-    """Demux the whole stream, and count how many frames are shown and not."""
-    stamps = _Stamps([], [], [], 0, 0)
-    try:
-        for packet in packets_of(opened, stream):
-            if packet.is_discard:  # outside the edit list: decoded by players, never shown
-                stamps.num_discarded += 1
-                continue
-            stamps.num_frames += 1
-            if packet.pts is not None:
-                stamps.pts.append(packet.pts)
-                stamps.dts.append(packet.pts if packet.dts is None else packet.dts)
-                stamps.is_keyframe.append(packet.is_keyframe)
-    except av.error.FFmpegError as error:
-        raise DecodeError("undecodable", f"cannot read its packets: {error_text(error)}") from None
-    return stamps
+def has_gaps(pts_N: np.ndarray, container: str) -> bool:
+    """Whether pictures of an even rate lack where a container does not tell of losses."""
+    if container not in (*STREAMS_OF_PACKETS, "avi") or len(pts_N) < 3:
+        return False
+    steps = np.diff(pts_N)
+    usual = float(np.median(steps))
+    return bool((steps > 1.5 * usual).any() and (steps == usual).mean() > 0.5)
 
 
-def _fps_and_duration(
-    stream: av.VideoStream, pts_N: np.ndarray | None, num_frames: int, tick: Fraction
+def rate_and_duration(
+    stated_fps: float, pts_N: np.ndarray | None, num_frames: int, tick: Fraction
 ) -> tuple[float, float]:
     """Return frame rate and duration, both from the frames themselves where they are stamped."""
-    declared = float(stream.average_rate or stream.guessed_rate or 0)
-    if pts_N is not None and num_frames > 1:
+    if pts_N is not None and num_frames > 1 and pts_N[-1] > pts_N[0]:
         span = float(int(pts_N[-1] - pts_N[0]) * tick)
         # The last frame lasts as long as the mean of the others.
         duration = span * num_frames / (num_frames - 1)
         return num_frames / duration, duration
-    fps = declared if declared > 0 else 25.0
+    fps = stated_fps if stated_fps > 0 else 25.0
     return fps, num_frames / fps

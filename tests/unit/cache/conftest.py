@@ -36,7 +36,7 @@ def encoded(video_id: str, codec: FrameCodec, num_frames: int = 5) -> EncodedVid
         duration_seconds=0.12 * num_frames,
         height=24,
         width=32,
-        rotation=0,
+        orientation=1,
         codec="h264",
         decoder="pyav",
     )

@@ -164,7 +164,7 @@ def add_states(layout: CacheLayout, videos: list[VideoEmbeddings]) -> None:
             "video_id": v.video_id, "path": v.video_id, "size_bytes": 1, "content_digest": "",
             "num_frames": len(v.embeddings_FD), "source_index": [], "pts_seconds": [],
             "source_fps": 1.0, "source_num_frames": 1, "duration_seconds": 1.0, "height": 1,
-            "width": 1, "rotation": 0, "codec": "", "decoder": "", "shard": "", "offsets": [],
+            "width": 1, "codec": "", "decoder": "", "shard": "", "offsets": [],
             "lengths": [], "checksum": v.frames_checksum,
         }
         for v in videos

@@ -40,7 +40,7 @@ def encoded_video(
         duration_seconds=num_frames * 0.25,
         height=height,
         width=width,
-        rotation=0,
+        orientation=1,
         codec="h264",
         decoder="pyav",
     )

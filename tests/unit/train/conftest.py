@@ -36,7 +36,7 @@ def make_cache(
             duration_seconds=num_frames * 0.25,
             height=size,
             width=size,
-            rotation=0,
+            orientation=1,
             codec="h264",
             decoder="pyav",
         )

@@ -121,3 +121,14 @@ def write_moving(path: Path, num_frames: int, *, codec: str = "libx264", **outpu
         .run(cmd=FFMPEG, capture_stderr=True)  # an encoder's banner ignores -loglevel
     )
     return path
+
+
+def shown_by_ffmpeg(path: Path, height: int = 96, width: int = 128) -> np.ndarray:
+    """Decode all of a file with FFmpeg's own program: what it shows, uint8 [N, H, W, 3]."""
+    output = ffmpeg.input(f"file:{path}").output(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", map="0:v:0"
+    )
+    out, _ = output.global_args("-loglevel", "quiet").run(cmd=FFMPEG, capture_stdout=True)
+    frame_bytes = height * width * 3
+    whole = len(out) // frame_bytes * frame_bytes
+    return np.frombuffer(out[:whole], np.uint8).reshape(-1, height, width, 3)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from strive.errors import DecodeError
-from strive.video.lifetime import scratch_folder
+from strive.video.lifetime import ask_for_time, scratch_folder
 from strive.video.repair import repaired_copies
 
 
@@ -63,3 +63,9 @@ def leave_a_file(value: int = 0) -> str:
 def start_ffmpeg(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
         list(repaired_copies(path, Path(folder)))
+
+
+def ask_and_sleep(asked: float, slept: float) -> str:
+    ask_for_time(asked)
+    time.sleep(slept)
+    return "done"

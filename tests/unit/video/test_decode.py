@@ -14,10 +14,9 @@ from strive.video.decode import (
     decoder_versions,
 )
 from strive.video.frame_plan import FramePlan
-from strive.video.pyav_decoder import all_pictures
 from strive.video.resize import FrameScaler
 from strive.video.rgb_decoders import decode_torchcodec, torchcodec_import_error
-from strive.video.source import probe
+from strive.video.whole import pictures_at, probe
 from video.coded_clips import numbers_of, write_clip, write_moving
 
 PLAN = FramePlan("uniform", 16)
@@ -63,7 +62,7 @@ def test_frames_carry_the_numbers_asked_for(
     assert video.source_index_F.tolist() == sorted(set(expected))
     assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
     assert video.source_num_frames == num_frames
-    assert (video.decoder, video.codec, video.rotation) == (decoder, codec, 0)
+    assert (video.decoder, video.codec, video.orientation) == (decoder, codec, 1)
 
 
 @pytest.mark.parametrize("decoder", [name for name in ["auto", *USABLE] if name != "decord"])
@@ -74,7 +73,7 @@ def test_rotation_is_applied(media: Path, decoder: str, name: str, turns: int) -
     video = decode_frames(path, PLAN, decoders=decoder_order(decoder))
     upright = np.rot90(video.frames_FHWC, -turns, axes=(1, 2))
     assert numbers_of(upright) == video.source_index_F.tolist()
-    assert video.rotation == 90 * turns
+    assert video.orientation == {1: 8, 2: 3, 3: 6}[turns]
 
 
 def test_decord_turns_right_or_refuses(media: Path) -> None:
@@ -121,7 +120,7 @@ def test_cut_between_keyframes_starts_at_zero(media: Path) -> None:
     ("name", "kinds"),
     [
         ("audio.mp4", {"no_video_stream"}),
-        ("truncated.mp4", {"truncated"}),
+        ("truncated.mp4", {"incomplete"}),
         ("no_index.mp4", {"undecodable"}),
         ("zero.mp4", {"empty_file"}),
         ("playlist.mp4", {"playlist"}),
@@ -151,8 +150,8 @@ def test_torchcodec_gives_what_pyav_gives_or_says_how_to_get_it(tmp_path: Path) 
     clip = write_moving(tmp_path / "colour.mp4", 60, g=20)
     indices = np.array([0, 7, 31, 59])
     ours = probe(clip)
-    frames = [f.frame_HWC for f in decode_torchcodec(ours, indices, FrameScaler(None))]
-    expected = [picture.to_ndarray(format="rgb24") for picture in all_pictures(ours, indices)]
+    frames = list(decode_torchcodec(ours, indices, FrameScaler(None)))
+    expected = [picture.to_ndarray(format="rgb24") for picture in pictures_at(ours, indices)]
     difference = np.abs(np.stack(frames).astype(int) - np.stack(expected))
     assert difference.max() <= 1  # the same pictures; the conversions of two FFmpeg versions
     resized = decode_frames(clip, PLAN, max_pixels=4000, decoders=("torchcodec",))
@@ -222,15 +221,24 @@ def test_names_that_look_like_protocols_stay_files(media: Path, tmp_path: Path) 
         assert decode(odd, decoder).source_num_frames == 5
 
 
-def test_damaged_picture_data_is_an_error(media: Path, tmp_path: Path) -> None:
+def test_damaged_picture_data_is_an_error_where_it_is_wanted(media: Path, tmp_path: Path) -> None:
+    # Packets 16 to 23 are gone; the next, frame 24, is a keyframe. All 90 frames want what is hurt.
     data = bytearray((media / "bframes.mp4").read_bytes())
     start = data.index(b"mdat") + 1200  # past the first picture's headers
     data[start : start + 300] = bytes(300)
     hurt = tmp_path / "hurt.mp4"
     hurt.write_bytes(data)
-    with pytest.raises(DecodeError) as caught:
-        decode_frames(hurt, PLAN)
+    with pytest.raises(DecodeError, match="--allow-damaged") as caught:
+        decode_frames(hurt, FramePlan("uniform", 90))
     assert caught.value.kind == "damaged"
+    allowed = decode_frames(hurt, FramePlan("uniform", 90), allow_damaged=True)
+    assert "damaged" in allowed.notes
+    # None of these 16 builds on what is hurt: right pictures at their right times.
+    around = decode_frames(hurt, PLAN)
+    assert "damaged_elsewhere" in around.notes and around.way == "decode"
+    np.testing.assert_allclose(
+        around.pts_seconds_F, np.array(numbers_of(around.frames_FHWC)) / 25, atol=1e-9
+    )
 
 
 def test_unknown_decoder_is_named() -> None:

@@ -42,7 +42,7 @@ def chunk_offsets(data: bytes) -> int:
 def test_half_a_file_becomes_a_video_of_its_half(media: Path) -> None:
     path = media / "truncated.mp4"
     before = content_digest(path)
-    assert kind_of("truncated.mp4", rule_for(media, repair=False)) == "truncated"
+    assert kind_of("truncated.mp4", rule_for(media, repair=False)) == "incomplete"
     video = prepare_video("truncated.mp4", rule_for(media))
     assert video.info.repaired == "remuxed"
     assert 50 < video.info.source_num_frames < 150
@@ -78,8 +78,9 @@ def test_damaged_pictures_are_left_out(media: Path, tmp_path: Path) -> None:
     start = data.index(b"mdat") + 1200
     data[start : start + 300] = bytes(300)
     (tmp_path / "hurt.mp4").write_bytes(data)
-    assert kind_of("hurt.mp4", rule_for(tmp_path, repair=False)) == "damaged"
-    info = prepare_video("hurt.mp4", rule_for(tmp_path)).info
+    all_frames = FramePlan("uniform", 90)  # the damage counts where it is wanted
+    assert kind_of("hurt.mp4", rule_for(tmp_path, repair=False, plan=all_frames)) == "damaged"
+    info = prepare_video("hurt.mp4", rule_for(tmp_path, plan=all_frames)).info
     assert info.repaired == "transcoded"
     assert 60 < info.source_num_frames < 90
 
@@ -87,8 +88,8 @@ def test_damaged_pictures_are_left_out(media: Path, tmp_path: Path) -> None:
 def test_an_avi_cut_within_a_picture_is_repaired(media: Path, tmp_path: Path) -> None:
     data = (media / "mpeg4.avi").read_bytes()
     pictures = data.index(b"movi")
-    (tmp_path / "cut.avi").write_bytes(data[: pictures + (len(data) - pictures) // 2])
-    assert kind_of("cut.avi", rule_for(tmp_path, repair=False)) == "truncated"
+    (tmp_path / "cut.avi").write_bytes(data[: pictures + (len(data) - pictures) // 3])
+    assert kind_of("cut.avi", rule_for(tmp_path, repair=False)) == "incomplete"
     info = prepare_video("cut.avi", rule_for(tmp_path)).info
     assert info.repaired in ("remuxed", "transcoded") and 5 < info.source_num_frames < 60
 

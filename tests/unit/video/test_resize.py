@@ -50,8 +50,8 @@ def coloured(height: int, width: int, fmt: str) -> av.VideoFrame:
 @pytest.mark.parametrize("size", [(720, 1280), (97, 131), (1081, 33), (48, 64)])
 def test_scaling_in_one_step_is_pillows_resize(fmt: str, size: tuple[int, int]) -> None:
     picture = coloured(*size, fmt)
-    small = FrameScaler(6000).from_picture(picture, 0)
-    full = FrameScaler(None).from_picture(picture, 0)
+    small = FrameScaler(6000).from_picture(picture, 1)
+    full = FrameScaler(None).from_picture(picture, 1)
     expected = resize_frame(full, *fit_size(*size, 6000))
     assert small.shape == expected.shape
     difference = np.abs(small.astype(int) - expected)
@@ -60,18 +60,18 @@ def test_scaling_in_one_step_is_pillows_resize(fmt: str, size: tuple[int, int]) 
 
 def test_scaling_turns_and_keeps_the_first_size() -> None:
     scaler = FrameScaler(6000)
-    upright = FrameScaler(6000).from_picture(coloured(120, 160, "yuv444p"), 0)
-    turned = scaler.from_picture(coloured(120, 160, "yuv444p"), 90)
+    upright = FrameScaler(6000).from_picture(coloured(120, 160, "yuv444p"), 1)
+    turned = scaler.from_picture(coloured(120, 160, "yuv444p"), 8)
     assert turned.shape == (89, 67, 3)
     np.testing.assert_array_equal(np.rot90(upright), turned)
     # A stream that changes its size midway is brought to the size of its first picture.
-    assert scaler.from_picture(coloured(240, 160, "yuv444p"), 0).shape == turned.shape
+    assert scaler.from_picture(coloured(240, 160, "yuv444p"), 1).shape == turned.shape
     assert scaler.from_rgb(upright).shape == turned.shape
 
 
 def test_extreme_shrinking_works() -> None:
-    assert FrameScaler(4).from_picture(coloured(1000, 1000, "yuv420p"), 0).shape == (2, 2, 3)
-    assert FrameScaler(10).from_picture(coloured(8, 4000, "yuv420p"), 0).shape == (1, 10, 3)
+    assert FrameScaler(4).from_picture(coloured(1000, 1000, "yuv420p"), 1).shape == (2, 2, 3)
+    assert FrameScaler(10).from_picture(coloured(8, 4000, "yuv420p"), 1).shape == (1, 10, 3)
 
 
 def test_progressive_pictures_are_left_alone() -> None:

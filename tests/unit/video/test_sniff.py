@@ -3,30 +3,18 @@ from pathlib import Path
 import pytest
 
 from strive.errors import DecodeError
-from strive.video.sniff import sniff_container
+from strive.video.sniff import check_first_bytes
 
 
-@pytest.mark.parametrize(
-    ("name", "container"),
-    [
-        ("plain.mp4", "mov"),
-        ("front.mp4", "mov"),
-        ("odd.mkv", "matroska"),
-        ("vp9.webm", "matroska"),
-        ("mpeg4.avi", "avi"),
-        ("stream.ts", "mpegts"),
-    ],
-)
-def test_containers_are_known_by_content(media: Path, name: str, container: str) -> None:
-    assert sniff_container(media / name) == container
+def test_what_may_be_a_video_passes(media: Path) -> None:
+    for name in ("plain.mp4", "odd.mkv", "mpeg4.avi", "stream.ts", "text.mp4"):
+        check_first_bytes(media / name)
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
         ("zero.mp4", "empty_file"),
-        ("text.mp4", "not_a_video"),
-        ("page.mp4", "not_a_video"),
         ("playlist.mp4", "playlist"),
         ("concat.mp4", "playlist"),
         ("dash.mp4", "playlist"),
@@ -37,5 +25,5 @@ def test_containers_are_known_by_content(media: Path, name: str, container: str)
 )
 def test_others_are_refused(media: Path, name: str, kind: str) -> None:
     with pytest.raises(DecodeError) as caught:
-        sniff_container(media / name)
+        check_first_bytes(media / name)
     assert caught.value.kind == kind

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from strive.errors import DecodeError
+from strive.video.decode import decode_frames
 from strive.video.frame_plan import FramePlan
 from strive.video.worker import Job, Worker, WorkerPool, decode_in_worker
 from video import jobs
@@ -58,6 +59,30 @@ def test_a_job_that_asks_for_too_much_memory_fails_alone() -> None:
     assert caught.value.kind == "out_of_memory"
     assert worker.call(jobs.own_pid, {}, 10) == pid
     worker.close()
+
+
+def test_a_job_that_decodes_a_whole_file_gets_the_time_for_it() -> None:
+    worker = Worker()
+    assert worker.call(jobs.answer, {"value": 1}, 10) == 2  # it has started
+    assert worker.call(jobs.ask_and_sleep, {"asked": 5.0, "slept": 1.0}, 0.3) == "done"
+    assert worker.call(jobs.ask_and_sleep, {"asked": 0.01, "slept": 0.1}, 5) == "done"
+    with pytest.raises(DecodeError, match=r"timeout: killed after 0\.6 s"):
+        worker.call(jobs.ask_and_sleep, {"asked": 0.6, "slept": 60.0}, 0.2)
+    worker.close()
+
+
+def test_time_asked_for_is_half_of_what_the_file_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr("strive.video.whole.ask_for_time", asked.append)
+    decode_frames(write_clip(tmp_path / "a.mp4", 50), FramePlan())
+    assert asked == []  # the packets tell the pictures
+    decode_frames(write_clip(tmp_path / "a.mpg", 50, codec="mpeg1video"), FramePlan())
+    assert asked == [pytest.approx(1.0, abs=0.05)]
+    # A file may state any times: two pictures do not take an hour to decode.
+    decode_frames(write_clip(tmp_path / "b.mkv", 2, fps=1e-4, codec="wmv2"), FramePlan())
+    assert asked[1:] == [1.0]
 
 
 def test_temporary_files_go_with_the_worker() -> None:

@@ -1,0 +1,166 @@
+"""Which containers are taken: what FFmpeg opens, less what is no single file of moving pictures."""
+
+import zlib
+from pathlib import Path
+
+import av
+import pytest
+from av.format import ContainerFormat
+
+from strive.errors import DecodeError
+from strive.video.containers import REFUSED, TAKEN
+from strive.video.decode import DecodedVideo, decode_frames
+from strive.video.frame_plan import FramePlan
+from video.coded_clips import numbers_of, write_clip
+from video.odd_clips import transport_packets
+
+NUM_FRAMES = 40
+
+
+def demuxers() -> set[str]:
+    """All names of this build's demuxers; one may have several."""
+    found = set()
+    for name in av.formats_available:
+        try:
+            ContainerFormat(name, "r")
+        except ValueError:
+            continue  # it writes only
+        found.update(name.split(","))
+    return found
+
+
+def decode(path: Path) -> DecodedVideo:
+    return decode_frames(path, FramePlan("uniform", 64), decoders=("pyav",))
+
+
+def assert_whole(path: Path) -> DecodedVideo:
+    video = decode(path)
+    assert numbers_of(video.frames_FHWC) == list(range(NUM_FRAMES))
+    return video
+
+
+def test_every_demuxer_was_looked_at() -> None:
+    assert len(demuxers()) > 300
+    assert demuxers() - TAKEN - REFUSED == set()
+    assert not TAKEN & REFUSED
+    for name in ("concat", "hls", "dash", "image2", "png_pipe", "sdp", "rtsp", "lavfi", "tty"):
+        assert name in REFUSED
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("a.nut", {}),
+        ("a.mxf", {"codec": "mpeg2video", "qscale": 2}),
+        ("a.ivf", {"codec": "libvpx", "deadline": "realtime"}),
+        ("a.rm", {"codec": "rv10", "qscale": 2}),
+        ("a.apng", {"codec": "apng", "pix_fmt": "rgb24"}),
+        ("a.m2v", {"codec": "mpeg2video", "qscale": 2}),
+        ("a.hevc", {"codec": "libx265", "x265-params": "log-level=none"}),
+        ("a.gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+        ("a.y4m", {"codec": "wrapped_avframe", "f": "yuv4mpegpipe"}),
+    ],
+)
+def test_uncommon_containers(tmp_path: Path, name: str, how: dict[str, object]) -> None:
+    assert_whole(write_clip(tmp_path / name, NUM_FRAMES, **how))  # type: ignore[arg-type]
+
+
+def test_dv(tmp_path: Path) -> None:
+    how = {"codec": "dvvideo", "pix_fmt": "yuv420p", "fps": 25}
+    path = write_clip(tmp_path / "a.dv", 10, size=(576, 720), **how)  # type: ignore[arg-type]
+    assert numbers_of(decode(path).frames_FHWC) == list(range(10))
+
+
+@pytest.mark.parametrize("before", [bytes(100), b"\x47" + bytes(90), b"noise" * 50])
+def test_bytes_before_the_first_packet(tmp_path: Path, before: bytes) -> None:
+    path = write_clip(tmp_path / "a.ts", NUM_FRAMES)
+    path.write_bytes(before + path.read_bytes())
+    assert_whole(path)
+
+
+def test_a_program_stream_behind_zeros(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.vob", NUM_FRAMES, codec="mpeg2video", qscale=2, f="vob")
+    path.write_bytes(bytes(64) + path.read_bytes())
+    assert_whole(path)
+
+
+def test_packets_of_204_bytes(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.ts", NUM_FRAMES)
+    path.write_bytes(b"".join(p + bytes(16) for p in transport_packets(path.read_bytes())))
+    assert_whole(path)
+
+
+def test_a_time_code_that_looks_like_a_packet(tmp_path: Path) -> None:
+    """Blu-ray packets have four bytes before each; the first may be the mark of a packet."""
+    path = write_clip(tmp_path / "a.m2ts", NUM_FRAMES, mpegts_m2ts_mode=1)
+    data = bytearray(path.read_bytes())
+    data[0::192] = b"\x47" * len(data[0::192])
+    path.write_bytes(data)
+    assert_whole(path)
+
+
+@pytest.mark.parametrize("tail", [b"\n", b"\0\0\0\x10udta\0\0\0\x08what", b"\0\0\0\x0cnoneABCD"])
+def test_boxes_of_their_own_behind_fragments(tmp_path: Path, tail: bytes) -> None:
+    fragments = "frag_keyframe+empty_moov+default_base_moof"
+    path = write_clip(tmp_path / "a.mp4", NUM_FRAMES, g=10, movflags=fragments)
+    path.write_bytes(path.read_bytes() + tail)
+    assert_whole(path)
+
+
+def test_malformed_words_about_a_file_are_no_damage(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", NUM_FRAMES, metadata="title=a long title of this clip")
+    data = path.read_bytes()
+    at = data.index(b"ilst")
+    for changed in (
+        data.replace(b"a long title", b"\xff\xfe\x80 broken "),
+        data[: at + 4] + b"\xff" * 4 + data[at + 8 :],
+        data.replace(b"udta", b"what"),
+    ):
+        path.write_bytes(changed)
+        assert assert_whole(path).notes == ()
+
+
+def test_a_damaged_index_or_title_of_matroska_is_no_damage(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv", NUM_FRAMES, metadata="title=a long title of this clip")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"a long title") + 3] ^= 0x10
+    cues = data.rindex(b"\x1c\x53\xbb\x6b")
+    data[cues + 8] ^= 0x10  # its checksum
+    path.write_bytes(data)
+    assert_whole(path)
+
+
+def test_pictures_of_matroska_with_any_byte_changed(tmp_path: Path) -> None:
+    """FFmpeg begins each cluster with its CRC-32: what differs from it is not shown unsaid."""
+    path = write_clip(tmp_path / "a.mkv", NUM_FRAMES)
+    data = path.read_bytes()
+    cluster = data.index(b"\x1f\x43\xb6\x75") + 12
+    for position in range(cluster + 12, data.rindex(b"\x1c\x53\xbb\x6b"), 47):
+        changed = bytearray(data)
+        changed[position] ^= 0x10
+        path.write_bytes(changed)
+        with pytest.raises(DecodeError):
+            decode(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [("a.png", "png", "rgb24"), ("a.jpg", "mjpeg", "yuvj420p"), ("a.bmp", "bmp", "bgr24")],
+)
+def test_a_still_image_is_sent_to_its_own_records(
+    tmp_path: Path, name: str, codec: str, pix_fmt: str
+) -> None:
+    path = write_clip(tmp_path / name, 1, codec=codec, pix_fmt=pix_fmt)
+    with pytest.raises(DecodeError, match="data_type") as caught:
+        decode(path)
+    assert caught.value.kind == "not_a_video"
+
+
+def test_names_do_not_choose_what_opens_a_file(tmp_path: Path) -> None:
+    """FFmpeg takes some demuxers by the name's end alone; none of those is taken."""
+    for name in ("a.txt", "a.yuv", "a.sub", "a.nfo", "a.%d.png", "a.rgb"):
+        path = tmp_path / name
+        path.write_bytes(zlib.compress(bytes(range(256))) * 40)
+        with pytest.raises(DecodeError) as caught:
+            decode(path)
+        assert caught.value.kind in ("not_a_video", "no_video_stream", "undecodable", "no_frames")
