@@ -149,7 +149,8 @@ class VariantReader:
         absent = [record for record in records if record.video_id not in self.frames]
         if not absent:
             return records
-        failed = {failure.video_id for failure in read_failures(self.layout)}
+        failures = read_failures(self.layout)
+        failed = {failure.video_id for failure in failures if failure.question_id is None}
         unknown = [record for record in absent if record.video_id not in failed]
         if unknown:
             raise CacheError(

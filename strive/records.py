@@ -20,7 +20,6 @@ from typing import Any, Literal, get_args
 from strive.errors import (
     ConfigError,
     MissingInputError,
-    OutsideRootError,
     RecordsError,
     unknown_name,
 )
@@ -57,23 +56,6 @@ def video_id_of(path: str) -> str:
     text = path.replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     return ("/" if text.startswith("/") else "") + "/".join(parts) or "."
-
-
-def resolve_video(video_root: Path, video_id: str, *, allow_outside: bool = False) -> Path:
-    """Return the file of a video, refusing whatever leaves the root.
-
-    With `allow_outside` the path is taken as it is written, relative to the root unless absolute.
-
-    Raises:
-        OutsideRootError: the resolved file lies outside `video_root`.
-    """
-    if allow_outside:
-        return video_root / video_id
-    root = video_root.resolve()
-    path = (root / video_id).resolve()
-    if not path.is_relative_to(root):
-        raise OutsideRootError(f"video '{video_id}' resolves outside the video root {video_root}")
-    return path
 
 
 _REQUIRED = ("problem_id", "problem", "problem_type", "solution", "path")

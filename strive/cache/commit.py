@@ -107,22 +107,50 @@ def commit_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = 
 
 
 def new_part_path(folder: Path, prefix: str, suffix: str, writer: str) -> Path:
-    """Return a part name that no other writer takes, and that sorts by the time of its making.
+    """Return a part name that no other writer takes, with a number above all that the cache holds.
 
-    Readers take parts in the order of their names, so of two rows about one thing the later wins.
+    Readers take parts in the order of their numbers, so of two rows about one thing the later wins.
+    The number is the time (nanoseconds since 1970), or one more than the largest in the cache where
+    that is later: what a run has seen lies before what it writes, whatever the clocks of the
+    machines that wrote it.
     """
-    return folder / f"{prefix}-{time.time_ns():019d}-{writer}-{secrets.token_hex(4)}{suffix}"
+    number = max(time.time_ns(), 1 + _largest_number(folder))
+    return folder / f"{prefix}-{number:019d}-{writer}-{secrets.token_hex(4)}{suffix}"
 
 
-def part_time_ns(path: Path) -> int:
-    """Return when a part's name was made (nanoseconds since 1970); 0 for a name of another kind."""
+def part_number(path: Path) -> int:
+    """Return the number in a part's name, which says what came after what; 0 if it has none."""
     number = path.name.split("-")[1:2]
-    return int(number[0]) if number and number[0].isdigit() else 0
+    return int(number[0]) if number and number[0].isdecimal() else 0
+
+
+def _largest_number(folder: Path) -> int:
+    """Return the largest number of all parts of the cache that a folder lies in, else of its own.
+
+    Of all: rows of failures are compared with those of frames and scores.
+    """
+    for root in (folder.parent, folder.parent.parent):
+        if (root / "cache.json").is_file():
+            groups = _entries(root)
+            folders = [*groups, *(inner for group in groups for inner in _entries(group))]
+            break
+    else:
+        folders = [folder]
+    return max((part_number(path) for inner in folders for path in _entries(inner)), default=0)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder and is not hidden; nothing for what is no folder."""
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def list_parts(folder: Path, prefix: str, suffix: str = ".parquet") -> list[Path]:
     """Return the committed parts of a folder, oldest first; an absent folder has none."""
-    return sorted(folder.glob(f"{prefix}-*{suffix}"))
+    paths = folder.glob(f"{prefix}-*{suffix}")
+    return sorted(paths, key=lambda path: (part_number(path), path.name))
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -296,7 +296,8 @@ class FrameReader:
         if video_id not in self._rows:
             raise CacheError(
                 f"video '{video_id}' is not in {self.folder}; cache it with `strive-cli "
-                f"precompute`, or see why not in {self.folder.parents[1] / 'failures.parquet'}"
+                f"precompute`, or see why not with `strive-cli cache failures --cache "
+                f"{self.folder.parents[1]}`"
             )
         return self._table.slice(self._rows[video_id], 1).to_pylist()[0]
 

@@ -231,11 +231,17 @@ def precompute(
 
 
 def _as_json(summary: "PrecomputeSummary") -> dict[str, object]:
-    """Return a summary as JSON values; which videos failed is in `failures.parquet`."""
+    """Return a summary as JSON values; `cache failures` says which failed."""
     values = plain_json(summary)
     assert isinstance(values, dict)
-    del values["failed"]
-    return {**values, "failed_by_error": summary.failed_by_error, "num_failed": summary.num_failed}
+    del values["failed"], values["failed_questions"]
+    return {
+        **values,
+        "failed_by_error": summary.failed_by_error,
+        "num_failed": summary.num_failed,
+        "failed_questions_by_error": summary.failed_questions_by_error,
+        "num_failed_questions": len(summary.failed_questions),
+    }
 
 
 def _run_and_print(options: "PrecomputeOptions", *, as_json: bool) -> None:

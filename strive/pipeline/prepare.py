@@ -2,18 +2,21 @@
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from strive.cache.codec import FrameCodec
 from strive.cache.frames import EncodedVideo, VideoInfo
 from strive.errors import DecodeError, OutsideRootError
-from strive.records import resolve_video
+from strive.files import modified_ns
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
 from strive.video.lifetime import scratch_folder
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
+from strive.video_paths import resolve_video
 
 _DIGEST_BLOCK_BYTES = 1 << 20
 
@@ -43,7 +46,8 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     """
     path = _find(video_id, rule)
     before = _stamp(path)
-    decoded, repaired = _decode(path, rule)
+    with _naming_file(path, before):
+        decoded, repaired = _decode(path, rule)
     num_frames, height, width, _ = decoded.frames_FHWC.shape
     info = VideoInfo(
         video_id=video_id,
@@ -64,7 +68,9 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     size_bytes, digest = content_digest(path)
     after = _stamp(path)
     if before != after:
-        raise DecodeError("changed", f"{path} was written to while it was read")
+        error = DecodeError("changed", f"{path} was written to while it was read")
+        error.known_as = before and (*before, None)
+        raise error
     return EncodedVideo(info, video_id, size_bytes, digest, frames, after and after[1])
 
 
@@ -106,7 +112,18 @@ def _stamp(path: Path) -> tuple[int, int] | None:
         status = path.stat()
     except (OSError, ValueError):
         return None  # the decoder's own look at the file says what is wrong with it
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, modified_ns(status)
+
+
+@contextmanager
+def _naming_file(path: Path, stamp: tuple[int, int] | None) -> Iterator[None]:
+    """Note on a failure which file it was, by its stamp from before and its digest."""
+    try:
+        yield
+    except DecodeError as error:
+        with suppress(OSError):
+            error.known_as = stamp and (*stamp, content_digest(path)[1])
+        raise
 
 
 def content_digest(path: Path) -> tuple[int, str]:

@@ -16,13 +16,13 @@ from strive.records import (
     filter_records,
     read_records,
     record_to_row,
-    resolve_video,
     sample_records,
     shard_of,
     shard_records,
     video_id_of,
     write_records,
 )
+from strive.video_paths import resolve_video
 
 ROW = {
     "problem_id": 7,
