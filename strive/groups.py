@@ -128,7 +128,8 @@ class VariantReader:
         """The run's questions in order of their ids, whatever order the cache was written in."""
         records = {record.question_id: record for record in read_questions(self.layout)}
         if self.config.data:
-            chosen = [record.question_id for record in read_records(self.config.data).records]
+            read = read_records(self.config.data, skip_bad=self.config.skip_bad_records)
+            chosen = [record.question_id for record in read.records]
             missing = [question_id for question_id in chosen if question_id not in records]
             if missing:
                 raise CacheError(

@@ -49,6 +49,14 @@ def locate_video(video_root: Path, video_id: str) -> Path:
     return found
 
 
+def resolves_into_blobs(path: Path) -> bool:
+    """Whether a path is a link as a model hub's cache makes them: SNAPSHOT/x -> ../../blobs/y."""
+    try:
+        return path.is_symlink() and path.resolve().parent.name == "blobs"
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 def _exists(path: Path) -> bool:
     try:
         return os.path.lexists(path)

@@ -46,6 +46,12 @@ def precompute(
             "--filter", help="Keep records with field=value. Repeatable.", rich_help_panel=RECORDS
         ),
     ] = None,
+    skip_bad_records: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad-records", help="Count malformed rows, go on.", rich_help_panel=RECORDS
+        ),
+    ] = False,
     subset: Annotated[
         int | None,
         typer.Option(help="Seeded sample of this many questions.", rich_help_panel=RECORDS),
@@ -201,6 +207,7 @@ def precompute(
     )
     part = offline.parse_shard(shard)
     found = offline.resolve(find_workspace(workspace), asked, say_lab=lambda: say(LAB_LINE))
+    found["skip_bad_records"] = skip_bad_records or found.get("skip_bad_records", False)
     _run_and_print(
         PrecomputeOptions(
             **found,

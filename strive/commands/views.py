@@ -39,6 +39,8 @@ def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
         "questions",
         f"{summary.num_questions}" + (f", not scored: {unscored}" if unscored else ""),
     )
+    if summary.num_bad_rows:
+        table.add_row("bad rows", f"{summary.num_bad_rows} left out (--skip-bad-records)")
     if summary.num_image_rows:
         table.add_row("image rows", f"{summary.num_image_rows} passed over")
     if summary.subset_file is not None:

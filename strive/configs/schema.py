@@ -38,6 +38,8 @@ class TrainConfig(BaseModel):
     num_questions: PositiveInt | None = None
     """Seeded sample of the records, the one that `precompute --for-config` prepares; not given: all
     of them."""
+    skip_bad_records: bool = False
+    """Leave malformed rows of `data` and `held_out` out, rather than stop."""
     skip_unscored: bool = False
     """Count and skip questions without scores, rather than stop."""
 

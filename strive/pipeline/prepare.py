@@ -16,7 +16,7 @@ from strive.video.frame_plan import FramePlan
 from strive.video.lifetime import scratch_folder
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
-from strive.video_paths import resolve_video
+from strive.video_paths import resolve_video, resolves_into_blobs
 
 _DIGEST_BLOCK_BYTES = 1 << 20
 
@@ -100,7 +100,10 @@ def _find(video_id: str, rule: PrepareRule) -> Path:
     try:
         return resolve_video(rule.video_root, video_id, allow_outside=rule.allow_outside_root)
     except OutsideRootError as error:
-        raise DecodeError("outside_root", str(error)) from None
+        hint = f"{error}; --allow-outside-root takes it"
+        if resolves_into_blobs(rule.video_root / video_id):
+            hint += " (the folder is a hub's snapshot, whose files are links into blobs/)"
+        raise DecodeError("outside_root", hint) from None
     except (OSError, RuntimeError, ValueError) as error:
         # A loop of links, a name that is too long, or one with a NUL byte.
         raise DecodeError("missing", f"'{video_id}': {error}") from None

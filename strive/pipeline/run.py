@@ -127,6 +127,7 @@ def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> Precom
         num_videos=len(asked.by_video),
         num_questions=len(asked.records),
         num_image_rows=asked.num_image_rows,
+        num_bad_rows=asked.num_bad_rows,
         num_unscorable=sum(scorer.num_unscorable for scorer in work.scorers),
         nothing_to_do=work.is_empty,
     )

@@ -92,6 +92,7 @@ class PrecomputeSummary(StageCounts):
     num_videos: int = 0
     num_questions: int = 0
     num_image_rows: int = 0
+    num_bad_rows: int = 0  # left out, as the call allows
     num_ok: int = 0
     truncated_share: dict[str, float | None] = field(default_factory=dict)
     engine: str = "local"  # with what a cluster has

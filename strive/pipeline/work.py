@@ -21,7 +21,6 @@ from strive.pipeline.prepare import content_digest
 from strive.pipeline.session import ScorerSession, query_digest
 from strive.records import (
     Record,
-    filter_records,
     read_records,
     sample_records,
     shard_records,
@@ -40,6 +39,7 @@ class Asked:
     records: tuple[Record, ...]
     num_image_rows: int
     sample_ids: tuple[str, ...] | None
+    num_bad_rows: int = 0
 
     @cached_property
     def by_video(self) -> dict[str, list[Record]]:
@@ -59,17 +59,25 @@ def select_records(options: PrecomputeOptions) -> Asked:
     """
     if not options.video_root.is_dir():
         raise MissingInputError(f"no folder at {options.video_root}; give one with --video-root")
-    read = read_records(options.data)
-    records: Sequence[Record] = filter_records(read.records, options.filters)
+    read = read_records(options.data, filters=options.filters, skip_bad=options.skip_bad_records)
+    records: Sequence[Record] = read.records
+    bad_rows = read.bad_rows
     if not records:
         shown = ", ".join(str(path) for path in options.data)
         filters = " ".join(f"--filter {name}={value}" for name, value in options.filters)
+        passed = f"{read.num_image_rows} image rows passed over"
+        bad = f", {bad_rows.count} bad rows left out" * bool(bad_rows.count)
         raise RecordsError(
-            f"no video record in {shown}" + (f" matches {filters}" if filters else "")
+            f"no video record in {shown}"
+            + (f" matches {filters}" if filters else "")
+            + f" ({passed}{bad})"
+            + (f"; the first: {bad_rows.shown[0]}" if bad_rows.count else "")
         )
     sample_ids, num_image_rows = None, read.num_image_rows
     if options.for_config is not None:
-        held_out = read_records(options.held_out)
+        held_out = read_records(options.held_out, skip_bad=options.skip_bad_records)
+        for line in held_out.bad_rows.shown:
+            bad_rows.add(RecordsError(line))
         records = _as_a_run_reads(options, records, held_out.records)
         num_image_rows += held_out.num_image_rows
         sample_ids = tuple(record.question_id for record in records)
@@ -80,7 +88,7 @@ def select_records(options: PrecomputeOptions) -> Asked:
     if options.limit is not None:
         first = set(list(dict.fromkeys(record.video_id for record in records))[: options.limit])
         records = [record for record in records if record.video_id in first]
-    return Asked(tuple(records), num_image_rows, sample_ids)
+    return Asked(tuple(records), num_image_rows, sample_ids, bad_rows.count)
 
 
 def _as_a_run_reads(
