@@ -149,7 +149,7 @@ def test_what_an_encoding_lacks_is_no_traceback(place: Path, encoding: str) -> N
     [
         (["precompute", "--decoder", "ffmpeg"], ["'--decoder'", "'ffmpeg'", "'torchcodec'"]),
         (["precompute", "--datta", "x"], ["--datta", "--data"]),
-        (["precompute", "--frames", "0"], ["--frames", "0"]),
+        (["precompute", "--frames", "0"], ["--frames", "1"]),
         (["precomptue"], ["precomptue"]),
         (["cache", "fialures"], ["fialures"]),
         (["precompute", "--decoder", "a\nerror: \x1b[2J"], ["'--decoder'"]),
