@@ -1,86 +1,21 @@
-"""Atomic writes: a temporary name in the same folder, fsync, rename, fsync of the folder."""
+"""Committed parts of a cache: written whole or not at all, and in an order that all agree on."""
 
-import errno
 import json
-import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from strive.errors import CacheDamageError, DiskError
-
-TEMPORARY_PREFIX = ".tmp-"
-
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another folder with --cache",
-    errno.EACCES: "no permission to write there; choose another folder with --cache",
-    errno.EPERM: "no permission to write there; choose another folder with --cache",
-    errno.ENOTDIR: "a file stands where a folder is needed; choose another folder with --cache",
-    errno.EEXIST: "a file stands where a folder is needed; choose another folder with --cache",
-    errno.EFBIG: "the file is larger than this system allows; use --frame-codec jpeg",
-}
-
-
-def disk_error(path: Path, error: OSError) -> DiskError:
-    """Turn an `OSError` from writing `path` into one clear line."""
-    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-    return DiskError(f"cannot write {path}: {reason}; what was committed before is intact")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; on success it is fsynced and renamed to `path`.
-
-    Raises:
-        DiskError: writing failed; nothing under the final name has changed.
-    """
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            _fsync(temporary)
-            os.replace(temporary, path)
-            _fsync(path.parent)
-        except OSError as error:
-            if isinstance(error, DiskError):
-                raise
-            raise disk_error(path, error) from error
-    finally:
-        _remove_if_there(temporary)
-
-
-def _remove_if_there(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        # A folder that never came to be, or a disk that turned read-only: the write itself has
-        # already raised, and the hidden temporary name is invisible to readers.
-        if error.errno not in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
-            raise
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from strive.errors import CacheDamageError
+from strive.files import atomic_file, write_atomically
 
 
 def commit_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,17 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from strive.cache.codec import FRAME_CODECS, FrameCodec
-from strive.cache.commit import (
-    atomic_file,
-    commit_parquet,
-    disk_error,
-    last_rows,
-    list_parts,
-    new_part_path,
-    read_parts,
-)
+from strive.cache.commit import commit_parquet, last_rows, list_parts, new_part_path, read_parts
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.errors import CacheDamageError, CacheError, DiskError
+from strive.files import atomic_file, disk_error
 
 VIDEOS_SCHEMA = pa.schema(
     [

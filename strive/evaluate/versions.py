@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from strive import __version__
+from strive.files import file_digest
 
 PACKAGES = ("torch", "transformers", "av", "decord2", "numpy", "rouge-score", "jiwer")
 
@@ -33,7 +34,5 @@ def model_digest(model: str) -> str | None:
         # What a recipe measured does not change what the model answers.
         if path.name == "recipe.json":
             continue
-        with path.open("rb") as file:
-            digest.update(path.name.encode())
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+        digest.update(path.name.encode() + file_digest(path, "blake2b"))
     return digest.hexdigest()

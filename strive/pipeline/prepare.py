@@ -1,6 +1,5 @@
 """One video, from file to encoded frames: what a decode worker does. No torch here."""
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,15 +9,13 @@ from pathlib import Path
 from strive.cache.codec import FrameCodec
 from strive.cache.frames import EncodedVideo, VideoInfo
 from strive.errors import DecodeError, OutsideRootError
-from strive.files import modified_ns
+from strive.files import content_digest, modified_ns
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
 from strive.video.lifetime import scratch_folder
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
 from strive.video_paths import resolve_video, resolves_into_blobs
-
-_DIGEST_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +124,6 @@ def _naming_file(path: Path, stamp: tuple[int, int] | None) -> Iterator[None]:
         with suppress(OSError):
             error.known_as = stamp and (*stamp, content_digest(path)[1])
         raise
-
-
-def content_digest(path: Path) -> tuple[int, str]:
-    """Return a file's size in bytes and a digest of all of them.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    size = 0
-    with path.open("rb") as file:
-        while block := file.read(_DIGEST_BLOCK_BYTES):
-            size += len(block)
-            digest.update(block)
-    return size, digest.hexdigest()
 
 
 def next_decoder(job: Job, error: DecodeError) -> Job | None:

@@ -14,10 +14,9 @@ from strive.cache.frames import VideoState, read_video_states
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import read_score_states
 from strive.errors import MissingInputError, RecordsError
-from strive.files import modified_ns
+from strive.files import content_digest, modified_ns
 from strive.pipeline.failing import NO_TEXT, no_text_failure
 from strive.pipeline.options import PrecomputeOptions
-from strive.pipeline.prepare import content_digest
 from strive.pipeline.session import ScorerSession, query_digest
 from strive.records import (
     Record,
