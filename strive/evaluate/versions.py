@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from strive import __version__
-from strive.files import file_digest
+from strive.files import expanded, file_digest
 
 PACKAGES = ("torch", "transformers", "av", "decord2", "numpy", "rouge-score", "jiwer")
 
@@ -26,7 +26,7 @@ def model_digest(model: str) -> str | None:
 
     A folder that was trained on must not be taken for the one whose answers are on disk.
     """
-    folder = Path(model)
+    folder = expanded(Path(model))
     if not folder.is_dir():
         return None
     digest = hashlib.blake2b(digest_size=16)

@@ -1,7 +1,9 @@
 """What is printed: no control character of data reaches a stream."""
 
+import ast
 import io
 import unicodedata
+from pathlib import Path
 
 import pytest
 from rich.panel import Panel
@@ -51,3 +53,14 @@ def test_plain_lines_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
     show(NASTY)
     captured = capsys.readouterr()
     assert captured.out == captured.err and not controls(captured.out)
+
+
+def test_nothing_else_prints() -> None:
+    """Results and messages go through `terminal.py`, where text of data is cleaned."""
+    root = Path(__file__).parents[2] / "strive"
+    found = []
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "Console"):
+                found.append(str(path.relative_to(root)))
+    assert sorted(set(found)) == ["cli.py", "lab/recipes/__main__.py", "terminal.py"]
