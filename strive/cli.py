@@ -6,15 +6,22 @@ line, no traceback); 130 interrupted, resumable. Heavy imports stand inside the 
 """
 
 import errno
+import functools
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from strive import __version__
 from strive.commands import caches, house, looking, offline, online, quality, searching
 from strive.errors import StriveError
+from strive.files import expanded
+from strive.terminal import one_line, prepare_streams, say
+
+_WrongCall: Any = typer.BadParameter.__base__  # the parser's base of wrong options and arguments
 
 # What the disk or a path that the user gave can be blamed for; anything else is a fault of ours.
 DISK_ERRORS = frozenset(
@@ -35,24 +42,55 @@ app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="Look after a cache.")
 lab_app = typer.Typer(no_args_is_help=True, help="The embedded lab: synthetic clips, tiny models.")
 
-app.command("precompute")(offline.precompute)
-app.command("train")(online.train)
-app.command("evaluate")(online.evaluate)
-app.command("rescore")(online.rescore)
-app.command("compare")(online.compare)
-app.command("inspect-scores")(looking.inspect_scores)
-app.command("score-quality")(quality.score_quality)
-app.command("search")(searching.search)
-app.command("report")(looking.report)
-app.command("demo")(house.demo)
-app.command("doctor")(house.doctor)
-app.add_typer(cache_app, name="cache")
-cache_app.command("info")(caches.cache_info)
-cache_app.command("verify")(caches.cache_verify)
-cache_app.command("prune")(caches.cache_prune)
-app.add_typer(lab_app, name="lab")
-lab_app.command("build")(house.lab_build)
-lab_app.command("list")(house.lab_list)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "precompute": offline.precompute,
+    "train": online.train,
+    "evaluate": online.evaluate,
+    "rescore": online.rescore,
+    "compare": online.compare,
+    "inspect-scores": looking.inspect_scores,
+    "score-quality": quality.score_quality,
+    "search": searching.search,
+    "report": looking.report,
+    "demo": house.demo,
+    "doctor": house.doctor,
+}
+CACHE_COMMANDS: dict[str, Callable[..., None]] = {
+    "info": caches.cache_info,
+    "failures": caches.cache_failures,
+    "verify": caches.cache_verify,
+    "prune": caches.cache_prune,
+}
+LAB_COMMANDS: dict[str, Callable[..., None]] = {
+    "build": house.lab_build,
+    "list": house.lab_list,
+}
+
+
+def _expanding(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a command's paths begin with `~`: a shell leaves it as it is in `--data=~/x`."""
+
+    @functools.wraps(function)
+    def call(**arguments: Any) -> None:
+        for name, value in arguments.items():
+            if isinstance(value, Path):
+                arguments[name] = expanded(value)
+            elif isinstance(value, list):
+                arguments[name] = [expanded(v) if isinstance(v, Path) else v for v in value]
+        function(**arguments)
+
+    return call
+
+
+for _name, _function in COMMANDS.items():
+    app.command(_name)(_expanding(_function))
+for _inner, _name, _commands in (
+    (cache_app, "cache", CACHE_COMMANDS),
+    (lab_app, "lab", LAB_COMMANDS),
+):
+    app.add_typer(_inner, name=_name)
+    for _name, _function in _commands.items():
+        _inner.command(_name)(_expanding(_function))
 
 
 def _show_version(value: bool) -> None:
@@ -74,14 +112,23 @@ def main() -> None:
     """Run the command line; turns errors that a user can cause into one line and an exit code."""
     # Idle OpenMP threads that spin take the cores from decode workers; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_streams()
     try:
-        app()
+        sys.exit(app(standalone_mode=False))  # None, or the code of a `typer.Exit`
+    except _WrongCall as error:
+        # Without a word where the help, which was asked for by an empty call, has been shown.
+        if message := error.format_message():
+            say(f"error: {one_line(message)}")
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        say("aborted")
+        sys.exit(1)
     except StriveError as error:
         if not error.is_told:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        say("interrupted; the same command goes on where it stopped")
         sys.exit(130)
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing is wrong, and nothing more can be printed.
@@ -90,10 +137,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        print(
+        say(
             f"error: {error.strerror}: {error.filename or 'the disk'}; what was committed before "
-            "is intact, make room or give --workspace and run the same command again",
-            file=sys.stderr,
+            "is intact, make room or give --workspace and run the same command again"
         )
         sys.exit(1)
 

@@ -41,7 +41,13 @@ class OutsideRootError(StriveError, ValueError):
 
 
 class DecodeError(StriveError, RuntimeError):
-    """A video cannot be decoded. `args[0]` is a short kind (`not_a_video`, `timeout`, ...)."""
+    """A video or question fails. `args[0]` is a short kind (`not_a_video`, `timeout`, ...).
+
+    `known_as` is the file that failed, where that is known: its size in bytes, its time of
+    modification (`files.modified_ns`) and its content's digest, None if it was not read through.
+    """
+
+    known_as: tuple[int, int, str | None] | None = None
 
     @property
     def kind(self) -> str:

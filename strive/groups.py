@@ -128,7 +128,8 @@ class VariantReader:
         """The run's questions in order of their ids, whatever order the cache was written in."""
         records = {record.question_id: record for record in read_questions(self.layout)}
         if self.config.data:
-            chosen = [record.question_id for record in read_records(self.config.data).records]
+            read = read_records(self.config.data, skip_bad=self.config.skip_bad_records)
+            chosen = [record.question_id for record in read.records]
             missing = [question_id for question_id in chosen if question_id not in records]
             if missing:
                 raise CacheError(
@@ -149,7 +150,8 @@ class VariantReader:
         absent = [record for record in records if record.video_id not in self.frames]
         if not absent:
             return records
-        failed = {failure.video_id for failure in read_failures(self.layout)}
+        failures = read_failures(self.layout)
+        failed = {failure.video_id for failure in failures if failure.question_id is None}
         unknown = [record for record in absent if record.video_id not in failed]
         if unknown:
             raise CacheError(

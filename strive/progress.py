@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from strive.terminal import make_console, say
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -110,9 +112,7 @@ class _PlainProgress:
             parts.append(f"ETA {left:.0f} s")
         texts = [text for text in self.texts if text]
         between = "; " if len(texts) > 1 else ", "
-        print(
-            f"{self.label}: {between.join([', '.join(parts), *texts])}", file=sys.stderr, flush=True
-        )
+        say(f"{self.label}: {between.join([', '.join(parts), *texts])}")
 
 
 class _BarProgress:
@@ -137,7 +137,7 @@ class _BarProgress:
 def show_progress(label: str, total: int, unit: str) -> Iterator[Progress]:
     """Show progress of `total` units on stderr while the block runs."""
     count = _Count(total, unit)
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         plain = _PlainProgress(label, count)
         try:
             yield plain
@@ -150,7 +150,7 @@ def show_progress(label: str, total: int, unit: str) -> Iterator[Progress]:
 
 
 def _make_bar(count: _Count) -> Any:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as RichProgress
     from rich.table import Column
@@ -179,7 +179,7 @@ def _make_bar(count: _Count) -> Any:
         MofNCompleteColumn(),
         PaceColumn(),
         TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        console=make_console(stderr=True),
     )
 
 

@@ -10,21 +10,21 @@ import hashlib
 import json
 import math
 import sys
-from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from strive.errors import (
     ConfigError,
-    MissingInputError,
-    OutsideRootError,
     RecordsError,
     unknown_name,
 )
+from strive.rows import iter_rows
 from strive.seeding import derive_rng
+from strive.terminal import one_line
 
 ProblemType = Literal["multiple choice", "numerical", "OCR", "free-form", "regression"]
 PROBLEM_TYPES: tuple[str, ...] = get_args(ProblemType)
@@ -57,23 +57,6 @@ def video_id_of(path: str) -> str:
     text = path.replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     return ("/" if text.startswith("/") else "") + "/".join(parts) or "."
-
-
-def resolve_video(video_root: Path, video_id: str, *, allow_outside: bool = False) -> Path:
-    """Return the file of a video, refusing whatever leaves the root.
-
-    With `allow_outside` the path is taken as it is written, relative to the root unless absolute.
-
-    Raises:
-        OutsideRootError: the resolved file lies outside `video_root`.
-    """
-    if allow_outside:
-        return video_root / video_id
-    root = video_root.resolve()
-    path = (root / video_id).resolve()
-    if not path.is_relative_to(root):
-        raise OutsideRootError(f"video '{video_id}' resolves outside the video root {video_root}")
-    return path
 
 
 _REQUIRED = ("problem_id", "problem", "problem_type", "solution", "path")
@@ -173,146 +156,135 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+MAX_BAD_ROWS_SHOWN = 10
+
+
+@dataclass(slots=True)
+class BadRows:
+    """Rows that are no records: how many, and what is wrong with the first ten."""
+
+    count: int = 0
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, error: RecordsError) -> None:
+        """Count a row."""
+        self.count += 1
+        if len(self.shown) < MAX_BAD_ROWS_SHOWN:
+            self.shown.append(one_line(str(error)))
+
+
 @dataclass(frozen=True, slots=True)
 class RecordSet:
-    """The video records of some files, and how many image rows were passed over."""
+    """The video records of some files, how many image rows were passed over, and the bad rows."""
 
     records: tuple[Record, ...]
     num_image_rows: int
+    bad_rows: BadRows = field(default_factory=BadRows)
 
 
-def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, raw row) of a JSON list, JSONL or Parquet file; `where` names file and row.
-
-    One row (of Parquet: a thousand) is in memory at a time. Rows count from 1; blank lines of JSONL
-    do not count. Numbers with a point may be `Decimal`: `parse_record` takes them.
-
-    Raises:
-        RecordsError: the file is malformed; the message names the row that was reached.
-        MissingInputError: there is no such file.
-    """
-    if not path.is_file():
-        raise MissingInputError(f"no records file at {path}; give one with --data")
-    readers: dict[str, Callable[[Path], Iterator[Any]]] = {
-        ".json": _json_rows,
-        ".jsonl": _jsonl_rows,
-        ".parquet": _parquet_rows,
-    }
-    if path.suffix not in readers:
-        raise RecordsError(
-            f"{path}: '{path.suffix}' is not a records format; use {', '.join(readers)}"
-        )
-    for number, row in enumerate(readers[path.suffix](path), start=1):
-        where = f"{path}, row {number}"
-        if not isinstance(row, dict):
-            raise RecordsError(f"{where}: an object is expected, found {type(row).__name__}")
-        yield where, row
+Filters = Sequence[tuple[str, str]]
 
 
-def _json_rows(path: Path) -> Iterator[Any]:
-    import ijson
-
-    number = 0
-    with path.open("rb") as file:
-        if file.read(len(BOM_UTF8)) != BOM_UTF8:
-            file.seek(0)
-        start = file.tell()
-        first = next((byte for byte in iter(lambda: file.read(1), b"") if not byte.isspace()), b"")
-        if first not in (b"[", b""):
-            raise RecordsError(
-                f"{path}: a JSON list of rows is expected, the file begins with "
-                f"{first.decode(errors='replace')!r}; a file of one row a line ends in .jsonl"
-            )
-        file.seek(start)
-        try:
-            for number, row in enumerate(ijson.items(file, "item"), start=1):  # noqa: B007
-                yield row
-        except ijson.JSONError as error:
-            raise _syntax_error(path, number + 1, "JSON", error) from None
-
-
-def _jsonl_rows(path: Path) -> Iterator[Any]:
-    number = 0
-    with path.open("rb") as lines:
-        for line in lines:
-            text = line.removeprefix(BOM_UTF8) if number == 0 else line
-            if not text.strip():
-                continue
-            number += 1
-            try:
-                yield _JSON.decode(text.decode())
-            except (ValueError, RecursionError) as error:
-                raise _syntax_error(path, number, "JSON", error) from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not in JSON")
-
-
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _parquet_rows(path: Path) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-    from pyarrow.lib import ArrowException
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in _FIELDS]
-            for batch in file.iter_batches(1024, columns=columns, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield row
-    except (ArrowException, OSError) as error:
-        raise _syntax_error(path, number + 1, "Parquet", error) from None
-
-
-def _syntax_error(path: Path, number: int, what: str, error: Exception) -> RecordsError:
-    """Build the one-line error of a file that cannot be read on from a row."""
-    lines = str(error).removeprefix("b'").replace("\\n", "\n").splitlines()
-    reason = lines[0].strip() if lines else type(error).__name__
-    return RecordsError(f"{path}, row {number}: not valid {what} ({reason})")
-
-
-def read_records(paths: Iterable[Path]) -> RecordSet:
+def read_records(
+    paths: Iterable[Path], *, filters: Filters = (), skip_bad: bool = False
+) -> RecordSet:
     """Read video records from files, in order; image rows are counted and passed over.
 
-    The files are streamed: memory grows with the video rows that are kept, not with the files.
+    The files are streamed: memory grows with the video rows that are kept, not with the files. What
+    `filters` leave out (see `filter_records`) is not looked at any further. With `skip_bad` rows
+    that are no records are counted and left out.
 
     Raises:
-        RecordsError: a malformed row, or a question id that appears twice.
+        RecordsError: malformed rows, or question ids that appear twice; all are counted. Or a file
+            that cannot be read to its end.
         MissingInputError: a file does not exist.
+        ConfigError: a filter names a field that cannot be filtered by.
     """
     paths, num_image_rows = [Path(path) for path in paths], 0
+    wanted = _wanted(filters)
     records: list[Record] = []
     seen: set[str] = set()
+    bad = BadRows()
     for path in paths:
-        for where, row in iter_rows(path):
-            if not _is_video(row):
-                num_image_rows += 1
+        rows = iter_rows(path, _FIELDS)
+        while True:
+            try:
+                where, row = next(rows)
+            except StopIteration:
+                break
+            except RecordsError as error:  # of the file: there is no going on
+                bad.add(error)
+                raise RecordsError("; ".join([*bad.shown[:-1], one_line(str(error))])) from None
+            try:
+                if isinstance(row, RecordsError):
+                    raise row
+                if _is_image(row):
+                    num_image_rows += 1
+                    continue
+                if not all((row.get(name) or "") in values for name, values in wanted.items()):
+                    continue
+                _check_data_type(row, where=where)
+                record = parse_record(row, where=where)
+                if record.question_id in seen:
+                    raise RecordsError(
+                        f"{where}: field 'problem_id' is {record.question_id}"
+                        # Reading again costs too much for a row that is only counted.
+                        + f", as in {_first_row_with(paths, record.question_id)}"
+                        * (len(bad.shown) < MAX_BAD_ROWS_SHOWN)
+                        + "; ids must be unique"
+                    )
+            except RecordsError as error:
+                bad.add(error)
                 continue
-            record = parse_record(row, where=where)
-            if record.question_id in seen:
-                raise RecordsError(
-                    f"{where}: field 'problem_id' is {record.question_id}, as in "
-                    f"{_first_row_with(paths, record.question_id)}; ids must be unique"
-                )
             seen.add(record.question_id)
             records.append(record)
-    return RecordSet(tuple(records), num_image_rows)
+    if bad.count and not skip_bad:
+        raise _bad_rows_error(bad)
+    return RecordSet(tuple(records), num_image_rows, bad)
 
 
-def _is_video(row: dict[str, Any]) -> bool:
-    return (row.get("data_type") or "video") == "video"
+def _bad_rows_error(bad: BadRows) -> RecordsError:
+    """Build the error of all bad rows: one line for one, a list for several."""
+    knob = "; --skip-bad-records (in a configuration skip_bad_records) counts such rows and goes on"
+    if bad.count == 1:
+        return RecordsError(bad.shown[0] + knob)
+    first = f", the first {len(bad.shown)} are" * (bad.count > len(bad.shown))
+    lines = "".join(f"\n  {line}" for line in bad.shown)
+    return RecordsError(f"{bad.count} bad rows{knob}{first}:{lines}")
+
+
+DATA_TYPES = ("video", "image")
+
+
+def _data_type(row: dict[str, Any]) -> Any:
+    """Return what a row is about; neither case nor plural says anything else."""
+    value = row.get("data_type") or "video"
+    if not isinstance(value, str):
+        return value
+    return value.strip().lower().removesuffix("s")
+
+
+def _is_image(row: dict[str, Any]) -> bool:
+    return bool(_data_type(row) == "image")
+
+
+def _check_data_type(row: dict[str, Any], *, where: str) -> None:
+    if _data_type(row) != "video":
+        found = row["data_type"]
+        if not isinstance(found, str):
+            raise RecordsError(f"{where}: field 'data_type' is {_shown(found)}; a text is expected")
+        raise RecordsError(f"{where}: {unknown_name('data_type', found, DATA_TYPES)}")
 
 
 def _first_row_with(paths: Sequence[Path], question_id: str) -> str:
     """Find the first row with an id by reading again: no good file pays for its row numbers."""
     for path in paths:
-        for where, row in iter_rows(path):
-            if _is_video(row) and _parse_id(row["problem_id"], where=where) == question_id:
-                return where
+        for where, row in iter_rows(path, _FIELDS):
+            if isinstance(row, RecordsError) or _data_type(row) != "video":
+                continue
+            with suppress(RecordsError):
+                if _parse_id(row.get("problem_id"), where=where) == question_id:
+                    return where
     raise AssertionError(question_id)  # the caller has just read it
 
 
@@ -350,9 +322,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 FILTER_FIELDS = ("data_source", "problem_type")
 
 
-def filter_records(
-    records: Iterable[Record], filters: Sequence[tuple[str, str]]
-) -> tuple[Record, ...]:
+def filter_records(records: Iterable[Record], filters: Filters) -> tuple[Record, ...]:
     """Keep the records that match: any value given for a field, all of the fields.
 
     >>> filter_records(records, [("problem_type", "OCR"), ("problem_type", "numerical")])
@@ -360,16 +330,21 @@ def filter_records(
     Raises:
         ConfigError: a filter names a field that cannot be filtered by.
     """
-    wanted: dict[str, set[str]] = {}
-    for field, value in filters:
-        if field not in FILTER_FIELDS:
-            raise ConfigError(str(unknown_name("--filter field", field, FILTER_FIELDS)))
-        wanted.setdefault(field, set()).add(value)
+    wanted = _wanted(filters)
     return tuple(
         record
         for record in records
-        if all(getattr(record, field) in values for field, values in wanted.items())
+        if all(getattr(record, name) in values for name, values in wanted.items())
     )
+
+
+def _wanted(filters: Filters) -> dict[str, set[str]]:
+    wanted: dict[str, set[str]] = {}
+    for name, value in filters:
+        if name not in FILTER_FIELDS:
+            raise ConfigError(str(unknown_name("--filter field", name, FILTER_FIELDS)))
+        wanted.setdefault(name, set()).add(value)
+    return wanted
 
 
 def sample_records(records: Sequence[Record], size: int, seed: int) -> tuple[Record, ...]:

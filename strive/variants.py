@@ -13,7 +13,6 @@ Where the paper is silent:
 4. F < K: every frame at least once, repeats spread evenly, for every kind (there is no choice).
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strive.errors import CacheError, ConfigError, unknown_name
+from strive.named import check_name, load_function
 from strive.seeding import derive_rng
 
 ScoreKind = Literal["similarity", "weight"]
@@ -226,15 +226,8 @@ NEEDS_SCORES = frozenset({"importance"})
 
 def find_variant_kind(kind: str) -> DrawFunction:
     """Return the draw function of a known kind, or of a user's `module:function`."""
-    if kind in VARIANT_KINDS:
-        return VARIANT_KINDS[kind]
-    module_name, colon, function_name = kind.partition(":")
-    if not colon:
-        raise unknown_name("variants", kind, [*VARIANT_KINDS, "module:function"])
-    try:
-        return getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"variants '{kind}' cannot be imported: {error}") from None
+    check_name("variants", kind, VARIANT_KINDS)
+    return VARIANT_KINDS.get(kind) or load_function(f"variants '{kind}'", kind)
 
 
 def draw_variants(

@@ -1,86 +1,21 @@
-"""Atomic writes: a temporary name in the same folder, fsync, rename, fsync of the folder."""
+"""Committed parts of a cache: written whole or not at all, and in an order that all agree on."""
 
-import errno
 import json
-import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from strive.errors import CacheDamageError, DiskError
-
-TEMPORARY_PREFIX = ".tmp-"
-
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another folder with --cache",
-    errno.EACCES: "no permission to write there; choose another folder with --cache",
-    errno.EPERM: "no permission to write there; choose another folder with --cache",
-    errno.ENOTDIR: "a file stands where a folder is needed; choose another folder with --cache",
-    errno.EEXIST: "a file stands where a folder is needed; choose another folder with --cache",
-    errno.EFBIG: "the file is larger than this system allows; use --frame-codec jpeg",
-}
-
-
-def disk_error(path: Path, error: OSError) -> DiskError:
-    """Turn an `OSError` from writing `path` into one clear line."""
-    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-    return DiskError(f"cannot write {path}: {reason}; what was committed before is intact")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; on success it is fsynced and renamed to `path`.
-
-    Raises:
-        DiskError: writing failed; nothing under the final name has changed.
-    """
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            _fsync(temporary)
-            os.replace(temporary, path)
-            _fsync(path.parent)
-        except OSError as error:
-            if isinstance(error, DiskError):
-                raise
-            raise disk_error(path, error) from error
-    finally:
-        _remove_if_there(temporary)
-
-
-def _remove_if_there(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        # A folder that never came to be, or a disk that turned read-only: the write itself has
-        # already raised, and the hidden temporary name is invisible to readers.
-        if error.errno not in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
-            raise
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from strive.errors import CacheDamageError
+from strive.files import atomic_file, write_atomically
 
 
 def commit_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -107,22 +42,50 @@ def commit_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = 
 
 
 def new_part_path(folder: Path, prefix: str, suffix: str, writer: str) -> Path:
-    """Return a part name that no other writer takes, and that sorts by the time of its making.
+    """Return a part name that no other writer takes, with a number above all that the cache holds.
 
-    Readers take parts in the order of their names, so of two rows about one thing the later wins.
+    Readers take parts in the order of their numbers, so of two rows about one thing the later wins.
+    The number is the time (nanoseconds since 1970), or one more than the largest in the cache where
+    that is later: what a run has seen lies before what it writes, whatever the clocks of the
+    machines that wrote it.
     """
-    return folder / f"{prefix}-{time.time_ns():019d}-{writer}-{secrets.token_hex(4)}{suffix}"
+    number = max(time.time_ns(), 1 + _largest_number(folder))
+    return folder / f"{prefix}-{number:019d}-{writer}-{secrets.token_hex(4)}{suffix}"
 
 
-def part_time_ns(path: Path) -> int:
-    """Return when a part's name was made (nanoseconds since 1970); 0 for a name of another kind."""
+def part_number(path: Path) -> int:
+    """Return the number in a part's name, which says what came after what; 0 if it has none."""
     number = path.name.split("-")[1:2]
-    return int(number[0]) if number and number[0].isdigit() else 0
+    return int(number[0]) if number and number[0].isdecimal() else 0
+
+
+def _largest_number(folder: Path) -> int:
+    """Return the largest number of all parts of the cache that a folder lies in, else of its own.
+
+    Of all: rows of failures are compared with those of frames and scores.
+    """
+    for root in (folder.parent, folder.parent.parent):
+        if (root / "cache.json").is_file():
+            groups = _entries(root)
+            folders = [*groups, *(inner for group in groups for inner in _entries(group))]
+            break
+    else:
+        folders = [folder]
+    return max((part_number(path) for inner in folders for path in _entries(inner)), default=0)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder and is not hidden; nothing for what is no folder."""
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def list_parts(folder: Path, prefix: str, suffix: str = ".parquet") -> list[Path]:
     """Return the committed parts of a folder, oldest first; an absent folder has none."""
-    return sorted(folder.glob(f"{prefix}-*{suffix}"))
+    paths = folder.glob(f"{prefix}-*{suffix}")
+    return sorted(paths, key=lambda path: (part_number(path), path.name))
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -1,7 +1,7 @@
 """Failures as rows: a broken video costs its own rows and nothing else.
 
-Rows are only ever added. Readers see the last row of a (video, stage, key), and only while no later
-success has made it moot.
+Rows are only ever added. Readers see the last row of a (video, stage, key, question), and only
+while no later success has made it moot.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from strive.cache.commit import (
     commit_parquet,
     list_parts,
     new_part_path,
-    part_time_ns,
+    part_number,
     read_part,
     read_table,
 )
@@ -29,10 +29,14 @@ SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
         # The frames key (stage `decode`) or scorer key (stage `score`) that was being made.
         pa.field("key", pa.string(), nullable=False),
-        # The file as it was then, so that a changed file that fails is not tried again until it
-        # changes once more. Nullable: older parts lack these columns.
+        # What failed, as it was then: what has changed since is tried again by itself. Nullable:
+        # older parts lack these columns.
         pa.field("size_bytes", pa.int64()),
         pa.field("modified_ns", pa.int64()),
+        pa.field("content_digest", pa.string()),
+        pa.field("question_id", pa.string()),
+        pa.field("query_digest", pa.string()),
+        pa.field("frames_checksum", pa.string()),
     ]
 )
 
@@ -41,7 +45,10 @@ SCHEMA = pa.schema(
 class FailureRow:
     """One failure; `error` is a short kind such as `not_a_video`, `seconds` what it took.
 
-    `size_bytes` and `modified_ns` are the video file's; None where they are not known.
+    At the stage `decode` it is a video's: `size_bytes`, `modified_ns` and `content_digest` are of
+    the file. At the stage `score` it is one question's: `question_id`, `query_digest` and
+    `frames_checksum` say what was to be scored. None where that is not known: older caches have
+    rows at the stage `score` that name no question and stand for all of a video's.
     """
 
     video_id: str
@@ -53,6 +60,10 @@ class FailureRow:
     key: str
     size_bytes: int | None = None
     modified_ns: int | None = None
+    content_digest: str | None = None
+    question_id: str | None = None
+    query_digest: str | None = None
+    frames_checksum: str | None = None
 
 
 def commit_failures(layout: CacheLayout, rows: Sequence[FailureRow], *, writer: str) -> None:
@@ -64,32 +75,43 @@ def commit_failures(layout: CacheLayout, rows: Sequence[FailureRow], *, writer: 
 
 def read_failures(layout: CacheLayout) -> list[FailureRow]:
     """Read the failures that no later success has made moot."""
-    latest: dict[tuple[str, str, str], tuple[FailureRow, int]] = {}
+    latest: dict[tuple[str, str, str, str | None], tuple[FailureRow, int]] = {}
     for path in list_parts(layout.failures, "part"):
         for row in read_table(path, SCHEMA).to_pylist():
             failure = FailureRow(**row)
-            latest[failure.video_id, failure.stage, failure.key] = failure, part_time_ns(path)
+            where = (failure.video_id, failure.stage, failure.key)
+            if failure.question_id is not None:  # says more than one of all the video's questions
+                latest.pop((*where, None), None)
+            latest[*where, failure.question_id] = failure, part_number(path)
     succeeded = {
         (stage, key): _succeeded(layout, stage, key)
-        for stage, key in {(stage, key) for _, stage, key in latest}
+        for stage, key in {(stage, key) for _, stage, key, _ in latest}
     }
     return [
         failure
-        for (video_id, stage, key), (failure, failed_at) in latest.items()
-        if succeeded[stage, key].get(video_id, -1) < failed_at
+        for (video_id, stage, key, question_id), (failure, failed_at) in latest.items()
+        if succeeded[stage, key].get((video_id, question_id), -1) < failed_at
     ]
 
 
-def _succeeded(layout: CacheLayout, stage: str, key: str) -> dict[str, int]:
-    """Map each video that went well to the time (nanoseconds) when that was last committed."""
+def _succeeded(layout: CacheLayout, stage: str, key: str) -> dict[tuple[str, str | None], int]:
+    """Map (video, question) to the number of the last part in which it went well.
+
+    With None for the question: the video was decoded; at the stage `score`, embedded or scored.
+    """
     if stage == "decode":
-        places = [(layout.frames(key), "videos")]
+        places = [(layout.frames(key), "videos", ["video_id"])]
     else:
-        places = [(layout.embeddings(key), "part"), (layout.scores(key), "part")]
-    latest: dict[str, int] = {}
-    for folder, prefix in places:
+        places = [
+            (layout.embeddings(key), "part", ["video_id"]),
+            (layout.scores(key), "part", ["video_id", "question_id"]),
+        ]
+    latest: dict[tuple[str, str | None], int] = {}
+    for folder, prefix, columns in places:
         for path in list_parts(folder, prefix):
-            at = part_time_ns(path)
-            for video_id in read_part(path, ["video_id"]).column(0).unique().to_pylist():
-                latest[video_id] = max(at, latest.get(video_id, 0))
+            at = part_number(path)
+            for row in read_part(path, columns).to_pylist():
+                for question_id in {None, row.get("question_id")}:
+                    one = (row["video_id"], question_id)
+                    latest[one] = max(at, latest.get(one, 0))
     return latest

@@ -18,17 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from strive.cache.codec import FRAME_CODECS, FrameCodec
-from strive.cache.commit import (
-    atomic_file,
-    commit_parquet,
-    disk_error,
-    last_rows,
-    list_parts,
-    new_part_path,
-    read_parts,
-)
+from strive.cache.commit import commit_parquet, last_rows, list_parts, new_part_path, read_parts
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.errors import CacheDamageError, CacheError, DiskError
+from strive.files import atomic_file, disk_error
 
 VIDEOS_SCHEMA = pa.schema(
     [
@@ -314,7 +307,8 @@ class FrameReader:
         if video_id not in self._rows:
             raise CacheError(
                 f"video '{video_id}' is not in {self.folder}; cache it with `strive-cli "
-                f"precompute`, or see why not in {self.folder.parents[1] / 'failures.parquet'}"
+                f"precompute`, or see why not with `strive-cli cache failures --cache "
+                f"{self.folder.parents[1]}`"
             )
         return self._table.slice(self._rows[video_id], 1).to_pylist()[0]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from strive import __version__
-from strive.cache.commit import TEMPORARY_PREFIX, commit_json, list_parts, read_json
+from strive.cache.commit import commit_json, list_parts, read_json
 from strive.errors import CacheDamageError, CacheError, StaleCacheError
+from strive.files import TEMPORARY_PREFIX
 
 FORMAT_VERSION = 1
 

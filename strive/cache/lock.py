@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from strive.cache.commit import TEMPORARY_PREFIX, disk_error
 from strive.cache.layout import CacheLayout
 from strive.errors import CacheError
+from strive.files import TEMPORARY_PREFIX, disk_error
 
 try:
     import fcntl

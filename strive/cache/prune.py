@@ -16,13 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strive.cache.commit import (
-    TEMPORARY_PREFIX,
-    commit_parquet,
-    disk_error,
-    list_parts,
-    read_part,
-)
+from strive.cache.commit import commit_parquet, list_parts, read_part
 from strive.cache.frames import frame_shards, read_video_states
 from strive.cache.layout import (
     CacheLayout,
@@ -33,6 +27,7 @@ from strive.cache.layout import (
 from strive.cache.lock import live_writers, runs
 from strive.cache.scores import find_scorer
 from strive.errors import CacheDamageError, CacheError, unknown_name
+from strive.files import TEMPORARY_PREFIX, disk_error
 
 SAFE_AGE_SECONDS = 3600.0
 """Leftovers younger than this stay: a writer renames its pixels a moment before it lists them."""

@@ -15,6 +15,7 @@ from strive.commands.common import (
     make_console,
     plain_json,
     print_json,
+    show,
 )
 from strive.errors import ConfigError
 
@@ -42,6 +43,33 @@ def cache_info(
         print_cache_info(info, make_console())
 
 
+def cache_failures(
+    cache: CacheOption = None, as_json: JsonOption = False, workspace: WorkspaceOption = None
+) -> None:
+    """List what failed: which video or question, why, and what to do."""
+    from strive.cache.failures import read_failures
+    from strive.cache.layout import open_cache
+    from strive.failure_kinds import way_out
+
+    layout = open_cache(find_cache(cache, find_workspace(workspace)))
+    rows = [
+        {
+            "video": failure.video_id,
+            "question": failure.question_id,
+            "stage": failure.stage,
+            "kind": failure.error,
+            "reason": failure.message,
+            "what_to_do": way_out(failure.error),
+            "key": failure.key,
+        }
+        for failure in read_failures(layout)
+    ]
+    if as_json:
+        print_json({"root": str(layout.root), "failures": rows})
+    else:
+        print_failures(layout.root, rows, make_console())
+
+
 def cache_verify(
     cache: CacheOption = None,
     video_root: Annotated[
@@ -65,20 +93,20 @@ def cache_verify(
         print_json({"root": str(root), "problems": problems, "videos": plain_json(check)})
     else:
         for problem in problems:
-            print(f"damaged: {problem}")
+            show(f"damaged: {problem}")
         if check is not None:
             _print_changed(check, video_root)
     if problems or (check is not None and check.changed):
         raise typer.Exit(1)
     if not as_json:
-        print(f"{root}: every part and frame is whole")
+        show(f"{root}: every part and frame is whole")
 
 
 def _print_changed(check: "VideoCheck", video_root: Path | None) -> None:
     for video_id in check.changed:
-        print(f"changed: {video_id} is not the file that was cached; precompute decodes it anew")
+        show(f"changed: {video_id} is not the file that was cached; precompute decodes it anew")
     missing = f", {len(check.missing)} not there (the cache serves without)" * bool(check.missing)
-    print(
+    show(
         f"{video_root}: {check.num_same} videos are as they were cached, {len(check.changed)} "
         f"changed{missing}"
     )
@@ -131,7 +159,7 @@ def cache_prune(
     elif plan.removals and not dry_run:
         from strive.progress import size_text
 
-        print(f"freed {size_text(freed)}")
+        show(f"freed {size_text(freed)}")
     if plan.damaged:
         raise typer.Exit(1)
 
@@ -195,6 +223,35 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
         table.add_row("of frames", escape(scorer.frames_key))
         table.add_row("size", f"{size_text(size.num_bytes)} with embeddings and search index")
         console.print(table)
+
+
+def print_failures(root: Path, rows: list[dict[str, str | None]], console: "Console") -> None:
+    """Print each failure, then for each kind what it means and what to do."""
+    from collections import Counter
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from strive.failure_kinds import FAILURE_KINDS
+
+    if not rows:
+        console.print(f"{root}: no failures", markup=False, soft_wrap=True)
+        return
+    table = Table(title=f"Cache {escape(str(root))}", title_justify="left")
+    for name in ("video", "question", "stage", "kind", "reason"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        cells = (row["video"], row["question"] or "", row["stage"], row["kind"], row["reason"])
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console.print(table)
+    ways = Table(title="What to do", title_justify="left")
+    for name in ("kind", "rows", "what it is", "what to do"):
+        ways.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
+    what_to_do = {row["kind"]: row["what_to_do"] for row in rows}
+    for kind, count in Counter(row["kind"] for row in rows).most_common():
+        known = FAILURE_KINDS.get(str(kind))
+        ways.add_row(escape(str(kind)), str(count), known.reason if known else "", what_to_do[kind])
+    console.print(ways)
 
 
 def _field_text(value: object) -> str:

@@ -2,15 +2,14 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from strive.terminal import make_console, say, show
 
+if TYPE_CHECKING:
     from strive.experiments.workspace import Workspace
 
 WorkspaceOption = Annotated[
@@ -24,21 +23,13 @@ CacheOption = Annotated[
 LAB_LINE = "embedded lab: synthetic clips and tiny models; give --data for your own"
 
 
-def make_console(*, stderr: bool = False) -> "Console":
-    """Return a rich console; numbers in text stay uncoloured."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
-def say(text: str) -> None:
-    """Print a plain line on stderr, where progress goes too; stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+__all__ = ["make_console", "say", "show"]  # one import of what commands print with
 
 
 def print_json(value: Any) -> None:
     """Print a result for machines."""
-    print(json.dumps(value, indent=1, allow_nan=False))
+    # JSON escapes all control characters but one.
+    show(json.dumps(value, indent=1, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def find_workspace(option: Path | None) -> "Workspace":

@@ -15,6 +15,7 @@ from strive.commands.common import (
     make_console,
     print_json,
     say,
+    show,
 )
 
 SHOWN_MEASURES = ("auc", "accuracy_uniform", "accuracy_evidence", "accuracy_blank")
@@ -93,7 +94,7 @@ def lab_build(
         return
     say("built" if world.was_built else "already there")
     counts = ", ".join(f"{split} {count}" for split, count in world.num_questions.items())
-    print(f"{world.root}: {world.num_clips} clips, questions: {counts}")
+    show(f"{world.root}: {world.num_clips} clips, questions: {counts}")
 
 
 def lab_list(as_json: JsonOption = False) -> None:

@@ -15,6 +15,7 @@ from strive.commands.common import (
     make_console,
     print_json,
     say,
+    show,
 )
 from strive.errors import ConfigError
 
@@ -93,7 +94,7 @@ def inspect_scores(
             source, count=sample or (1 if png else 5), worst=worst, settings=settings
         )
         if not rows:
-            print(f"no question is {worst or 'scored'} under scorer {source.info.name}")
+            show(f"no question is {worst or 'scored'} under scorer {source.info.name}")
             return
         ids = [row.question_id for row in rows]
         if worst and not as_json:

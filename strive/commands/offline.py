@@ -46,6 +46,12 @@ def precompute(
             "--filter", help="Keep records with field=value. Repeatable.", rich_help_panel=RECORDS
         ),
     ] = None,
+    skip_bad_records: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad-records", help="Count malformed rows, go on.", rich_help_panel=RECORDS
+        ),
+    ] = False,
     subset: Annotated[
         int | None,
         typer.Option(help="Seeded sample of this many questions.", rich_help_panel=RECORDS),
@@ -215,6 +221,7 @@ def precompute(
     )
     part = offline.parse_shard(shard)
     found = offline.resolve(find_workspace(workspace), asked, say_lab=lambda: say(LAB_LINE))
+    found["skip_bad_records"] = skip_bad_records or found.get("skip_bad_records", False)
     _run_and_print(
         PrecomputeOptions(
             **found,
@@ -247,11 +254,17 @@ def precompute(
 
 
 def _as_json(summary: "PrecomputeSummary") -> dict[str, object]:
-    """Return a summary as JSON values; which videos failed is in `failures.parquet`."""
+    """Return a summary as JSON values; `cache failures` says which failed."""
     values = plain_json(summary)
     assert isinstance(values, dict)
-    del values["failed"]
-    return {**values, "failed_by_error": summary.failed_by_error, "num_failed": summary.num_failed}
+    del values["failed"], values["failed_questions"]
+    return {
+        **values,
+        "failed_by_error": summary.failed_by_error,
+        "num_failed": summary.num_failed,
+        "failed_questions_by_error": summary.failed_questions_by_error,
+        "num_failed_questions": len(summary.failed_questions),
+    }
 
 
 def _run_and_print(options: "PrecomputeOptions", *, as_json: bool) -> None:

@@ -32,10 +32,18 @@ def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
     )
     table.add_row(
         "videos",
-        f"{summary.num_ok} of {summary.num_videos} ok"
-        + (f", failed: {failed} (failures.parquet)" if failed else ""),
+        f"{summary.num_ok} of {summary.num_videos} ok" + (f", failed: {failed}" if failed else ""),
     )
-    table.add_row("questions", f"{summary.num_questions}")
+    unscored = ", ".join(
+        f"{count} {escape(error)}"
+        for error, count in sorted(summary.failed_questions_by_error.items())
+    )
+    table.add_row(
+        "questions",
+        f"{summary.num_questions}" + (f", not scored: {unscored}" if unscored else ""),
+    )
+    if summary.num_bad_rows:
+        table.add_row("bad rows", f"{summary.num_bad_rows} left out (--skip-bad-records)")
     if summary.notes:
         noted = ", ".join(f"{count} {note}" for note, count in summary.notes.most_common())
         table.add_row("notes", f"{noted} (docs/files.md)")
@@ -59,10 +67,21 @@ def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
             "no score", f"{summary.num_unscorable} questions that a scorer cannot score (no spans)"
         )
     if summary.nothing_to_do:
-        table.add_row("this run", "nothing to do: the cache is complete for this call")
+        text = "nothing to do: the cache is complete for this call"
+        if failed or unscored:
+            # What has failed is not there: the cache is not complete, and there is something to do.
+            text = (
+                "nothing new: what failed before is tried again when its file or text changes, or "
+                "now with --retry-failed"
+            )
+        table.add_row("this run", text)
         table.add_row("time", time_text(summary.total_seconds))
     else:
         _add_this_run(table, summary)
+    if failed or unscored:
+        table.add_row(
+            "what to do", f"strive-cli cache failures --cache {escape(str(summary.cache))}"
+        )
     console.print(table)
 
 

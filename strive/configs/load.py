@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, MissingInputError, nearest
+from strive.files import expanded
 
 PRESETS = Path(__file__).parent / "presets"
 EXTENDS = "extends"
@@ -37,7 +38,7 @@ def find_config(name_or_file: str) -> Path:
     preset = PRESETS / f"{name_or_file}.yaml"
     if preset.is_file():
         return preset
-    path = Path(name_or_file)
+    path = expanded(Path(name_or_file))
     if not path.is_file():
         raise MissingInputError(
             f"--config '{name_or_file}' is neither a file nor a preset"

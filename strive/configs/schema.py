@@ -8,9 +8,12 @@ of the architecture page, "Numerics that the paper leaves open".
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from strive.files import expanded
 
 ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
+UserPath = Annotated[Path, AfterValidator(expanded)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -27,17 +30,19 @@ class TrainConfig(BaseModel):
     # --- what is read -----------------------------------------------------------------------
     model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     """Hub id or folder of the policy (`lab:qwen2_5_vl`, `lab:qwen3_vl` for the embedded ones)."""
-    cache: Path | None = None
+    cache: UserPath | None = None
     """The cache that `strive-cli precompute` left."""
-    data: tuple[Path, ...] = ()
+    data: tuple[UserPath, ...] = ()
     """Records files that select questions of the cache; empty: every question in the cache."""
-    held_out: tuple[Path, ...] = ()
+    held_out: tuple[UserPath, ...] = ()
     """Records files, in the same cache, that are evaluated every `evaluate_every` steps."""
     scorer: str | None = None
     """Whose scores `importance` reads; not given: the cache's only scorer."""
     num_questions: PositiveInt | None = None
     """Seeded sample of the records, the one that `precompute --for-config` prepares; not given: all
     of them."""
+    skip_bad_records: bool = False
+    """Leave malformed rows of `data` and `held_out` out, rather than stop."""
     skip_unscored: bool = False
     """Count and skip questions without scores, rather than stop."""
 

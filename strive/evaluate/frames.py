@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from strive.cache.frames import FrameReader
 from strive.errors import ConfigError, unknown_name
-from strive.records import Record, resolve_video
+from strive.records import Record
 from strive.variants import evidence_seen, uniform_frames
+from strive.video_paths import resolve_video
 
 if TYPE_CHECKING:
     from strive.models.inputs import VideoFrames

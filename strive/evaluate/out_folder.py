@@ -15,12 +15,11 @@ from strive.evaluate.results import (
 )
 from strive.evaluate.samples import (
     Sample,
-    drop_torn_line,
     read_samples,
     rewrite_samples,
-    write_atomically,
 )
 from strive.evaluate.versions import installed_versions
+from strive.files import drop_torn_line, write_atomically
 
 QuestionKey = tuple[str, str]
 
@@ -49,7 +48,7 @@ def read_results(out: Path) -> dict[str, Any]:
 def write_results(out: Path, results: EvaluationResults) -> None:
     """Write `results.json` as a whole."""
     text = json.dumps(results_to_json(results), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(out / "results.json", text)
+    write_atomically(out / "results.json", text, knob="--out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,8 @@ def open_out(out: Path, settings: dict[str, Any], *, overwrite: bool) -> OutFold
     settings_file = out / "settings.json"
     if settings_file.is_file():
         _require_same(out, read_json_object(settings_file), settings)
-    write_atomically(settings_file, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(settings_file, text, knob="--out")
     folder = OutFolder(out, settings)
     drop_torn_line(folder.samples_file)
     return folder

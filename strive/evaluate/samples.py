@@ -6,14 +6,14 @@ output (`rescore` does only that).
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from strive import answers
-from strive.errors import DiskError, MissingInputError, RecordsError
+from strive.errors import MissingInputError, RecordsError
+from strive.files import append_text, whole_lines, write_atomically
 
 SampleKey = tuple[str, str, str]
 
@@ -66,34 +66,13 @@ def append_samples(path: Path, samples: Sequence[Sample]) -> None:
     Raises:
         DiskError: the disk refused; rows of earlier batches are intact.
     """
-    try:
-        with path.open("a", encoding="utf-8") as out:
-            out.write("".join(_line(sample) for sample in samples))
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise DiskError(
-            f"cannot write {path}: {error.strerror}; free some space and run the same command again"
-        ) from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole: temporary name, fsync, rename."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DiskError(f"cannot write {path}: {error.strerror}") from None
+    text = "".join(_line(sample) for sample in samples)
+    append_text(path, text, sync=True, knob="--out")
 
 
 def rewrite_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Replace the file with graded rows."""
-    write_atomically(path, "".join(_line(sample) for sample in samples))
+    write_atomically(path, "".join(_line(sample) for sample in samples), knob="--out")
 
 
 def _line(sample: Sample) -> str:
@@ -109,12 +88,9 @@ def read_samples(path: Path) -> list[Sample]:
     if not path.is_file():
         raise MissingInputError(f"no samples at {path}; make them with strive-cli evaluate --out")
     found: dict[SampleKey, Sample] = {}
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                break
-            sample = _parse(line, f"{path}, line {number}")
-            found[sample.key] = sample
+    for number, line in enumerate(whole_lines(path), start=1):
+        sample = _parse(line, f"{path}, line {number}")
+        found[sample.key] = sample
     return list(found.values())
 
 
@@ -128,13 +104,3 @@ def _parse(line: bytes, where: str) -> Sample:
         return Sample(**{name: row[name] for name in _FIELDS})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RecordsError(f"{where}: not an evaluation sample ({error})") from None
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut a last line that a killed run left unfinished, so that appending stays line by line."""
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as out:
-            out.truncate(content.rfind(b"\n") + 1)

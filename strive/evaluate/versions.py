@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from strive import __version__
+from strive.files import expanded, file_digest
 
 PACKAGES = ("torch", "transformers", "av", "decord2", "numpy", "rouge-score", "jiwer")
 
@@ -25,7 +26,7 @@ def model_digest(model: str) -> str | None:
 
     A folder that was trained on must not be taken for the one whose answers are on disk.
     """
-    folder = Path(model)
+    folder = expanded(Path(model))
     if not folder.is_dir():
         return None
     digest = hashlib.blake2b(digest_size=16)
@@ -33,7 +34,5 @@ def model_digest(model: str) -> str | None:
         # What a recipe measured does not change what the model answers.
         if path.name == "recipe.json":
             continue
-        with path.open("rb") as file:
-            digest.update(path.name.encode())
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
+        digest.update(path.name.encode() + file_digest(path, "blake2b"))
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary
 from strive.report.runs import read_run
 from strive.report.tables import accuracy, markdown_table, score_text
+from strive.terminal import show
 
 SMALLEST_GAIN_POINTS = 3.0
 SECTION_START, SECTION_END = "<!-- learning -->", "<!-- /learning -->"
@@ -205,7 +206,7 @@ def main(
         Workspace(workspace), num_seeds=seeds, num_clips=clips, steps=steps, workers=workers
     )
     markdown.write_text(replace_section(markdown, page), encoding="utf-8")
-    print(page)
+    show(page)
 
 
 if __name__ == "__main__":

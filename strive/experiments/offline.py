@@ -80,6 +80,7 @@ def resolve(
             "for_config": asked.for_config,
             "subset": config.num_questions,
             "seed": config.seed,
+            "skip_bad_records": config.skip_bad_records,
         }
     return found
 

@@ -168,7 +168,7 @@ def held_out_callable(
     layout = open_cache(config.cache)
     choice = FrameChoice(config.num_frames)
     source = CacheFrames(FrameReader(layout, default_frames_key(layout)), choice)
-    records = read_records(config.held_out).records
+    records = read_records(config.held_out, skip_bad=config.skip_bad_records).records
     settings = AskSettings(
         template=config.prompt_template,
         max_new_tokens=config.max_new_tokens,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from strive.errors import CacheError, CheckpointError
+from strive.files import expanded
 from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary, build_world, read_world
 from strive.progress import show_progress
@@ -32,7 +33,9 @@ class Workspace:
     @classmethod
     def find(cls, option: Path | None) -> "Workspace":
         """Return `--workspace`, else `$STRIVE_WORKSPACE`, else `./strive-workspace`."""
-        return cls(option or Path(os.environ.get("STRIVE_WORKSPACE") or "strive-workspace"))
+        return cls(
+            option or expanded(Path(os.environ.get("STRIVE_WORKSPACE") or "strive-workspace"))
+        )
 
     @property
     def lab(self) -> Path:
@@ -80,10 +83,10 @@ def _next_numbered(folder: Path, name: str) -> Path:
 
 
 def resolve_model(model: str) -> str:
-    """Turn `lab:NAME` into the folder of that embedded model; anything else stays as it is."""
+    """Turn `lab:NAME` into the folder of that embedded model; of anything else only `~` changes."""
     if model.startswith(LAB_PREFIX):
         return str(lab_model_path(model.removeprefix(LAB_PREFIX)))
-    return model
+    return expanded(model)
 
 
 def ensure_lab(

@@ -7,7 +7,6 @@ A folder holds `clips/`, `train.jsonl`, `held_out.jsonl`, `test.jsonl` and, writ
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from strive.errors import ConfigError
+from strive.files import file_digest, write_atomically
 from strive.lab.encode import clip_file_name, encode_clip
 from strive.lab.questions import draw_questions, to_record
 from strive.lab.scene import Difficulty, Scene, draw_scene
@@ -126,7 +126,7 @@ def build_world(
     if started is not None:
         _require_equal(root, started, parameters)
     (root / "clips").mkdir(parents=True, exist_ok=True)
-    _write_json(root / "building.json", parameters)
+    write_atomically(root / "building.json", json.dumps(parameters, indent=1), knob="--workspace")
 
     scenes = [draw_scene(seed, clip, difficulty) for clip in range(num_clips)]
     digests = _encode_all(scenes, root / "clips", workers=workers, progress=progress)
@@ -142,7 +142,7 @@ def build_world(
         "num_questions": {split: len(records[split]) for split in SPLITS},
         "content_hash": content.hexdigest(),
     }
-    _write_json(root / "world.json", world)
+    write_atomically(root / "world.json", json.dumps(world, indent=1), knob="--workspace")
     (root / "building.json").unlink()
     return _summary(root, world, was_built=True)
 
@@ -193,7 +193,7 @@ def _encode_all(
         path = folder / clip_file_name(scene)
         if not path.is_file():
             encode_clip(scene, path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(path).hex()
 
     digests: list[str] = []
     pool = ThreadPoolExecutor(max_workers=workers)
@@ -249,12 +249,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".json.partial")
-    with temporary.open("w", encoding="utf-8") as out:
-        json.dump(content, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)

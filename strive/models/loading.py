@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from strive.errors import MissingInputError, ModelError
+from strive.files import expanded
 from strive.models.family import Family
 from strive.models.positions import PositionRule, check_rule
 from strive.models.qwen2_5_vl import Qwen25VL
@@ -222,7 +223,7 @@ def _read_config(name: str, options: dict[str, Any]) -> Any:
     """The model's configuration, or one clear line for each way in which there is none."""
     from transformers import AutoConfig
 
-    path = Path(name).expanduser()
+    path = expanded(Path(name))
     looks_local = path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise MissingInputError(f"no model folder at '{name}'; --model takes a folder or a hub id")

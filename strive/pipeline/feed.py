@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
@@ -14,12 +13,12 @@ import numpy as np
 
 from strive.cache.codec import FrameCodec
 from strive.cache.embeddings import VideoEmbeddings
-from strive.cache.failures import FailureRow
 from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
 from strive.cache.layout import CacheLayout
 from strive.errors import CacheError, DecodeError, ModelError, StriveError
 from strive.pipeline.batches import Batch, Batcher, VideoSlot
 from strive.pipeline.channel import Channel
+from strive.pipeline.failing import question_failure, video_failure
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.work import VideoTask
@@ -131,13 +130,8 @@ class Feeder:
 
     def _take_outcome(self, task: VideoTask, outcome: Outcome) -> None:
         if outcome.error is not None:
-            row = failure_row(
-                task.video_id,
-                "decode",
-                outcome.error,
-                outcome.seconds,
-                self._frames_key,
-                self._video_root,
+            row = video_failure(
+                task.video_id, outcome.error, outcome.seconds, self._frames_key, self._video_root
             )
             self._write("failure", row)
             self._pass(VideoDone(task.video_id, 0))
@@ -204,7 +198,10 @@ class Feeder:
         self._pass_all(self._batchers[slot.scorer_key].add(slot, prepared))
 
     def _fail(self, slot: FedSlot, error: DecodeError, seconds: float) -> None:
-        self._write("failure", failure_row(slot.video_id, "score", error, seconds, slot.scorer_key))
+        session = self._sessions[slot.scorer_key]
+        for record in slot.records:
+            row = question_failure(record, error, seconds, session, slot.checksum)
+            self._write("failure", row)
         self._pass(slot)
 
     def _pass_all(self, batches: Any) -> None:
@@ -257,26 +254,3 @@ def foreseen() -> Iterator[None]:
     except Exception as error:
         line = (str(error).splitlines() or [""])[0][:300]
         raise DecodeError("unexpected", f"{type(error).__name__}: {line}") from error
-
-
-def failure_row(
-    video_id: str,
-    stage: str,
-    error: DecodeError,
-    seconds: float,
-    key: str,
-    video_root: Path | None = None,
-) -> FailureRow:
-    """Return the row of a video that failed at a stage (`decode` or `score`) under a key.
-
-    With a `video_root` the row says which file it was, by size and time stamp.
-    """
-    message = ": ".join(str(item) for item in error.args[1:]) or error.kind
-    row = FailureRow(video_id, video_id, stage, error.kind, message, seconds, key)
-    if video_root is None:
-        return row
-    try:
-        status = (video_root / video_id).stat()
-    except (OSError, ValueError):
-        return row
-    return replace(row, size_bytes=status.st_size, modified_ns=status.st_mtime_ns)

@@ -40,6 +40,7 @@ class PrecomputeOptions:
     seed: int = 0
     for_config: str | None = None
     held_out: tuple[Path, ...] = ()
+    skip_bad_records: bool = False
     limit: int | None = None
     frames: int = 64
     frame_plan: str = "uniform"

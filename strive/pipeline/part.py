@@ -54,7 +54,10 @@ class Part:
     def add_failure(self, row: FailureRow) -> None:
         """Take a failure row."""
         self.failures.append(row)
-        self.counts.failed.setdefault(row.video_id, row.error)
+        if row.question_id is None:
+            self.counts.failed.setdefault(row.video_id, row.error)
+        else:
+            self.counts.failed_questions.setdefault(row.question_id, row.error)
 
     def commit(self) -> None:
         """Commit everything that was taken.

@@ -1,22 +1,22 @@
 """One video, from file to encoded frames: what a decode worker does. No torch here."""
 
-import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from strive.cache.codec import FrameCodec
 from strive.cache.frames import EncodedVideo, VideoInfo
 from strive.errors import DecodeError, OutsideRootError
-from strive.records import resolve_video
+from strive.files import content_digest, modified_ns
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
 from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing
 from strive.video.lifetime import scratch_folder
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
-
-_DIGEST_BLOCK_BYTES = 1 << 20
+from strive.video_paths import resolve_video, resolves_into_blobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     """
     path = _find(video_id, rule)
     before = _stamp(path)
-    decoded, repaired = _decode(path, rule)
+    with _naming_file(path, before):
+        decoded, repaired = _decode(path, rule)
     num_frames, height, width, _ = decoded.frames_FHWC.shape
     info = VideoInfo(
         video_id=video_id,
@@ -71,7 +72,9 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     size_bytes, digest = content_digest(path)
     after = _stamp(path)
     if before != after:
-        raise DecodeError("changed", f"{path} was written to while it was read")
+        error = DecodeError("changed", f"{path} was written to while it was read")
+        error.known_as = before and (*before, None)
+        raise error
     return EncodedVideo(info, video_id, size_bytes, digest, frames, after and after[1])
 
 
@@ -108,7 +111,10 @@ def _find(video_id: str, rule: PrepareRule) -> Path:
     try:
         return resolve_video(rule.video_root, video_id, allow_outside=rule.allow_outside_root)
     except OutsideRootError as error:
-        raise DecodeError("outside_root", str(error)) from None
+        hint = f"{error}; --allow-outside-root takes it"
+        if resolves_into_blobs(rule.video_root / video_id):
+            hint += " (the folder is a hub's snapshot, whose files are links into blobs/)"
+        raise DecodeError("outside_root", hint) from None
     except (OSError, RuntimeError, ValueError) as error:
         # A loop of links, a name that is too long, or one with a NUL byte.
         raise DecodeError("missing", f"'{video_id}': {error}") from None
@@ -120,22 +126,18 @@ def _stamp(path: Path) -> tuple[int, int] | None:
         status = path.stat()
     except (OSError, ValueError):
         return None  # the decoder's own look at the file says what is wrong with it
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, modified_ns(status)
 
 
-def content_digest(path: Path) -> tuple[int, str]:
-    """Return a file's size in bytes and a digest of all of them.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    size = 0
-    with path.open("rb") as file:
-        while block := file.read(_DIGEST_BLOCK_BYTES):
-            size += len(block)
-            digest.update(block)
-    return size, digest.hexdigest()
+@contextmanager
+def _naming_file(path: Path, stamp: tuple[int, int] | None) -> Iterator[None]:
+    """Note on a failure which file it was, by its stamp from before and its digest."""
+    try:
+        yield
+    except DecodeError as error:
+        with suppress(OSError):
+            error.known_as = stamp and (*stamp, content_digest(path)[1])
+        raise
 
 
 def next_decoder(job: Job, error: DecodeError) -> Job | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from strive import __version__
-from strive.cache.commit import TEMPORARY_PREFIX, disk_error
 from strive.errors import ConfigError
+from strive.files import TEMPORARY_PREFIX, disk_error
 
 PROBE_SECONDS = 120.0
 CONNECT_SECONDS = 5.0

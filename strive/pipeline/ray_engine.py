@@ -25,7 +25,7 @@ from strive.cache.failures import commit_failures
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
 from strive.errors import DecodeError, TooManyFailuresError
-from strive.pipeline.feed import failure_row
+from strive.pipeline.failing import question_failure, video_failure
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.ray_cluster import Cluster, check_nodes, connected, import_ray
 from strive.pipeline.ray_tasks import Embedder, Item, Place, Report, decode_item
@@ -206,7 +206,7 @@ class _Flow:
         new = set(report.video_ids) - self._seen
         self._seen |= new
         frames = self.summary.num_frames / max(time.monotonic() - self._started, 1e-9)
-        self.progress.note(f"{frames:.0f} frames/s, {self.summary.num_failed} failed")
+        self.progress.note(f"{frames:.0f} frames/s, {self.summary.failed_text}")
         self.progress.advance(len(new))
 
     def give_up(self, items: Iterable[Item]) -> None:
@@ -216,19 +216,30 @@ class _Flow:
             reason = f"{reason}: {self._lost.most_common(1)[0][0]}"
         error = DecodeError("crashed", reason)
         rows = []
-        layout, frames_key = CacheLayout(self.options.cache), self.options.frames_key()
+        options = self.options
+        layout, frames_key = CacheLayout(options.cache), options.frames_key()
         cached = read_video_states(layout, frames_key)
+        sessions = {scorer.session.key: scorer.session for scorer in self.work.scorers}
         for item in items:
-            keys = list(item.task.records) if item.task else [item.scorer_key]
             for video_id in item.video_ids:
                 if item.decode and video_id not in cached:
-                    rows.append(failure_row(video_id, "decode", error, 0.0, frames_key))
-                else:
-                    rows += [failure_row(video_id, "score", error, 0.0, key) for key in keys]
-        commit_failures(layout, rows, writer=self.options.writer)
-        failed = {row.video_id: error.kind for row in rows}
-        self.summary.add(StageCounts(failed=failed))
-        self.progress.advance(len(failed.keys() - self._seen))
+                    root = options.video_root
+                    rows.append(video_failure(video_id, error, 0.0, frames_key, root))
+                    continue
+                checksum = cached[video_id].checksum
+                task = item.task.records if item.task else {item.scorer_key: item.records[video_id]}
+                rows += [
+                    question_failure(record, error, 0.0, sessions[key], checksum)
+                    for key, records in task.items()
+                    for record in records
+                ]
+        commit_failures(layout, rows, writer=options.writer)
+        failed = StageCounts(
+            failed={row.video_id: row.error for row in rows if row.question_id is None},
+            failed_questions={row.question_id: row.error for row in rows if row.question_id},
+        )
+        self.summary.add(failed)
+        self.progress.advance(len({row.video_id for row in rows} - self._seen))
 
 
 @contextmanager

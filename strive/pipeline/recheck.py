@@ -7,9 +7,9 @@ from strive.cache.commit import last_rows, read_parts
 from strive.cache.frames import VIDEOS_SCHEMA
 from strive.cache.layout import open_cache
 from strive.errors import MissingInputError, OutsideRootError
-from strive.pipeline.prepare import content_digest
+from strive.files import content_digest
 from strive.progress import show_progress
-from strive.records import resolve_video
+from strive.video_paths import resolve_video
 
 
 @dataclass(frozen=True, slots=True)

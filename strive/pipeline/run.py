@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from strive.cache.embeddings import VideoEmbeddings, iter_embeddings
+from strive.cache.failures import commit_failures
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
 from strive.cache.lock import writer_lock
 from strive.cache.questions import write_questions
 from strive.cache.scores import read_score_states
 from strive.errors import Interrupted, TooManyFailuresError
+from strive.failure_kinds import way_out
 from strive.pipeline.estimate import default_workers, estimate_work
+from strive.pipeline.failing import NO_TEXT
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.prepare import next_decoder, prepare_video
 from strive.pipeline.scorers import ScorerRequest
@@ -28,6 +31,9 @@ from strive.pipeline.work import Asked, Work, find_work, select_records, write_s
 from strive.progress import show_progress
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Job, WorkerPool
+
+MAX_WAYS_SHOWN = 2
+"""Of how many kinds of failure, the most frequent first, an error says what to do."""
 
 SummaryHook = Callable[[PrecomputeSummary], None]
 
@@ -121,11 +127,15 @@ def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> Precom
         num_videos=len(asked.by_video),
         num_questions=len(asked.records),
         num_image_rows=asked.num_image_rows,
+        num_bad_rows=asked.num_bad_rows,
         num_unscorable=sum(scorer.num_unscorable for scorer in work.scorers),
         nothing_to_do=work.is_empty,
         redone=list(work.redone),
     )
     summary.failed = {name: failure.error for name, failure in work.known_failures.items()}
+    summary.failed_questions = {
+        name: failure.error for name, failure in work.known_question_failures.items()
+    } | {row.question_id: row.error for row in work.new_failures if row.question_id is not None}
     return summary
 
 
@@ -149,13 +159,14 @@ def _commit_frame(
             scorer.session.scorer  # noqa: B018 - a model that cannot be loaded ends the call now
         scorer.session.commit_settings()
     write_questions(layout, asked.records, writer=options.writer)
+    commit_failures(layout, work.new_failures, writer=options.writer)
     summary.subset_file = write_sample_ids(options, asked)
 
 
 def _run(
     options: PrecomputeOptions, layout: CacheLayout, work: Work, summary: PrecomputeSummary
 ) -> None:
-    if work.is_empty:
+    if work.num_videos == 0:
         return
     if options.engine == "ray":
         from strive.pipeline.ray_engine import run_with_ray
@@ -173,7 +184,7 @@ def _run(
                 frames = stage.counts.num_frames / max(time.monotonic() - started, 1e-9)
                 # Nothing is decoded where only embeddings or scores are missing.
                 rate = f"{frames:.0f} frames/s, " if frames else ""
-                progress.note(f"{rate}{stage.counts.num_failed} failed")
+                progress.note(f"{rate}{stage.counts.failed_text}")
                 progress.advance()
 
         stage = Stage(options, sessions, writer=options.writer, on_video=advance)
@@ -251,6 +262,12 @@ def _count_results(
     layout: CacheLayout, asked: Asked, work: Work, summary: PrecomputeSummary
 ) -> None:
     """Count what the cache now holds of what was asked for."""
+    for video_id, records in asked.by_video.items():
+        errors = [summary.failed_questions.get(record.question_id) for record in records]
+        # One bad question is no bad video, and one without a text is nobody's failure.
+        if None not in errors and any(error != NO_TEXT for error in errors):
+            error = next(error for error in errors if error not in (None, NO_TEXT))
+            summary.failed.setdefault(video_id, str(error))
     summary.num_ok = summary.num_videos - summary.num_failed
     if summary.interrupted or summary.estimate is not None:
         cached = read_video_states(layout, summary.frames_key)
@@ -268,13 +285,26 @@ def _count_results(
 
 
 def _check_failures(options: PrecomputeOptions, summary: PrecomputeSummary) -> None:
-    fraction = summary.num_failed / max(summary.num_videos, 1)
-    if fraction > options.max_failure_fraction:
-        errors = sorted(summary.failed_by_error.items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{count} {error}" for error, count in errors)
+    """Raise if more of the videos, or of the questions, failed than the call allows."""
+    # Questions without a text are told and counted; no scorer could have done better.
+    questions = {
+        error: count
+        for error, count in summary.failed_questions_by_error.items()
+        if error != NO_TEXT
+    }
+    for what, errors, total in (
+        ("videos", summary.failed_by_error, summary.num_videos),
+        ("questions", questions, summary.num_questions),
+    ):
+        num_failed = sum(errors.values())
+        if num_failed <= options.max_failure_fraction * total:
+            continue
+        ranked = sorted(errors.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{count} {error}" for error, count in ranked)
+        ways = "; ".join(f"{error}: {way_out(error)}" for error, _ in ranked[:MAX_WAYS_SHOWN])
         raise TooManyFailuresError(
-            f"{summary.num_failed} of {summary.num_videos} videos failed ({shown}); "
-            f"at most {options.max_failure_fraction:.0%} may with --max-failure-fraction; "
-            f"everything else is committed, each failure is a row in "
-            f"{options.cache / 'failures.parquet'}"
+            f"{num_failed} of {total} {what} failed ({shown}); at most "
+            f"{options.max_failure_fraction:.0%} may with --max-failure-fraction; everything else "
+            f"is committed; {ways}; each failure and what to do: strive-cli cache failures "
+            f"--cache {options.cache}"
         )

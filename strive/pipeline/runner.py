@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -17,7 +17,8 @@ from strive.cache.scores import ScoreRow
 from strive.errors import DecodeError, ModelError
 from strive.pipeline.batches import Batch, VideoSlot
 from strive.pipeline.clock import BusyClock
-from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, failure_row, foreseen
+from strive.pipeline.failing import question_failure
+from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, foreseen
 from strive.pipeline.scorers import scorer_faults
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
@@ -92,7 +93,7 @@ class ModelRunner:
             records = {slot.video_id: slot.records for _, slot in pairs}
             with self._clock:
                 rows = self._sessions[key].score_split([video for video, _ in pairs], records)
-            self._send_finite(key, rows)
+            self._send_finite(key, rows, records)
 
     def _start(self, batch: Batch) -> None:
         session = self._sessions[batch.scorer_key]
@@ -138,7 +139,7 @@ class ModelRunner:
                 slot.video_id, embeddings_FD, slot.num_frames, slot.checksum
             )
         except DecodeError as error:
-            self._fail(slot, error, 0.0)
+            self._fail(slot, slot.records, error, 0.0)
         else:
             self._unscored.setdefault(slot.scorer_key, []).append((video, slot))
             self._send("embeddings", (slot.scorer_key, video), video.embeddings_FD.nbytes)
@@ -148,58 +149,75 @@ class ModelRunner:
         """Run a scorer that takes one video at a time."""
         slot = item.slot
         assert slot is not None
+        session = self._sessions[slot.scorer_key]
+        if session.mode != "split":
+            for record in slot.records:
+                self._score_one(item, slot, record)
+            self._counts.num_embedded += session.mode == "joint"
+            self._end(slot)
+            return
+        model: Any = session.scorer
         started = time.monotonic()
         try:
             with foreseen():
-                embeddings_FD = self._of_one_video(item, slot)
+                embeddings_FD: np.ndarray = model.embed_frames(item.frames_FHWC)
         except DecodeError as error:
-            self._fail(slot, error, time.monotonic() - started)
+            self._fail(slot, slot.records, error, time.monotonic() - started)
+            self._end(slot)
         else:
-            if embeddings_FD is not None:
-                self._store(slot, embeddings_FD)
-                return
-        self._end(slot)
+            self._store(slot, embeddings_FD)
 
-    def _of_one_video(self, item: Fed, slot: VideoSlot) -> np.ndarray | None:
-        """Return the embeddings of a video's frames; a scorer that gives scores sends them."""
-        session = self._sessions[slot.scorer_key]
-        if session.mode == "split":
-            model: Any = session.scorer
-            embeddings_FD: np.ndarray = model.embed_frames(item.frames_FHWC)
-            return embeddings_FD
+    def _score_one(self, item: Fed, slot: VideoSlot, record: Record) -> None:
+        """Score one question of a video with a scorer that gives scores, not embeddings."""
+        session, checksum = self._sessions[slot.scorer_key], slot.checksum
         assert item.pts_seconds_F is not None
-        if session.mode == "frame_free":
-            rows = session.score_frame_free(item.pts_seconds_F, slot.records, slot.checksum)
-            self._counts.num_unscorable += len(slot.records) - len(rows)
+        started = time.monotonic()
+        try:
+            with foreseen():
+                if session.mode == "frame_free":
+                    rows = session.score_frame_free(item.pts_seconds_F, [record], checksum)
+                    self._counts.num_unscorable += not rows
+                else:
+                    assert item.frames_FHWC is not None
+                    rows = session.score_joint(
+                        item.frames_FHWC, item.pts_seconds_F, [record], checksum
+                    )
+        except DecodeError as error:
+            self._fail(slot, [record], error, time.monotonic() - started)
         else:
-            assert item.frames_FHWC is not None
-            rows = session.score_joint(
-                item.frames_FHWC, item.pts_seconds_F, slot.records, slot.checksum
-            )
-            self._counts.num_embedded += 1
-        self._send("scores", (slot.scorer_key, rows))
-        return None
+            self._send("scores", (slot.scorer_key, rows))
 
     def _score_embedded(
         self, key: str, videos: list[VideoEmbeddings], records: Mapping[str, list[Record]]
     ) -> None:
-        self._send_finite(key, self._sessions[key].score_split(videos, records))
+        self._send_finite(key, self._sessions[key].score_split(videos, records), records)
         self._done += [VideoDone(video.video_id, 0) for video in videos]
 
-    def _send_finite(self, key: str, rows: list[ScoreRow]) -> None:
-        """Send scores; a question that the model embeds as NaN is its video's failure row."""
-        finite = []
+    def _send_finite(
+        self, key: str, rows: list[ScoreRow], records: Mapping[str, Sequence[Record]]
+    ) -> None:
+        """Send scores; a question that the model embeds as NaN is a failure row."""
+        finite, asked = [], {r.question_id: r for some in records.values() for r in some}
         for row in rows:
+            question_id = row.scores.question_id
             if np.isfinite(row.scores.scores_F).all():
                 finite.append(row)
                 continue
-            text = f"question {row.scores.question_id} has scores that are NaN"
-            error = DecodeError("nonfinite", text)
-            self._send("failure", failure_row(row.scores.video_id, "score", error, 0.0, key))
+            error = DecodeError("nonfinite", f"question {question_id} has scores that are NaN")
+            session, checksum = self._sessions[key], row.frames_checksum
+            self._send(
+                "failure", question_failure(asked[question_id], error, 0.0, session, checksum)
+            )
         self._send("scores", (key, finite))
 
-    def _fail(self, slot: VideoSlot, error: DecodeError, seconds: float) -> None:
-        self._send("failure", failure_row(slot.video_id, "score", error, seconds, slot.scorer_key))
+    def _fail(
+        self, slot: VideoSlot, records: Sequence[Record], error: DecodeError, seconds: float
+    ) -> None:
+        """Send a row for each question that has no scores because of an error."""
+        session = self._sessions[slot.scorer_key]
+        for record in records:
+            row = question_failure(record, error, seconds, session, slot.checksum)
+            self._send("failure", row)
 
     def _end(self, slot: VideoSlot) -> None:
         assert isinstance(slot, FedSlot)

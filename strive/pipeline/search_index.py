@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from strive.cache.commit import atomic_file, commit_json, list_parts, read_json
+from strive.cache.commit import commit_json, list_parts, read_json
 from strive.cache.embeddings import VideoEmbeddings, iter_embeddings, read_embedding_states
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
 from strive.errors import CacheDamageError, CacheError, DiskError
+from strive.files import atomic_file
 
 FLAT_UP_TO = 200_000
 """Frames up to which every search looks at all of them; beyond, a graph (HNSW) finds nearly all."""

@@ -34,6 +34,7 @@ class StageCounts:
     num_frames: int = 0
     failed: dict[str, str] = field(default_factory=dict)  # {video_id: its first error}
     notes: Counter[str] = field(default_factory=Counter)  # newly decoded videos by note
+    failed_questions: dict[str, str] = field(default_factory=dict)  # {question_id: its first error}
     num_parts: int = 0  # files that were committed
     bytes_written: int = 0
     decode_seconds: float = 0.0  # summed over the workers
@@ -44,13 +45,25 @@ class StageCounts:
 
     @property
     def num_failed(self) -> int:
-        """Videos that have failed; one on which several scorers or questions fail counts once."""
+        """Videos that have failed; one on which several scorers fail counts once."""
         return len(self.failed)
 
     @property
     def failed_by_error(self) -> dict[str, int]:
         """Failed videos by the error that came first."""
         return dict(Counter(self.failed.values()))
+
+    @property
+    def failed_questions_by_error(self) -> dict[str, int]:
+        """Questions that some scorer failed on, by the error that came first."""
+        return dict(Counter(self.failed_questions.values()))
+
+    @property
+    def failed_text(self) -> str:
+        """`2 failed`, and how many questions if there are any."""
+        num_questions = len(self.failed_questions)
+        questions = f", {num_questions} questions not scored" * bool(num_questions)
+        return f"{self.num_failed} failed{questions}"
 
     def add(self, other: "StageCounts") -> None:
         """Add what another stage has done."""
@@ -60,8 +73,8 @@ class StageCounts:
                 getattr(self, item.name).update(value)
             elif isinstance(value, dict):
                 mine = getattr(self, item.name)
-                for video_id, error in value.items():
-                    mine.setdefault(video_id, error)
+                for name, error in value.items():
+                    mine.setdefault(name, error)
             else:
                 setattr(self, item.name, getattr(self, item.name) + value)
 
@@ -82,6 +95,7 @@ class PrecomputeSummary(StageCounts):
     num_videos: int = 0
     num_questions: int = 0
     num_image_rows: int = 0
+    num_bad_rows: int = 0  # left out, as the call allows
     num_ok: int = 0
     redone: list[str] = field(default_factory=list)  # cached by rules that may have erred
     truncated_share: dict[str, float | None] = field(default_factory=dict)

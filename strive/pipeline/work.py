@@ -14,20 +14,22 @@ from strive.cache.frames import VideoState, read_video_states
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import read_score_states
 from strive.errors import MissingInputError, RecordsError
+from strive.files import content_digest, modified_ns
+from strive.pipeline.failing import NO_TEXT, no_text_failure
 from strive.pipeline.options import PrecomputeOptions
-from strive.pipeline.prepare import content_digest
 from strive.pipeline.session import ScorerSession, query_digest
 from strive.records import (
     Record,
-    filter_records,
     read_records,
     sample_records,
     shard_records,
 )
 from strive.video.mov import has_edit_list, has_matrix
+from strive.video_paths import locate_video
 
-# Kinds of failure that cost nothing to look at again: the user may have put the file there.
-ALWAYS_RETRIED = ("missing", "outside_root")
+# Kinds of failure that cost nothing to look at again: what the user may have changed since (the
+# folder, permissions, what is installed) shows in no file's size or time stamp.
+ALWAYS_RETRIED = ("missing", "outside_root", "unreadable", "unavailable")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Asked:
     records: tuple[Record, ...]
     num_image_rows: int
     sample_ids: tuple[str, ...] | None
+    num_bad_rows: int = 0
 
     @cached_property
     def by_video(self) -> dict[str, list[Record]]:
@@ -56,17 +59,25 @@ def select_records(options: PrecomputeOptions) -> Asked:
     """
     if not options.video_root.is_dir():
         raise MissingInputError(f"no folder at {options.video_root}; give one with --video-root")
-    read = read_records(options.data)
-    records: Sequence[Record] = filter_records(read.records, options.filters)
+    read = read_records(options.data, filters=options.filters, skip_bad=options.skip_bad_records)
+    records: Sequence[Record] = read.records
+    bad_rows = read.bad_rows
     if not records:
         shown = ", ".join(str(path) for path in options.data)
         filters = " ".join(f"--filter {name}={value}" for name, value in options.filters)
+        passed = f"{read.num_image_rows} image rows passed over"
+        bad = f", {bad_rows.count} bad rows left out" * bool(bad_rows.count)
         raise RecordsError(
-            f"no video record in {shown}" + (f" matches {filters}" if filters else "")
+            f"no video record in {shown}"
+            + (f" matches {filters}" if filters else "")
+            + f" ({passed}{bad})"
+            + (f"; the first: {bad_rows.shown[0]}" if bad_rows.count else "")
         )
     sample_ids, num_image_rows = None, read.num_image_rows
     if options.for_config is not None:
-        held_out = read_records(options.held_out)
+        held_out = read_records(options.held_out, skip_bad=options.skip_bad_records)
+        for line in held_out.bad_rows.shown:
+            bad_rows.add(RecordsError(line))
         records = _as_a_run_reads(options, records, held_out.records)
         num_image_rows += held_out.num_image_rows
         sample_ids = tuple(record.question_id for record in records)
@@ -77,7 +88,7 @@ def select_records(options: PrecomputeOptions) -> Asked:
     if options.limit is not None:
         first = set(list(dict.fromkeys(record.video_id for record in records))[: options.limit])
         records = [record for record in records if record.video_id in first]
-    return Asked(tuple(records), num_image_rows, sample_ids)
+    return Asked(tuple(records), num_image_rows, sample_ids, bad_rows.count)
 
 
 def _as_a_run_reads(
@@ -138,13 +149,19 @@ class ScorerWork:
 
 @dataclass(slots=True)
 class Work:
-    """The work of one call."""
+    """The work of one call.
+
+    What failed before and is as it was then is not tried again: `known_failures` by video and
+    `known_question_failures` by question. `new_failures` need no trying: they are to be written.
+    """
 
     to_decode: list[str]
     scorers: list[ScorerWork]
     known_failures: dict[str, FailureRow]
     cached: dict[str, VideoState]
     redone: list[str] = field(default_factory=list)  # cached by rules that may have erred
+    known_question_failures: dict[str, FailureRow] = field(default_factory=dict)
+    new_failures: list[FailureRow] = field(default_factory=list)
 
     @property
     def to_read(self) -> list[str]:
@@ -172,8 +189,8 @@ class Work:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the cache already holds all that is asked for."""
-        return self.num_videos == 0
+        """Whether the cache already holds all that is asked for, as far as it can be had."""
+        return self.num_videos == 0 and not self.new_failures
 
 
 def find_work(
@@ -183,85 +200,68 @@ def find_work(
     sessions: Sequence[ScorerSession],
 ) -> Work:
     """Compare what is asked for with what is committed."""
-    frames_key = options.frames_key()
-    by_video = asked.by_video
-    cached = {} if options.overwrite else read_video_states(layout, frames_key)
-    failures = {} if options.retry_failed or options.overwrite else _failures(layout, by_video)
-    to_decode, known, redone = [], {}, []
-    for video_id in by_video:
-        failure = failures.get((video_id, frames_key))
+    cached = {} if options.overwrite else read_video_states(layout, options.frames_key())
+    known = [] if options.retry_failed or options.overwrite else read_failures(layout)
+    failures = {(row.video_id, row.key): row for row in known if row.question_id is None}
+    work = Work([], [], {}, cached)
+    for video_id in asked.by_video:
+        failure = failures.get((video_id, options.frames_key()))
+        path = locate_video(options.video_root, video_id)
         is_redone = False
-        if video_id in cached:
-            path = options.video_root / video_id
-            if not _has_changed(path, cached[video_id]):
-                is_redone = _may_be_wrong(path, cached[video_id])
-                if not is_redone:
-                    continue
-            # What has changed into something broken is tried once, not on every run.
-            if failure is not None and not _is_as_it_failed(path, failure):
-                failure = None
-        if failure is not None and failure.error not in ALWAYS_RETRIED:
-            known[video_id] = failure
-            continue
-        to_decode.append(video_id)
-        if is_redone:
-            redone.append(video_id)
-    scorers = []
+        if video_id in cached and not _has_changed(path, cached[video_id]):
+            is_redone = _may_be_wrong(path, cached[video_id])
+            if not is_redone:
+                continue
+        if failure is None or failure.error in ALWAYS_RETRIED or _has_changed_since(path, failure):
+            work.to_decode.append(video_id)
+            if is_redone:
+                work.redone.append(video_id)
+        else:
+            work.known_failures[video_id] = failure
+    decoding = set(work.to_decode)
+    of_questions = {(row.question_id, row.key): row for row in known if row.question_id is not None}
     for session in sessions:
-        decoding = set(to_decode)
-        work = _scorer_work(options, layout, session, by_video, decoding, cached)
-        for video_id in list(work.to_score):
-            failure = None if video_id in decoding else failures.get((video_id, session.key))
-            if video_id in known or failure is not None:
-                if failure is not None:
-                    known.setdefault(video_id, failure)
-                del work.to_score[video_id]
-                work.to_embed.discard(video_id)
-        scorers.append(work)
-    return Work(to_decode, scorers, known, cached, redone)
-
-
-def _scorer_work(
-    options: PrecomputeOptions,
-    layout: CacheLayout,
-    session: ScorerSession,
-    by_video: dict[str, list[Record]],
-    to_decode: set[str],
-    cached: dict[str, VideoState],
-) -> ScorerWork:
-    scored = {} if options.overwrite else read_score_states(layout, session.key)
-    embedded = {} if options.overwrite else read_embedding_states(layout, session.key)
-    work = ScorerWork(session)
-    for video_id, asked_for in by_video.items():
-        state = cached.get(video_id)
-        records = [record for record in asked_for if session.can_score(record)]
-        work.num_unscorable += len(asked_for) - len(records)
-        missing = records
-        if video_id not in to_decode and state is not None:
-            missing = [
-                record
-                for record in records
-                if (row := scored.get(record.question_id)) is None
-                or row.query_digest != query_digest(record, session.template)
-                or row.frames_checksum != state.checksum
-            ]
-        if not missing:
-            continue
-        work.to_score[video_id] = list(missing)
-        has_embeddings = state is not None and embedded.get(video_id) == state.checksum
-        if video_id in to_decode or not (session.is_split and has_embeddings):
-            work.to_embed.add(video_id)
+        scorer = ScorerWork(session)
+        scored = {} if options.overwrite else read_score_states(layout, session.key)
+        embedded = {} if options.overwrite else read_embedding_states(layout, session.key)
+        for video_id, asked_for in asked.by_video.items():
+            if video_id in work.known_failures:
+                continue
+            # Frames that are about to be decoded anew leave nothing of what was made of the old.
+            state = None if video_id in decoding else cached.get(video_id)
+            missing = []
+            for record in asked_for:
+                if not session.can_score(record):
+                    scorer.num_unscorable += 1
+                    continue
+                row = scored.get(record.question_id)
+                digest = query_digest(record, session.template)
+                if (
+                    state is not None
+                    and row is not None
+                    and (row.query_digest, row.frames_checksum) == (digest, state.checksum)
+                ):
+                    continue
+                failure = of_questions.get((record.question_id, session.key))
+                if failure is not None and failure.query_digest == digest:
+                    # A question without a text has none whatever the frames are.
+                    made_from = None if failure.error == NO_TEXT else failure.frames_checksum
+                    if made_from is None or (state is not None and made_from == state.checksum):
+                        work.known_question_failures.setdefault(record.question_id, failure)
+                        continue
+                without_text = no_text_failure(record, session)
+                if without_text is None:
+                    missing.append(record)
+                else:
+                    work.new_failures.append(without_text)
+            if not missing:
+                continue
+            scorer.to_score[video_id] = missing
+            has_embeddings = state is not None and embedded.get(video_id) == state.checksum
+            if not (session.is_split and has_embeddings):
+                scorer.to_embed.add(video_id)
+        work.scorers.append(scorer)
     return work
-
-
-def _failures(
-    layout: CacheLayout, by_video: dict[str, list[Record]]
-) -> dict[tuple[str, str], FailureRow]:
-    return {
-        (failure.video_id, failure.key): failure
-        for failure in read_failures(layout)
-        if failure.video_id in by_video
-    }
 
 
 def _has_changed(path: Path, state: VideoState) -> bool:
@@ -273,7 +273,7 @@ def _has_changed(path: Path, state: VideoState) -> bool:
         status = path.stat()
         if status.st_size != state.size_bytes:
             return True
-        if state.modified_ns is None or status.st_mtime_ns == state.modified_ns:
+        if state.modified_ns is None or modified_ns(status) == state.modified_ns:
             return False
         return content_digest(path)[1] != state.content_digest
     except (OSError, ValueError):
@@ -295,9 +295,14 @@ def _may_be_wrong(path: Path, state: VideoState) -> bool:
         return False  # the cache serves without the videos
 
 
-def _is_as_it_failed(path: Path, failure: FailureRow) -> bool:
+def _has_changed_since(path: Path, failure: FailureRow) -> bool:
+    """Whether a file is another than the one that failed, or which one failed is not known."""
     try:
         status = path.stat()
+        if (status.st_size, modified_ns(status)) == (failure.size_bytes, failure.modified_ns):
+            return False
+        if status.st_size != failure.size_bytes or failure.content_digest is None:
+            return True
+        return content_digest(path)[1] != failure.content_digest
     except (OSError, ValueError):
-        return False
-    return (status.st_size, status.st_mtime_ns) == (failure.size_bytes, failure.modified_ns)
+        return failure.size_bytes is not None  # it was there

@@ -157,7 +157,7 @@ def summarise(
     cached = set(videos or ())
     sizes = Counter(videos.num_frames(v) for v in cached) if videos else Counter()
     named = {record.video_id for record in records}
-    failed = {row.video_id for row in failures} - cached
+    failed = {row.video_id for row in failures if row.question_id is None} - cached
     sources = (
         InspectSource(layout, info.key, records=records, pools=pools[info.frames_key])
         for info in infos

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strive.errors import CheckpointError
+from strive.files import whole_lines
 from strive.statistics import log_deviation
 
 
@@ -119,9 +120,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found: dict[int, dict[str, Any]] = {}
-    text = path.read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.endswith("\n") or not line.strip():
+    for number, line in enumerate(whole_lines(path), start=1):
+        if not line.strip():
             continue
         try:
             row = json.loads(line)

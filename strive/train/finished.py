@@ -7,8 +7,9 @@ that somebody has edited since.
 import hashlib
 import os
 import shutil
-import sys
 from pathlib import Path
+
+from strive.terminal import say
 
 CHECKPOINT_STATE = "state.json"
 BEST_STATE = "best.json"
@@ -67,7 +68,7 @@ def _name_to_keep(path: Path) -> Path:
     while os.path.lexists(kept):
         number += 1
         kept = path.with_name(f"{path.name}-kept-{number}")
-    print(f"train: what no run wrote in {path} is now in {kept}", file=sys.stderr, flush=True)
+    say(f"train: what no run wrote in {path} is now in {kept}")
     return kept
 
 

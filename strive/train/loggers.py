@@ -9,13 +9,13 @@ import importlib.util
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
+from strive.terminal import say
 from strive.train.run_folder import RunFolder
 
 
@@ -81,7 +81,7 @@ class WandbLogger:
                 "WANDB_MODE=offline, or leave wandb out of loggers"
             ) from error
         place = self._run.url or self._run.dir
-        print(f"train: Weights & Biases run {self._run.id}, {place}", file=sys.stderr, flush=True)
+        say(f"train: Weights & Biases run {self._run.id}, {place}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Take finite values of one step."""
@@ -90,7 +90,7 @@ class WandbLogger:
     def close(self, *, failed: bool) -> None:
         """Write what is still held back, and say how the run ended."""
         # On a bad network this may take long, and looks like a run that hangs.
-        print("train: handing the rest to Weights & Biases", file=sys.stderr, flush=True)
+        say("train: handing the rest to Weights & Biases")
         self._run.finish(exit_code=int(failed))
 
 
@@ -160,9 +160,7 @@ class Loggers:
         except Exception as error:
             del self._running[name]
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            print(
+            say(
                 f"warning: logger {name} failed {when} and gets nothing more ({reason}); "
-                "metrics.jsonl goes on",
-                file=sys.stderr,
-                flush=True,
+                "metrics.jsonl goes on"
             )

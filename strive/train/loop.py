@@ -7,7 +7,6 @@
 
 import copy
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from strive.errors import Interrupted
 from strive.models.attention import require_gradient
 from strive.models.generate import generate
 from strive.models.loading import Policy, checkpoint_activations, load_policy
+from strive.terminal import say, show
 from strive.train.best import keep_if_best
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine
@@ -114,7 +114,7 @@ def train(
     look = partial(first_step_of, folder, config, data, processes, resume)
     with holding(folder, look, processes) as first_step:
         if processes.is_main:
-            print(_first_line(config, data, processes, first_step), flush=True)
+            show(_first_line(config, data, processes, first_step))
         loading = explaining_out_of_memory(config, processes, "loading the policy")
         with raising_at_sigterm(), loading:
             trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
@@ -316,7 +316,7 @@ def _one_step(
                 device_type=device.type,
             )
             for text in warnings:
-                print(f"warning: {text}", file=sys.stderr, flush=True)
+                say(f"warning: {text}")
         for outcome in result.outcomes:
             folder.add_completions(completion_rows(outcome, step + 1))
     return {

@@ -7,7 +7,6 @@ that TRL's functions of the length work unchanged. None means "does not apply"; 
 which no function applies has reward NaN.
 """
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strive.answers import GradingRules, extract_answer, grade, has_think_answer_format
-from strive.errors import ConfigError, unknown_name
+from strive.errors import ConfigError
+from strive.named import check_name, load_function
 from strive.records import Record
 
 FloatArray = NDArray[np.floating]
@@ -62,14 +62,9 @@ def load_rewards(names: Sequence[str]) -> dict[str, RewardFunction]:
         if name in REWARDS:
             functions[name] = REWARDS[name]
             continue
-        module_name, colon, function_name = name.partition(":")
-        if not colon:
-            raise unknown_name("reward", name, [*REWARDS, "module:function"])
-        try:
-            function = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"reward '{name}' cannot be imported: {error}") from None
-        if not callable(function) or inspect.iscoroutinefunction(function):
+        check_name("reward", name, REWARDS)
+        function = load_function(f"reward '{name}'", name)
+        if inspect.iscoroutinefunction(function):
             raise ConfigError(
                 f"reward '{name}' is {type(function).__name__}; a plain function "
                 "f(prompts, completions, **columns) -> list[float | None] is expected"

@@ -26,7 +26,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from strive.errors import CheckpointError, DiskError
+from strive.errors import CheckpointError
+from strive.files import append_text, atomic_file, whole_lines, write_atomically
 from strive.train.finished import (
     BEST_STATE,
     CHECKPOINT_STATE,
@@ -160,7 +161,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration, versions and cache keys."""
-        _write_atomically(self.config_file, json.dumps(config, indent=2) + "\n")
+        _write(self.config_file, json.dumps(config, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """What `write_config` wrote."""
@@ -171,7 +172,7 @@ class RunFolder:
         if self.wandb_file.is_file():
             return str(json.loads(self.wandb_file.read_text(encoding="utf-8"))["run_id"])
         run_id = secrets.token_hex(4)
-        _write_atomically(self.wandb_file, json.dumps({"run_id": run_id}) + "\n")
+        _write(self.wandb_file, json.dumps({"run_id": run_id}) + "\n")
         return run_id
 
     def read_best(self) -> Best | None:
@@ -181,7 +182,7 @@ class RunFolder:
     def put_best(self, folder: Path, best: Best) -> None:
         """Make a finished folder beside it the new `best/`."""
         state = json.dumps(asdict(best), indent=2) + "\n"
-        _write_atomically(folder / BEST_STATE, state)
+        _write(folder / BEST_STATE, state)
         before = self.read_best()
         if before is not None and before.step <= max(self.checkpoint_steps(), default=-1):
             self.forget_earlier_best()
@@ -211,14 +212,7 @@ class RunFolder:
             return
         table = pa.Table.from_pylist(self._rows, schema=_completions_schema(self._rows[0]))
         path = self.completions / f"part-{self._rows[0]['step']:06d}.parquet"
-        temporary = path.with_suffix(".tmp")
-        try:
-            self.completions.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, temporary)
-            _sync(temporary)
-            temporary.rename(path)
-        except OSError as error:
-            raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+        _write_part(path, table)
         self._rows = []
 
     def cut_back(self, step: int) -> None:
@@ -227,15 +221,14 @@ class RunFolder:
         last_evaluated = step if step > 0 else -1
         for path, last in ((self.metrics_file, step), (self.held_out_file, last_evaluated)):
             if path.is_file():
-                _write_atomically(path, "".join(_lines_up_to(path, last)))
+                _write(path, "".join(_lines_up_to(path, last)))
         for part in _matching(self.completions, rf"part-{_STEP}\.parquet"):
             table = pq.read_table(part)
             kept = table.filter(pa.compute.less_equal(table["step"], step))
             if kept.num_rows == 0:
                 part.unlink()
             elif kept.num_rows < table.num_rows:
-                pq.write_table(kept, part.with_suffix(".tmp"))
-                part.with_suffix(".tmp").rename(part)
+                _write_part(part, kept)
         for later in self.checkpoint_steps():
             if later > step:
                 remove(self.checkpoint(later))
@@ -302,14 +295,14 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 def _lines_up_to(path: Path, step: int) -> list[str]:
     """Whole lines of steps up to `step`; a line cut off by a kill is dropped."""
     kept = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
+            if json.loads(line)["step"] <= step:
+                kept.append(line.decode())
         except (ValueError, KeyError, TypeError):
+            text = line.decode(errors="replace").strip()[:40]
             raise CheckpointError(
-                f"{path}, line {number} is no line that a run wrote ({line.strip()[:40]!r}); "
-                "remove it to resume"
+                f"{path}, line {number} is no line that a run wrote ({text!r}); remove it to resume"
             ) from None
     return kept
 
@@ -319,27 +312,18 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in line.items()
     }
-    try:
-        with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(values) + "\n")
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+    append_text(path, json.dumps(values) + "\n", sync=False, knob="--run-dir")
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        temporary.rename(path)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+def _write(path: Path, text: str) -> None:
+    """Replace a file; its temporary name is one of `temporaries`."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    write_atomically(path, text, temporary=temporary, knob="--run-dir")
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _write_part(path: Path, table: pa.Table) -> None:
+    with atomic_file(path, temporary=path.with_suffix(".tmp"), knob="--run-dir") as temporary:
+        pq.write_table(table, temporary)
 
 
 def _completions_schema(row: Mapping[str, Any]) -> pa.Schema:

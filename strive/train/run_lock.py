@@ -11,12 +11,12 @@ import errno
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
 from strive.cache.lock import try_lock
 from strive.errors import CheckpointError, DiskError, RunInUseError
+from strive.terminal import say
 
 _MARK = "strive_run"
 _TRIES, _SECONDS_BETWEEN = 50, 0.01
@@ -98,11 +98,9 @@ class RunLock:
                 "end, or give another --run-dir"
             )
         if free is None:
-            print(
+            say(
                 f"warning: {self._root} is on a file system without locks, so that nothing keeps a "
-                "second run out of it" + (f" ({self.file.name} names {holder})" if holder else ""),
-                file=sys.stderr,
-                flush=True,
+                "second run out of it" + (f" ({self.file.name} names {holder})" if holder else "")
             )
         if before is not None:
             _write(descriptor, _owner())

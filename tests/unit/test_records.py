@@ -16,13 +16,13 @@ from strive.records import (
     filter_records,
     read_records,
     record_to_row,
-    resolve_video,
     sample_records,
     shard_of,
     shard_records,
     video_id_of,
     write_records,
 )
+from strive.video_paths import resolve_video
 
 ROW = {
     "problem_id": 7,
@@ -371,3 +371,79 @@ def test_shards_are_equal_on_every_machine() -> None:
 def test_records_are_values() -> None:
     record = many(1)[0]
     assert replace(record) == record and hash(replace(record)) == hash(record)
+
+
+def bad_rows(num_good: int, num_bad: int) -> list[dict]:
+    good = [{**ROW, "problem_id": n} for n in range(num_good)]
+    return [
+        *good,
+        *({**ROW, "problem_id": f"b{n}", "problem_type": "open"} for n in range(num_bad)),
+    ]
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl", "r.parquet"])
+def test_all_bad_rows_are_counted_and_ten_are_shown(tmp_path: Path, name: str) -> None:
+    path = write_rows(tmp_path / name, bad_rows(3, 37))
+    other = write_rows(tmp_path / "other.jsonl", [{**ROW, "problem_id": 1}])
+    with pytest.raises(RecordsError) as caught:
+        read_records([path, other])
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("38 bad rows; --skip-bad-records") and len(lines) == 10
+    assert f"{name}, row 4: unknown problem_type 'open'" in lines[0]
+    assert f"{name}, row 13: " in lines[-1]
+    read = read_records([path, other], skip_bad=True)
+    assert len(read.records) == 3 and read.bad_rows.count == 38
+
+
+def test_one_bad_row_is_one_line_that_names_the_option(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.jsonl", bad_rows(1, 1))
+    with pytest.raises(RecordsError, match=r"row 2: unknown problem_type 'open'.*--skip-bad-rec"):
+        read_records([path])
+
+
+def test_rows_of_a_jsonl_that_cannot_be_read_are_bad_rows_of_many(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    good = [json.dumps({**ROW, "problem_id": n}) for n in range(2)]
+    path.write_text("\n".join([good[0], "{torn", "[]", '{"problem": NaN}', good[1], ""]))
+    with pytest.raises(RecordsError, match="3 bad rows"):
+        read_records([path])
+    read = read_records([path], skip_bad=True)
+    assert [record.question_id for record in read.records] == ["0", "1"]
+    assert "row 2: not valid JSON" in read.bad_rows.shown[0]
+    # A JSON list that breaks off cannot be read on: that is never skipped.
+    (tmp_path / "r.json").write_text(f"[{good[0]}, [], {good[1]},")
+    with pytest.raises(RecordsError, match=r"row 2: an object.*row 4: not valid JSON"):
+        read_records([tmp_path / "r.json"], skip_bad=True)
+
+
+def test_what_a_filter_leaves_out_may_be_bad(tmp_path: Path) -> None:
+    rows = [*bad_rows(2, 500), {**ROW, "problem_id": "x", "data_source": None, "options": 3}]
+    path = write_rows(tmp_path / "r.json", rows)
+    wanted = ("problem_type", ROW["problem_type"])
+    read = read_records([path], filters=[wanted, ("data_source", ROW["data_source"])])
+    assert len(read.records) == 2 and read.bad_rows.count == 0
+    with pytest.raises(RecordsError, match="row 503: field 'options' is 3"):
+        read_records([path], filters=[wanted])
+
+
+@pytest.mark.parametrize(
+    ("data_type", "kind"),
+    [
+        *((text, "video") for text in ("Video", "VIDEO", "videos", " Videos\n", "", None)),
+        *((text, "image") for text in ("Image", "IMAGES", "image ")),
+        *((text, "bad") for text in ("vidio", "text", 3, ["video"], "video/mp4")),
+    ],
+)
+def test_data_types_in_any_case_and_number(tmp_path: Path, data_type: object, kind: str) -> None:
+    path = write_rows(tmp_path / "r.jsonl", [ROW, {**ROW, "problem_id": 2, "data_type": data_type}])
+    read = read_records([path], skip_bad=True)
+    counts = (len(read.records) - 1, read.num_image_rows, read.bad_rows.count)
+    assert counts == tuple(int(kind == name) for name in ("video", "image", "bad"))
+    assert all("row 2: " in line and "data_type" in line for line in read.bad_rows.shown)
+
+
+def test_a_row_with_a_line_feed_cannot_look_like_another_line(tmp_path: Path) -> None:
+    rows = [{**ROW, "problem_type": "x\nerror: all is lost\x1b[2J"}, {**ROW, "problem_type": "y"}]
+    with pytest.raises(RecordsError) as caught:
+        read_records([write_rows(tmp_path / "r.jsonl", rows)])
+    assert len(str(caught.value).splitlines()) == 3 and "\x1b" not in str(caught.value)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strive import variants
-from strive.errors import CacheError, ConfigError, UnknownNameError
+from strive.errors import CacheError, ConfigError, MissingInputError, UnknownNameError
 from strive.seeding import derive_rng
 
 KINDS = sorted(variants.VARIANT_KINDS)
@@ -324,7 +324,7 @@ def test_a_users_own_kind():
         draw(f"{__name__}:out_of_range")
     with pytest.raises(ConfigError, match=r"float64 of shape \(3,\)"):
         draw(f"{__name__}:wrong_shape")
-    with pytest.raises(ConfigError, match="cannot be imported"):
+    with pytest.raises(MissingInputError, match="no module 'no_such_module'"):
         draw("no_such_module:draw")
     with pytest.raises(UnknownNameError, match="did you mean 'importance'"):
         draw("importence")

@@ -15,24 +15,15 @@ have
 To add one, write the function and enter it in `SCORERS`; a user's own is named `module:function`.
 """
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from strive.errors import (
-    ConfigError,
-    MissingInputError,
-    ModelError,
-    ScorerError,
-    StriveError,
-    unknown_name,
-)
+from strive.errors import ModelError, ScorerError, StriveError
+from strive.named import check_name, load_function
 from strive.records import Record
 
 ScorerKind = Literal["similarity", "weight"]
@@ -143,7 +134,8 @@ def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
         ModelError: what the function returned is not a scorer.
         ScorerError: the function raised what is no StriveError.
     """
-    factory = _factory(name)
+    check_scorer_name(name)
+    factory = load_function(f"scorer '{name}'", SCORERS.get(name, name))
     with scorer_faults(name, "while it was made"):
         scorer = factory(request)
     if not isinstance(scorer, (SplitScorer, JointScorer, FrameFreeScorer)):
@@ -179,27 +171,4 @@ def scorer_faults(name: str, when: str) -> Iterator[None]:
 
 def check_scorer_name(name: str) -> None:
     """Refuse a name that cannot be a scorer, before any work is done."""
-    if name not in SCORERS and ":" not in name:
-        raise unknown_name("scorer (--scorer)", name, [*SCORERS, "module:function"])
-
-
-def _factory(name: str) -> Callable[[ScorerRequest], Any]:
-    check_scorer_name(name)
-    module_name, _, function_name = SCORERS.get(name, name).partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a user's own module lies where they call from
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name != missing and not module_name.startswith(f"{missing}."):
-            raise MissingInputError(
-                f"scorer '{name}' imports '{missing}', which is not installed here"
-            ) from error
-        raise MissingInputError(
-            f"scorer '{name}': no module '{module_name}' in the working directory or on PYTHONPATH"
-        ) from None
-    if not callable(getattr(module, function_name, None)):
-        raise ConfigError(f"scorer '{name}': module '{module_name}' has no '{function_name}'")
-    factory: Callable[[ScorerRequest], Any] = getattr(module, function_name)
-    return factory
+    check_name("scorer (--scorer)", name, SCORERS)

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from strive.errors import ConfigError, ModelError
+from strive.files import expanded, file_digest
 from strive.pipeline.scorers import BatchedScorer, ScorerRequest
 
 PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
@@ -159,7 +160,7 @@ def token_ids(tokenizer: Any, question: str) -> list[int]:
 def model_source(request: ScorerRequest, default: str) -> str:
     """Return what to load: an existing folder by its absolute path, else a hub id as it is."""
     name = request.model or default
-    folder = Path(name).expanduser()
+    folder = expanded(Path(name))
     return str(folder.absolute()) if folder.is_dir() else name
 
 
@@ -187,8 +188,7 @@ def files_digest(files: Sequence[Path]) -> str:
     """Hash files by name and content: the same in whatever folder they lie."""
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        digest.update(path.name.encode() + file_digest(path))
     return digest.hexdigest()[:32]
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from strive.errors import DecodeError
 from strive.models.inputs import PromptInputs, VideoFrames, prepare_prompt
 from strive.models.language import language_forward
 from strive.models.loading import Policy, checkpoint_activations
@@ -75,8 +76,12 @@ class GradientScorer:
     ) -> np.ndarray:
         """Return each frame's weight, the mean gradient norm of its pixels: float32 [F].
 
-        A question without a token has no loss: all weights are then 1.
+        Raises:
+            DecodeError: `no_text`: a question without a token has no loss; `too_long`: with the
+                video it does not fit into the policy's context. Both are this question's row.
         """
+        # The question alone first: the frames of one that is too long need no preparing.
+        self._check_length(len(token_ids(self.policy.tokenizer, question)))
         video = VideoFrames(
             frames_KHWC=frames_FHWC,
             pts_seconds_K=np.asarray(pts_seconds_F, np.float64),
@@ -84,13 +89,23 @@ class GradientScorer:
         )
         prompt = prepare_prompt(self.policy, question, video)
         start, end = question_tokens(self.policy, prompt)
+        self._check_length(end)
         if start == end:
-            return np.ones(len(frames_FHWC), np.float32)
+            raise DecodeError("no_text", "the question has no token")
         pixels_ND = prompt.pixel_values.to(self.device).requires_grad_()
         with torch.enable_grad():
             loss = question_loss(self.policy, prompt, pixels_ND)
             (gradient_ND,) = torch.autograd.grad(loss, pixels_ND)
         return self._norms(gradient_ND.float(), prompt, len(frames_FHWC)).cpu().numpy()
+
+    def _check_length(self, num_tokens: int) -> None:
+        context = int(self.policy.config.text_config.max_position_embeddings)
+        if num_tokens > context:
+            raise DecodeError(
+                "too_long",
+                f"the question (with its video) takes {num_tokens:,} tokens, the policy's context "
+                f"holds {context:,}",
+            )
 
     def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
         """Count each question's tokens; none are ever cut off."""

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from strive.errors import ModelError
+from strive.files import expanded, file_digest
 from strive.pipeline.hub import go_offline_if_unreachable
 from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.pipeline.scorers.common import (
@@ -63,7 +64,7 @@ class OpenClipScorer:
         self.model, self.tokenizer = _load(self.model_name, source, weights, tokenizer)
         self.model.to(device=self.device, dtype=DTYPES[self.dtype_name])
         self.files = _files_of(source, weights)
-        self._weights_digest = _file_digest(weights)
+        self._weights_digest = file_digest(weights).hex()[:32]
         self.context_length = int(self.tokenizer.context_length)
         self.pixel_rule = _pixel_rule(self.model)
         scale, bias = self.model.logit_scale, getattr(self.model, "logit_bias", None)
@@ -195,7 +196,7 @@ def _as_folder(model: str) -> Path | None:
     if model.startswith("hf-hub:"):
         return None
     is_path = Path(model).is_dir() or model.startswith((".", "/", "~"))
-    return Path(model).expanduser() if is_path else None
+    return expanded(Path(model)) if is_path else None
 
 
 def _resolve(model: str) -> tuple[str, Path, str]:
@@ -299,11 +300,6 @@ def _files_of(source: str, weights: Path) -> tuple[Path, ...]:
     folder = Path(source.removeprefix("local-dir:"))
     names = ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json")
     return (weights, *(folder / name for name in names if (folder / name).is_file()))
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from strive.cache.commit import (
-    atomic_file,
     commit_json,
     commit_parquet,
     list_parts,
@@ -19,6 +18,7 @@ from strive.cache.commit import (
     read_parts,
 )
 from strive.errors import CacheDamageError, DiskError
+from strive.files import atomic_file
 
 SCHEMA = pa.schema([("x", pa.int64())])
 
@@ -37,7 +37,7 @@ def test_a_killed_write_is_invisible(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from strive.cache.commit import atomic_file
+        from strive.files import atomic_file
         with atomic_file(Path({str(tmp_path)!r}) / "part-1.parquet") as temporary:
             temporary.write_bytes(b"x" * 1000)
             os.kill(os.getpid(), signal.SIGKILL)

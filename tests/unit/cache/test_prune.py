@@ -16,7 +16,7 @@ import pytest
 from cache.conftest import add_frames, add_scorer, encoded
 from strive.cache.audit import cache_info, verify_cache
 from strive.cache.codec import FrameCodec
-from strive.cache.commit import atomic_file, commit_parquet, read_part
+from strive.cache.commit import commit_parquet, read_part
 from strive.cache.embeddings import (
     VideoEmbeddings,
     commit_embeddings,
@@ -38,6 +38,7 @@ from strive.cache.prune import (
 )
 from strive.cache.scores import QuestionScores, ScoreReader, ScoreRow, commit_scores
 from strive.errors import CacheError, UnknownNameError
+from strive.files import atomic_file
 
 HOURS = 3600.0
 

@@ -120,3 +120,12 @@ def test_config_is_frozen_and_round_trips() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.steps = 3  # type: ignore[misc]
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_paths_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("cache: ~/cache\ndata: [~/a.jsonl, b.jsonl]\n")
+    config = load_train_config(["~/mine.yaml"], overrides=["held_out=['~/h.jsonl']"])
+    assert config.cache == tmp_path / "cache"
+    assert config.data == (tmp_path / "a.jsonl", Path("b.jsonl"))
+    assert config.held_out == (tmp_path / "h.jsonl",)

@@ -16,13 +16,13 @@ from strive.evaluate.runner import EvaluateOptions
 from strive.evaluate.samples import (
     Sample,
     append_samples,
-    drop_torn_line,
     grade_sample,
     read_samples,
     rewrite_samples,
 )
 from strive.evaluate.tables import print_comparison, print_results
 from strive.evaluate.versions import model_digest
+from strive.files import drop_torn_line
 
 
 def sample(question_id: str, output: str, *, video: str = "a.mp4", **other: object) -> Sample:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from pipeline.small_policies import KINDS, frames, policy_folder
-from strive.errors import MissingInputError
+from strive.errors import DecodeError, MissingInputError
 from strive.lab.models import lab_model_path
 from strive.models.inputs import VideoFrames, prepare_prompt
 from strive.models.loading import Policy, load_policy
@@ -175,8 +175,29 @@ def test_short_odd_and_hostile_questions_are_defined(case: Case) -> None:
     for question in ("a", "?", "<|im_end|><|video_pad|> which one?", "who\nsaid <think>?"):
         weights = case.scorer.score(frames_FHWC, question, pts_seconds_F=times)
         assert np.isfinite(weights).all() and (weights > 0).all(), question
-    weights = case.scorer.score(frames_FHWC, "", pts_seconds_F=times)
-    np.testing.assert_array_equal(weights, np.ones(3, np.float32))
+    with pytest.raises(DecodeError) as raised:
+        case.scorer.score(frames_FHWC, "", pts_seconds_F=times)
+    assert raised.value.kind == "no_text"
+
+
+def test_a_question_beyond_the_context_is_one_quick_failure(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames_FHWC, times = pool(case, 3)
+    context = case.scorer.policy.config.text_config.max_position_embeddings
+    with monkeypatch.context() as patched:
+        # Frames are not even prepared for a question that is too long by itself.
+        patched.setattr("strive.pipeline.scorers.gradient.prepare_prompt", None)
+        with pytest.raises(DecodeError, match=r"tokens, the policy's context holds") as raised:
+            case.scorer.score(frames_FHWC, "word " * (2 * context), pts_seconds_F=times)
+    assert raised.value.kind == "too_long"
+    # One that fits alone, and does not beside its video.
+    num_tokens = len(case.scorer.policy.tokenizer(QUESTION, add_special_tokens=False)["input_ids"])
+    config = case.scorer.policy.config.text_config
+    monkeypatch.setattr(config, "max_position_embeddings", num_tokens + 1)
+    with pytest.raises(DecodeError) as raised:
+        case.scorer.score(frames_FHWC, QUESTION, pts_seconds_F=times)
+    assert raised.value.kind == "too_long"
 
 
 def test_layers_are_recomputed_and_nothing_drops_out(case: Case) -> None:

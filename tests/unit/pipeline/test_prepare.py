@@ -7,8 +7,9 @@ import pytest
 from pipeline.conftest import clips
 from strive.cache.codec import FrameCodec
 from strive.errors import DecodeError
+from strive.files import content_digest
 from strive.pipeline import prepare
-from strive.pipeline.prepare import PrepareRule, content_digest, prepare_video
+from strive.pipeline.prepare import PrepareRule, prepare_video
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
 

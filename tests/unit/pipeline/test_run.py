@@ -233,18 +233,20 @@ def test_bad_videos_are_rows_and_the_others_are_cached(world: World, tmp_path: P
     assert verify_cache(cache) == []
 
 
-def test_failures_are_remembered_and_retried_on_demand(world: World, tmp_path: Path) -> None:
+def test_failures_are_remembered_until_the_file_changes(world: World, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     good = (world.root / "clip1.mp4").read_bytes()
     (world.root / "clip1.mp4").write_text("not a video")
     (world.root / "clip2.mp4").unlink()
     assert precompute(world.options(cache)).failed_by_error == {"not_a_video": 1, "missing": 1}
-    (world.root / "clip1.mp4").write_bytes(good)
     (world.root / "clip2.mp4").write_bytes(good)
-    # A missing file costs nothing to look for again; a broken one is tried when asked to.
+    # A missing file costs nothing to look for again; a broken one is tried when it has changed.
     again = precompute(world.options(cache))
     assert (again.failed_by_error, again.num_decoded, again.num_ok) == ({"not_a_video": 1}, 1, 3)
-    retried = precompute(world.options(cache, retry_failed=True))
+    assert precompute(world.options(cache)).nothing_to_do
+    assert not precompute(world.options(cache, retry_failed=True)).nothing_to_do
+    (world.root / "clip1.mp4").write_bytes(good)
+    retried = precompute(world.options(cache))
     assert (retried.failed_by_error, retried.num_decoded, retried.num_ok) == ({}, 1, 4)
     assert read_failures(open_cache(cache)) == []
     assert precompute(world.options(cache)).nothing_to_do
@@ -256,8 +258,9 @@ def test_a_scorer_that_fails_on_a_video_leaves_a_row(world: World, tmp_path: Pat
     summary = precompute(options)
     assert summary.failed_by_error == {"nonfinite": 1}
     assert len(scores_of(cache)) == 6
-    (failure,) = read_failures(open_cache(cache))
-    assert (failure.video_id, failure.stage) == ("clip3.mp4", "score")
+    failures = read_failures(open_cache(cache))
+    assert {(row.video_id, row.stage) for row in failures} == {("clip3.mp4", "score")}
+    assert sorted(str(row.question_id) for row in failures) == ["6", "7"]
     assert precompute(options).failed_by_error == {"nonfinite": 1}
     assert precompute(options).nothing_to_do
 
@@ -298,7 +301,7 @@ def test_a_video_fails_once_whatever_fails_on_it(world: World, tmp_path: Path) -
     summary = precompute(options)
     assert (summary.num_failed, summary.num_ok) == (4, 0)
     assert summary.failed_by_error == {"nonfinite": 4}
-    assert len(read_failures(open_cache(cache))) == 1 + 4
+    assert len(read_failures(open_cache(cache))) == 2 + 8  # a row for each question and scorer
     assert precompute(options).num_failed == 4  # remembered
 
 

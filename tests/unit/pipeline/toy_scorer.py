@@ -114,3 +114,20 @@ class RaisesOnShort(Toy):
 
 def make_raising(request: ScorerRequest) -> RaisesOnShort:
     return RaisesOnShort()
+
+
+class Picky(Toy):
+    """Can embed no question that begins with `nan`."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "picky"}
+
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        assert all(text.strip() for text in questions)
+        values = super().embed_questions(questions)
+        values[[text.startswith("nan") for text in questions]] = np.nan
+        return values
+
+
+def make_picky(request: ScorerRequest) -> Picky:
+    return Picky()

@@ -12,7 +12,8 @@ import pytest
 
 from strive.cache.codec import FrameCodec
 from strive.errors import DecodeError
-from strive.pipeline.prepare import PrepareRule, content_digest, prepare_video
+from strive.files import content_digest
+from strive.pipeline.prepare import PrepareRule, prepare_video
 from strive.video import repair
 from strive.video.decode import AUTO_ORDER, decode_frames
 from strive.video.frame_plan import FramePlan

@@ -1,0 +1,176 @@
+"""What everything does with files: whole or not at all, lines that a kill cuts, digests, `~`."""
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from strive.errors import DiskError
+
+PathOrText = TypeVar("PathOrText", str, Path)
+TEMPORARY_PREFIX = ".tmp-"
+_BLOCK_BYTES = 1 << 20
+_NO_ROOM = "free some space and run the same command again"
+_REASONS = {
+    errno.ENOSPC: f"the disk is full; {_NO_ROOM}",
+    errno.EDQUOT: f"the disk quota is used up; {_NO_ROOM}",
+    errno.EROFS: "the file system is read-only; choose another folder with {knob}",
+    errno.EACCES: "no permission to write there; choose another folder with {knob}",
+    errno.EPERM: "no permission to write there; choose another folder with {knob}",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another folder with {knob}",
+    errno.EEXIST: "a file stands where a folder is needed; choose another folder with {knob}",
+    errno.EFBIG: "the file is larger than this system allows; use --frame-codec jpeg",
+}
+
+
+def expanded(path: PathOrText) -> PathOrText:
+    """Return a path with a leading `~` or `~name` replaced by that home, if there is one."""
+    try:
+        return type(path)(Path(path).expanduser()) if str(path).startswith("~") else path
+    except RuntimeError:  # no such user: a file may have that name
+        return path
+
+
+# --- whole or not at all -------------------------------------------------------------------------
+
+
+def disk_error(path: Path, error: OSError, knob: str = "--cache") -> DiskError:
+    """Turn an `OSError` from writing `path` into one clear line; `knob` chooses another folder."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error)).format(knob=knob)
+    return DiskError(f"cannot write {path}: {reason}; what was committed before is intact")
+
+
+@contextmanager
+def atomic_file(
+    path: Path, *, temporary: Path | None = None, knob: str = "--cache"
+) -> Iterator[Path]:
+    """Give a temporary path to write; on success it is fsynced and renamed to `path`.
+
+    It lies in the same folder, under a hidden name of its own where none is given.
+
+    Raises:
+        DiskError: writing failed; nothing under the final name has changed.
+    """
+    hidden = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    temporary = temporary or path.parent / hidden
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+        except OSError as error:
+            if isinstance(error, DiskError):
+                raise
+            raise disk_error(path, error, knob) from error
+    finally:
+        _remove_if_there(temporary)
+
+
+def write_atomically(
+    path: Path, text: str, *, temporary: Path | None = None, knob: str = "--cache"
+) -> None:
+    """Replace a file of text as a whole.
+
+    Raises:
+        DiskError: as `atomic_file`.
+    """
+    with atomic_file(path, temporary=temporary, knob=knob) as place:
+        place.write_text(text, encoding="utf-8")
+
+
+def _remove_if_there(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        # A folder that never came to be, or a disk that turned read-only: the write itself has
+        # already raised, and the hidden temporary name is invisible to readers.
+        if error.errno not in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+            raise
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- files of lines, whose last one a kill can cut off -------------------------------------------
+
+
+def append_text(path: Path, text: str, *, sync: bool, knob: str) -> None:
+    """Append whole lines; with `sync` they are on the disk afterwards.
+
+    Raises:
+        DiskError: the disk refused; what was appended before is intact.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            if sync:
+                os.fsync(out.fileno())
+    except OSError as error:
+        raise disk_error(path, error, knob) from error
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file with their ends; a last one without an end is left out."""
+    with path.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a last line that a killed run left unfinished, so that appending stays line by line."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as out:
+            out.truncate(content.rfind(b"\n") + 1)
+
+
+# --- what a file is known by ---------------------------------------------------------------------
+
+
+def modified_ns(status: os.stat_result) -> int:
+    """Return a file's time of modification in nanoseconds since 1970, as 64 bits with a sign.
+
+    A time outside the years 1678 to 2261 wraps around: it is only ever compared with another, and
+    two that differ stay different.
+    """
+    return (status.st_mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def content_digest(path: Path) -> tuple[int, str]:
+    """Return a file's size in bytes and a digest of all of them.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            size += len(block)
+            digest.update(block)
+    return size, digest.hexdigest()
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> bytes:
+    """Return a digest of a file's bytes by one of hashlib's algorithms.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).digest()
