@@ -119,6 +119,7 @@ def test_what_is_carried_is_pinned() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_all_of_it_on_a_cpu(bare: dict[str, str], tmp_path: Path) -> None:
     ensure_lab(Workspace(tmp_path), num_clips=5, seed=0)
     precompute = ["precompute", "--scorer", "siglip2", "--workspace", str(tmp_path)]
@@ -126,7 +127,7 @@ def test_all_of_it_on_a_cpu(bare: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     call = [sys.executable, "-m", "bench.gpu_check", "--tiny", "--workspace", str(tmp_path)]
     done = subprocess.run(
-        [*call, "--out", str(out)], env=bare, cwd=ROOT, capture_output=True, text=True, timeout=280
+        [*call, "--out", str(out)], env=bare, cwd=ROOT, capture_output=True, text=True, timeout=800
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + (out / "gpu_check.md").read_text()
