@@ -78,7 +78,7 @@ def decode_whole(source: VideoSource) -> VideoSource:
         notes.append("late_start")
     if is_mended:
         notes.append("times_mended")
-    if pts_N is not None and has_gaps(pts_N, source.container) and "gaps" not in notes:
+    if pts_N is not None and has_gaps(pts_N, source.container):
         notes.append("gaps")
     if not is_exact:
         notes.append("turned_by_an_odd_angle")
@@ -96,7 +96,7 @@ def decode_whole(source: VideoSource) -> VideoSource:
         fps=fps,
         duration_seconds=duration,
         orientation=orientation_number,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),  # the packets may have told some
         is_damaged_N=is_damaged_N[: len(shown)],
         has_damage=any(lead_end <= bad < end for bad in bad_packets),
     )
