@@ -21,7 +21,7 @@ from strive.errors import StriveError
 from strive.files import expanded
 from strive.terminal import one_line, prepare_streams, say
 
-_WrongCall: Any = typer.BadParameter.__base__  # the parser's base of wrong options and arguments
+_WrongCall: Any = typer.BadParameter.__mro__[2]  # the parser's base of all wrong calls
 
 # What the disk or a path that the user gave can be blamed for; anything else is a fault of ours.
 DISK_ERRORS = frozenset(

@@ -167,10 +167,13 @@ class VariantReader:
             return records
         unscored = [record for record in records if record.question_id not in self.scores]
         if unscored and not self.config.skip_unscored:
+            ids = {record.question_id for record in unscored}
+            failed = {row.question_id for row in read_failures(self.layout)} & ids
+            why = f"; {len(failed)} of them failed: strive-cli cache failures" * bool(failed)
             raise CacheError(
                 f"{len(unscored)} of {len(records)} questions have no '{self.scores.name}' scores "
-                f"(first: '{unscored[0].question_id}'); make them with {self._command()}, or set "
-                "skip_unscored=true"
+                f"(first: '{unscored[0].question_id}'{why}); make them with {self._command()}, or "
+                "set skip_unscored=true"
             )
         self.num_unscored = len(unscored)
         return [record for record in records if record.question_id in self.scores]

@@ -180,6 +180,7 @@ def _make_bar(count: _Count) -> Any:
         PaceColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=make_console(stderr=True),
+        transient=True,  # what it has counted is in the result that follows
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 from strive.errors import OutsideRootError
@@ -36,17 +37,29 @@ def locate_video(video_root: Path, video_id: str) -> Path:
     found = Path(path.anchor) if path.is_absolute() else Path()
     for part in path.relative_to(found).parts:
         if part != ".." and not part.isascii() and not _exists(found / part):
-            wanted = unicodedata.normalize("NFC", part)
             try:
-                names = [entry.name for entry in found.iterdir()]
+                names = _names_by_form(found, found.stat().st_mtime_ns)
             except (OSError, ValueError):
                 return path
-            same = [name for name in names if unicodedata.normalize("NFC", name) == wanted]
+            same = names.get(unicodedata.normalize("NFC", part), ())
             if len(same) != 1:
                 return path
             part = same[0]
         found = found / part
     return found
+
+
+@lru_cache(maxsize=8)
+def _names_by_form(folder: Path, modified_ns: int) -> dict[str, list[str]]:
+    """Return a folder's names with accents by their composed form.
+
+    Kept while the folder stays as it is: of 100,000 videos that are not there, each would list it.
+    """
+    names: dict[str, list[str]] = {}
+    for entry in os.scandir(folder):
+        if not entry.name.isascii():
+            names.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.name)
+    return names
 
 
 def resolves_into_blobs(path: Path) -> bool:

@@ -195,7 +195,7 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
     table = facts_table(f"Cache {escape(str(info.root))}")
     table.add_row("questions", f"{info.num_questions}")
     failed = ", ".join(f"{count} {name}" for name, count in sorted(info.failed_by_error.items()))
-    table.add_row("failures", escape(failed) or "none")
+    table.add_row("failures", f"{escape(failed)}: strive-cli cache failures" if failed else "none")
     left = "none"
     if info.num_orphan_files:
         left = (

@@ -241,6 +241,16 @@ def print_quality(report: "QualityReport", console: "Console") -> None:
         lines.append(f"{report.num_unknown_ids} ids of the spans file are not in the cache")
     for line in lines:
         console.print(line, style="dim", markup=False)
+    for row in report.rows:
+        auc = row.measures["auc"]
+        # By more than two standard errors: an AUC near one half is only uninformative.
+        if row.group == ALL and auc.value + 2 * auc.standard_error < 0.5:
+            console.print(
+                f"below chance: {_label(report, row)} scores frames of the evidence lower than "
+                "others, so that training would avoid them",
+                style="yellow",
+                markup=False,
+            )
 
 
 # --- Markdown -----------------------------------------------------------------------------------

@@ -76,8 +76,7 @@ def select_records(options: PrecomputeOptions) -> Asked:
     sample_ids, num_image_rows = None, read.num_image_rows
     if options.for_config is not None:
         held_out = read_records(options.held_out, skip_bad=options.skip_bad_records)
-        for line in held_out.bad_rows.shown:
-            bad_rows.add(RecordsError(line))
+        bad_rows.count += held_out.bad_rows.count
         records = _as_a_run_reads(options, records, held_out.records)
         num_image_rows += held_out.num_image_rows
         sample_ids = tuple(record.question_id for record in records)

@@ -1,12 +1,15 @@
 """Scorer quality on a cache whose every number can be written down by hand."""
 
+import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
@@ -187,10 +190,6 @@ def test_the_page_keeps_what_is_around_the_table(cache: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table_fits_the_terminal(cache: Path, width: int) -> None:
-    import io
-
-    from rich.console import Console
-
     report = score_quality(cache, by="data_source")
     console = Console(width=width, record=True, file=io.StringIO())
     print_quality(report, console)
@@ -212,3 +211,14 @@ def test_no_model_is_loaded(cache: Path) -> None:
     report = json.loads(done.stdout)
     assert [row["scorer"] for row in report["rows"]] == ["good", "norms"]
     assert report["rows"][0]["measures"]["auc"]["value"] == 0.5
+
+
+@pytest.mark.parametrize(("auc", "is_below"), [(0.31, True), (0.45, False), (0.7, False)])
+def test_scores_below_chance_have_a_remark(cache: Path, auc: float, is_below: bool) -> None:
+    report = score_quality(cache)
+    row = report.rows[0]
+    measure = replace(row.measures["auc"], value=auc, standard_error=0.05)
+    rows = (replace(row, measures={**row.measures, "auc": measure}), *report.rows[1:])
+    console = Console(width=160, record=True, file=io.StringIO())
+    print_quality(replace(report, rows=rows), console)
+    assert (f"below chance: {row.scorer} " in console.export_text()) == is_below
