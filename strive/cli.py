@@ -118,7 +118,7 @@ def main() -> None:
     except _WrongCall as error:
         # Without a word where the help, which was asked for by an empty call, has been shown.
         if message := error.format_message():
-            say(f"error: {one_line(message)}")
+            say(f"error: {one_line(message.replace('Value error, ', '', 1))}")
         sys.exit(error.exit_code)
     except typer.Abort:
         say("aborted")
