@@ -31,6 +31,8 @@ INDEX_CODECS = frozenset(
         *("prores", "dnxhd", "png", "rawvideo"),
     )
 )
+# Of these a packet may hold no picture of its own.
+_HIDING_CODECS = frozenset(("vp8", "mpeg4"))
 NUM_CHECKED_PACKETS = 64
 # A picture is stored a few places from where it is shown; far from there, stamps fall.
 _MAX_DISPLACEMENT = 64
@@ -103,7 +105,7 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
     with open_container(path) as opened:
         stream = video_stream(opened, path.name)
         container = opened.format.name.split(",")[0]
-        packets = _Packets(opened, stream, container)
+        packets = _Packets(opened, stream, container, stream.codec_context.name)
         packets.read()
         if not packets.num_packets:
             raise DecodeError("no_frames", f"{path.name} has a video stream without frames")
@@ -181,6 +183,7 @@ class _Packets:
     opened: av.container.InputContainer
     stream: av.VideoStream
     container: str
+    codec: str
     pts: list[int] = field(default_factory=list)
     dts: list[int] = field(default_factory=list)
     is_keyframe: list[bool] = field(default_factory=list)
@@ -197,24 +200,26 @@ class _Packets:
     def read(self) -> None:
         """Read all packets and decode the first of them."""
         context = self.stream.codec_context
+        # What pictures look like is no matter in the check.
+        context.options = {**context.options, "skip_loop_filter": "all", "skip_idct": "all"}
         self.is_odd = (
-            context.name not in INDEX_CODECS
+            self.codec not in INDEX_CODECS
             or getattr(context, "field_order", 0) not in _PROGRESSIVE_OR_UNKNOWN
         )
         streams = () if self.container in _STATED_BY_CONTAINER else (self.stream,)
-        checks_until = None
-        # The clock of a stream may start at any time; elsewhere lengths count from zero.
-        begins: list[float] = [] if self.container in STREAMS_OF_PACKETS else [0.0]
-        ends: list[float] = list(begins)
+        own, checks_until = self.stream.index, None
+        reached: dict[int, tuple[int, int]] = {}  # by stream: first and last tick
+        ticks = {stream.index: stream.time_base for stream in self.opened.streams}
         try:
             for packet in packets_of(self.opened, *streams):
-                tick = packet.time_base
-                if packet.pts is not None and tick is not None and not packet.is_corrupt:
-                    begins.append(float(packet.pts * tick))
-                    ends.append(float((packet.pts + (packet.duration or 0)) * tick))
-                if packet.stream.index != self.stream.index:
+                index, pts = packet.stream_index, packet.pts
+                if pts is not None and not packet.is_corrupt:
+                    first, last = reached.get(index, (pts, pts))
+                    end = pts + (packet.duration or 0)
+                    reached[index] = (min(first, pts), max(last, end))
+                if index != own:
                     continue
-                self._take(packet)
+                self._take(packet, pts)
                 if checks_until is None and packet.is_keyframe:
                     checks_until = self.num_packets + NUM_CHECKED_PACKETS
                 if not self.is_odd and (checks_until is None or self.num_packets < checks_until):
@@ -223,35 +228,42 @@ class _Packets:
                 self._check(None)
         except av.error.FFmpegError:
             self.is_odd = True  # the file cannot be read on: players end here
-        self.reached_seconds = max(ends, default=0.0) - min(begins, default=0.0)
+        # The clock of a stream may start at any time; elsewhere lengths count from zero.
+        bounds = [] if self.container in STREAMS_OF_PACKETS else [0.0]
+        for index, ends in reached.items():
+            bounds += [float(end * (ticks.get(index) or 0)) for end in ends]
+        self.reached_seconds = max(bounds, default=0.0) - min(bounds, default=0.0)
 
-    def _take(self, packet: av.Packet) -> None:
+    def _take(self, packet: av.Packet, pts: int | None) -> None:
         self.num_packets += 1
-        self.byte_positions.append(-1 if packet.pos is None else packet.pos)
+        if self.container == "matroska":
+            self.byte_positions.append(-1 if packet.pos is None else packet.pos)
         if packet.is_corrupt or packet.has_sidedata("new_extradata"):
             self.is_odd = True
         if packet.is_discard:  # outside the edit list: decoded by players, never shown
             return
-        if not self.num_shown and not packet.is_keyframe and self.num_packets == 1:
+        is_keyframe, dts = packet.is_keyframe, packet.dts
+        if self.num_packets == 1 and not is_keyframe:
             self.begins_with_keyframe = False
         self.num_shown += 1
-        if packet.pts is None or self._is_hidden(packet):
+        if pts is None or (self.codec in _HIDING_CODECS and self._is_hidden(packet)):
             self.is_odd = True
             return
-        if packet.dts is not None:
-            if packet.dts < self.last_dts:
-                self.is_odd = True  # its clock was set back
-            self.last_dts = packet.dts
-        self.pts.append(packet.pts)
-        self.dts.append(packet.pts if packet.dts is None else packet.dts)
-        self.is_keyframe.append(packet.is_keyframe)
+        if dts is None:
+            dts = pts
+        elif dts < self.last_dts:
+            self.is_odd = True  # its clock was set back
+        else:
+            self.last_dts = dts
+        self.pts.append(pts)
+        self.dts.append(dts)
+        self.is_keyframe.append(is_keyframe)
 
     def _is_hidden(self, packet: av.Packet) -> bool:
         """Whether a packet shows no picture of its own, by what the codec says in its bytes."""
-        codec = self.stream.codec_context.name
-        if codec == "vp8":
+        if self.codec == "vp8":
             return not memoryview(packet)[0] & 0x10  # show_frame
-        return codec == "mpeg4" and self.container == "avi" and packet.size <= _MAX_NOT_CODED_BYTES
+        return self.container == "avi" and packet.size <= _MAX_NOT_CODED_BYTES
 
     def _check(self, packet: av.Packet | None) -> None:
         try:

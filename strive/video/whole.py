@@ -98,7 +98,8 @@ def decode_whole(source: VideoSource) -> VideoSource:
         orientation=orientation_number,
         notes=tuple(dict.fromkeys(notes)),  # the packets may have told some
         is_damaged_N=is_damaged_N[: len(shown)],
-        has_damage=any(lead_end <= bad < end for bad in bad_packets),
+        has_damage=bool(is_damaged_N[: len(shown)].any())
+        or any(lead_end <= bad < end for bad in bad_packets),
     )
 
 
