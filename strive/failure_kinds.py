@@ -39,7 +39,7 @@ FAILURE_KINDS: dict[str, FailureKind] = {
     # --- the file is no video that is taken
     "empty_file": FailureKind("the file has no bytes", _OTHER_COPY),
     "not_a_video": FailureKind(
-        "it does not begin like any container of videos that is taken", _REPAIR
+        "it is no container of videos that is taken (docs/files.md)", _REPAIR
     ),
     "playlist": FailureKind(
         "it is a list that may name other files or addresses, which are never followed",
@@ -58,8 +58,17 @@ FAILURE_KINDS: dict[str, FailureKind] = {
         "make a smaller copy (ffmpeg -i FILE -vf scale=1920:-2 COPY)",
     ),
     # --- the file is damaged or not whole
-    "truncated": FailureKind("it ends before what it says it holds", _REPAIR),
-    "damaged": FailureKind("a part of it that is needed is damaged", _REPAIR),
+    "incomplete": FailureKind(
+        "it ends long before what its header states, and bytes are short",
+        "get the file anew; or --max-missing any --retry-failed takes what is there",
+    ),
+    "truncated": FailureKind(
+        "it ended before what it says it holds, to an earlier version", _REPAIR
+    ),
+    "damaged": FailureKind(
+        "a picture that is wanted is damaged, or builds on one that is",
+        "get the file anew; or --allow-damaged --retry-failed takes what players show",
+    ),
     "undecodable": FailureKind("no decoder opens it", _REPAIR),
     "frames_missing": FailureKind("frames that it lists do not come out of it", _REPAIR),
     "frame_count": FailureKind(
