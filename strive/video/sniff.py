@@ -11,6 +11,7 @@ from pathlib import Path
 from strive.errors import DecodeError
 
 _HEAD_BYTES = 4096
+_PROBED_BYTES = 1 << 20  # FFmpeg looks no further for what a file is
 _PLAYLIST_PREFIXES = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"#EXTINF")
 # DASH and Smooth Streaming are recognised by FFmpeg anywhere in the probed head.
 _MANIFEST_MARKS = (b"<mpd", b"<smoothstreamingmedia", b"<asx", b"<smil")
@@ -30,7 +31,8 @@ def check_first_bytes(path: Path) -> None:
     head = _first_bytes(path)
     if not head:
         raise DecodeError("empty_file", f"{path} has no bytes")
-    lowered = head.lower()
+    # In text, FFmpeg finds a manifest however far behind the beginning; a NUL ends the text.
+    lowered = max(head[:_HEAD_BYTES], head.partition(b"\0")[0], key=len).lower()
     stripped = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if stripped.startswith(_PLAYLIST_PREFIXES) or any(mark in lowered for mark in _MANIFEST_MARKS):
         raise DecodeError(
@@ -63,7 +65,7 @@ def _first_bytes(path: Path) -> bytes:
         raise DecodeError("not_a_video", f"{path} is not a regular file")
     try:
         with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
+            return file.read(_PROBED_BYTES)
     except OSError as error:
         raise DecodeError("unreadable", f"{path}: {error.strerror}") from None
 

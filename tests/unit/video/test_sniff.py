@@ -27,3 +27,15 @@ def test_others_are_refused(media: Path, name: str, kind: str) -> None:
     with pytest.raises(DecodeError) as caught:
         check_first_bytes(media / name)
     assert caught.value.kind == kind
+
+
+def test_a_manifest_far_behind_the_beginning_is_found(media: Path, tmp_path: Path) -> None:
+    stream = (media / "stream.ts").read_bytes()
+    for text in (b"x" * 9000 + b"<MPD xmlns='x'>", b"y" * 5000 + b"<SmoothStreamingMedia "):
+        path = tmp_path / "two_faces.ts"
+        path.write_bytes(text + stream)
+        with pytest.raises(DecodeError) as caught:
+            check_first_bytes(path)
+        assert caught.value.kind == "playlist"
+    path.write_bytes(stream + b"<MPD ")  # behind a NUL nobody looks for it
+    check_first_bytes(path)
