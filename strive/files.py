@@ -155,8 +155,11 @@ def content_digest(path: Path) -> tuple[int, str]:
     """Return a file's size in bytes and a digest of all of them.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no regular file: a pipe would be waited for, and a device
+            may never end.
     """
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     digest = hashlib.blake2b(digest_size=16)
     size = 0
     with path.open("rb") as file:

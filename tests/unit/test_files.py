@@ -1,6 +1,7 @@
 """What everything does with files."""
 
 import hashlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,3 +88,10 @@ def test_digests_are_of_all_bytes(tmp_path: Path) -> None:
     assert size == 1_280_000
     assert digest == hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     assert file_digest(path).hex() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_pipe_has_no_digest(tmp_path: Path) -> None:
+    """It would be waited for without end."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(OSError, match="not a regular file"):
+        content_digest(tmp_path / "pipe.mp4")
