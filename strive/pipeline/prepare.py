@@ -18,6 +18,9 @@ from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.worker import Job
 from strive.video_paths import resolve_video, resolves_into_blobs
 
+MOST_DIGESTED_BYTES = 2**28
+"""Of a failed file: 0.3 s of reading. A sparse file says terabytes that nobody wrote."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrepareRule:
@@ -131,12 +134,18 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _naming_file(path: Path, stamp: tuple[int, int] | None) -> Iterator[None]:
-    """Note on a failure which file it was, by its stamp from before and its digest."""
+    """Note on a failure which file it was, by its stamp from before and, of no large file, its
+    digest: with one, a time stamp alone is no reason to try it again.
+    """
     try:
         yield
     except DecodeError as error:
-        with suppress(OSError):
-            error.known_as = stamp and (*stamp, content_digest(path)[1])
+        if stamp is not None:
+            digest = None
+            with suppress(OSError):
+                if stamp[0] <= MOST_DIGESTED_BYTES:
+                    digest = content_digest(path)[1]
+            error.known_as = (*stamp, digest)
         raise
 
 
