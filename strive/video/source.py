@@ -33,7 +33,10 @@ INDEX_CODECS = frozenset(
 )
 # Of these a packet may hold no picture of its own.
 _HIDING_CODECS = frozenset(("vp8", "mpeg4"))
-NUM_CHECKED_PACKETS = 64
+# How many packets are decoded to see that they tell the pictures: as many as this number of pixels
+# (64 pictures of 640x360) but no fewer and no more than these. Large pictures are dear to decode.
+MAX_CHECKED_PIXELS = 64 * 640 * 360
+NUM_CHECKED_PACKETS = (16, 64)
 # A picture is stored a few places from where it is shown; far from there, stamps fall.
 _MAX_DISPLACEMENT = 64
 STREAMS_OF_PACKETS = ("mpegts", "mpeg")  # transport and program streams
@@ -206,22 +209,28 @@ class _Packets:
             self.codec not in INDEX_CODECS
             or getattr(context, "field_order", 0) not in _PROGRESSIVE_OR_UNKNOWN
         )
+        pixels = max(context.width * context.height, 1)
+        num_checked = int(np.clip(MAX_CHECKED_PIXELS // pixels, *NUM_CHECKED_PACKETS))
         streams = () if self.container in _STATED_BY_CONTAINER else (self.stream,)
         own, checks_until = self.stream.index, None
         reached: dict[int, tuple[int, int]] = {}  # by stream: first and last tick
         ticks = {stream.index: stream.time_base for stream in self.opened.streams}
         try:
             for packet in packets_of(self.opened, *streams):
-                index, pts = packet.stream_index, packet.pts
+                pts, index = packet.pts, packet.stream_index
                 if pts is not None and not packet.is_corrupt:
-                    first, last = reached.get(index, (pts, pts))
+                    # This runs for every packet of a file: no call that it can do without.
                     end = pts + (packet.duration or 0)
-                    reached[index] = (min(first, pts), max(last, end))
+                    bounds = reached.get(index)
+                    if bounds is None:
+                        reached[index] = (pts, end)
+                    elif end > bounds[1] or pts < bounds[0]:
+                        reached[index] = (min(bounds[0], pts), max(bounds[1], end))
                 if index != own:
                     continue
                 self._take(packet, pts)
                 if checks_until is None and packet.is_keyframe:
-                    checks_until = self.num_packets + NUM_CHECKED_PACKETS
+                    checks_until = self.num_packets + num_checked
                 if not self.is_odd and (checks_until is None or self.num_packets < checks_until):
                     self._check(packet)
             if not self.is_odd and (checks_until is None or self.num_packets < checks_until):
@@ -229,20 +238,20 @@ class _Packets:
         except av.error.FFmpegError:
             self.is_odd = True  # the file cannot be read on: players end here
         # The clock of a stream may start at any time; elsewhere lengths count from zero.
-        bounds = [] if self.container in STREAMS_OF_PACKETS else [0.0]
+        bounds_seconds = [] if self.container in STREAMS_OF_PACKETS else [0.0]
         for index, ends in reached.items():
-            bounds += [float(end * (ticks.get(index) or 0)) for end in ends]
-        self.reached_seconds = max(bounds, default=0.0) - min(bounds, default=0.0)
+            bounds_seconds += [float(end * (ticks.get(index) or 0)) for end in ends]
+        self.reached_seconds = max(bounds_seconds, default=0.0) - min(bounds_seconds, default=0.0)
 
     def _take(self, packet: av.Packet, pts: int | None) -> None:
         self.num_packets += 1
         if self.container == "matroska":
             self.byte_positions.append(-1 if packet.pos is None else packet.pos)
-        if packet.is_corrupt or packet.has_sidedata("new_extradata"):
+        is_keyframe, dts = packet.is_keyframe, packet.dts
+        if packet.is_corrupt or (is_keyframe and packet.has_sidedata("new_extradata")):
             self.is_odd = True
         if packet.is_discard:  # outside the edit list: decoded by players, never shown
             return
-        is_keyframe, dts = packet.is_keyframe, packet.dts
         if self.num_packets == 1 and not is_keyframe:
             self.begins_with_keyframe = False
         self.num_shown += 1
