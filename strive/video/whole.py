@@ -195,6 +195,8 @@ def _pictures(
                 parts: Sequence[av.Packet | None] = (packet,)
                 if sei_filter is not None and packet is not None:
                     parts = sei_filter.filter(packet)
+                    if not parts:
+                        bad.add(number)  # nothing in it was readable as units
                 for part in parts:
                     for picture in context.decode(part):
                         came_from = picture.opaque
