@@ -19,8 +19,8 @@ from strive.errors import DecodeError
 from strive.video import orientation
 from strive.video.ebml import damaged_ranges
 from strive.video.frame_plan import SourceFacts
-from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, check_length
-from strive.video.opened import open_container, packets_of, video_stream
+from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, breaks_off, check_length
+from strive.video.opened import Cropping, open_container, packets_of, stated_cropping, video_stream
 from strive.video.sniff import check_first_bytes
 
 # Codecs with one packet a picture, of which tests show, picture for picture, that what is saved in
@@ -72,12 +72,14 @@ class VideoSource:
     duration_seconds: float
     way: str = "index"
     orientation: int = orientation.AS_STORED
+    cropping: Cropping | None = None
     notes: tuple[str, ...] = ()
     num_packets: int = 0
     reached_seconds: float = 0.0
     stated_fps: float = 0.0
     begins_with_keyframe: bool = True
     damaged_bytes: tuple[tuple[int, int], ...] = ()
+    lacks_end: bool = False
     is_damaged_N: np.ndarray | None = None
     has_damage: bool = False
 
@@ -122,7 +124,11 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             notes.append("one_picture")
         if stream.sample_aspect_ratio not in (None, 0, 1):
             notes.append("anamorphic")
-        order = packets.in_display_order(tick)
+        broken, lacks_end = breaks_off(path, stream.id) if container == "mpegts" else (False, False)
+        if broken:
+            notes.append("ends_abruptly")
+        lacks_end = lacks_end and packets.num_shown > 1
+        order = packets.in_display_order(tick, lacks_end=lacks_end)
         way = "index" if order is not None and not packets.touch(damaged_bytes) else "decode"
         if order is None:
             empty = np.zeros(0, np.int64)
@@ -150,12 +156,14 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             duration_seconds=duration,
             way=way,
             orientation=number,
+            cropping=stated_cropping(opened, stream),
             notes=tuple(notes),
             num_packets=packets.num_packets,
             reached_seconds=packets.reached_seconds,
             stated_fps=stated_fps,
             begins_with_keyframe=packets.begins_with_keyframe,
             damaged_bytes=damaged_bytes,
+            lacks_end=lacks_end,
         )
 
 
@@ -290,8 +298,11 @@ class _Packets:
             for position in self.byte_positions
         )
 
-    def in_display_order(self, tick: Fraction) -> _Order | None:
-        """Sort the shown packets by stamp; None where they do not tell the pictures."""
+    def in_display_order(self, tick: Fraction, *, lacks_end: bool) -> _Order | None:
+        """Sort the shown packets by stamp; None where they do not tell the pictures.
+
+        A stream whose last picture lacks its end is over before that is shown.
+        """
         # AVI numbers its frames as they are stored, which says nothing where B-frames reorder them.
         context = self.stream.codec_context
         is_reordered = self.container == "avi" and context.name in ("h264", "hevc")
@@ -299,9 +310,12 @@ class _Packets:
             return None
         pts_P, dts_P = np.asarray(self.pts, np.int64), np.asarray(self.dts, np.int64)
         is_keyframe_P = np.asarray(self.is_keyframe, bool)
+        if lacks_end:
+            kept = pts_P < pts_P[-1]
+            pts_P, dts_P, is_keyframe_P = pts_P[kept], dts_P[kept], is_keyframe_P[kept]
+        if not len(pts_P) or not (self.begins_with_keyframe or is_keyframe_P.any()):
+            return None
         if not self.begins_with_keyframe:
-            if not is_keyframe_P.any():
-                return None
             # What lies or is shown before the first keyframe cannot be decoded.
             first = int(np.argmax(is_keyframe_P))
             kept = (np.arange(len(pts_P)) >= first) & (pts_P >= pts_P[first])
@@ -317,7 +331,8 @@ class _Packets:
         longest = steps.max(initial=0) * float(tick)
         if self.container in STREAMS_OF_PACKETS and longest > MAX_STEP_SECONDS:
             return None
-        if self.checked != pts_N[: len(self.checked)].tolist() or not self.checked:
+        checked = self.checked[: len(pts_N)] if lacks_end else self.checked
+        if checked != pts_N[: len(checked)].tolist() or not checked:
             return None
         keyframes_K = np.flatnonzero(is_keyframe_P[stored_N])
         # Matroska indexes its keyframes by presentation stamps; the others search decode stamps.
