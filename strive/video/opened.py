@@ -4,11 +4,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import av.container
 import av.error
 import av.logging
+from av.codec.context import Flags
+from av.sidedata import sidedata
 from av.stream import Disposition
 
 from strive.errors import DecodeError
@@ -17,6 +20,17 @@ from strive.video.sniff import IMAGE_ROWS, begins_like_a_video
 
 # FFmpeg's own messages would go to the terminal past the progress bar; errors come as exceptions.
 av.logging.set_level(av.logging.PANIC)
+
+
+def _unknown_side_data(cls: type[sidedata.Type], value: Any) -> sidedata.Type:
+    member = object.__new__(cls)
+    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    return member
+
+
+# Side data of a kind that PyAV has no name for (EXIF of JPEG) would else keep a picture from being
+# asked for any: not even for the matrix that turns it.
+sidedata.Type._missing_ = classmethod(_unknown_side_data)  # type: ignore[assignment]
 
 MAX_SOURCE_PIXELS = 8192 * 8192
 # No network, no playlists, no data: URLs; file is the only protocol that may be opened, by none but
@@ -89,6 +103,7 @@ def video_stream(opened: av.container.InputContainer, name: str) -> av.VideoStre
     # so that `skip_frame` applies to the packet for which it was set.
     context.thread_count = 1
     context.copy_opaque = True  # each picture tells the packet that it came from
+    context.flags |= Flags.unaligned  # crop to the pixel, also on the left
     context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}  # whatever the container says
     return stream
 

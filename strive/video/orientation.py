@@ -31,14 +31,14 @@ def of_matrix(matrix: tuple[int, ...]) -> tuple[int, bool]:
     a, b, _, c, d, *_ = matrix
     if not math.hypot(a, c) or not math.hypot(b, d):
         return AS_STORED, True  # maps everything to a line: nothing can be shown by it
-    theta = round(math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c)))) % 360
-    if min(theta, 360 - theta) <= 1:
+    theta = math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))) % 360
+    if min(theta, 360 - theta) < 1:
         return (4 if d < 0 else 1), True
-    if abs(theta - 90) <= 1:
+    if abs(theta - 90) < 1:
         return (5 if c > 0 else 6), True
-    if abs(theta - 180) <= 1:
+    if abs(theta - 180) < 1:
         return {(True, True): 3, (True, False): 2, (False, True): 4}.get((a < 0, d < 0), 1), True
-    if abs(theta - 270) <= 1:
+    if abs(theta - 270) < 1:
         return (7 if c < 0 else 8), True
     return AS_STORED, False
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from strive.errors import DecodeError
 
-_HEAD_BYTES = 4096
 _PROBED_BYTES = 1 << 20  # FFmpeg looks no further for what a file is
 _PLAYLIST_PREFIXES = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"#EXTINF")
 # DASH and Smooth Streaming are recognised by FFmpeg anywhere in the probed head.
@@ -31,8 +30,9 @@ def check_first_bytes(path: Path) -> None:
     head = _first_bytes(path)
     if not head:
         raise DecodeError("empty_file", f"{path} has no bytes")
-    # In text, FFmpeg finds a manifest however far behind the beginning; a NUL ends the text.
-    lowered = max(head[:_HEAD_BYTES], head.partition(b"\0")[0], key=len).lower()
+    # In text, FFmpeg finds a manifest however far behind the beginning; a NUL ends the text. The
+    # title of a video may hold any of the marks.
+    lowered = head.partition(b"\0")[0].lower()
     stripped = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if stripped.startswith(_PLAYLIST_PREFIXES) or any(mark in lowered for mark in _MANIFEST_MARKS):
         raise DecodeError(

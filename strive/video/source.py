@@ -19,7 +19,13 @@ from strive.errors import DecodeError
 from strive.video import orientation
 from strive.video.ebml import damaged_ranges
 from strive.video.frame_plan import SourceFacts
-from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, breaks_off, check_length
+from strive.video.length import (
+    DEFAULT_MAX_MISSING,
+    ROUNDED_SECONDS,
+    MaxMissing,
+    breaks_off,
+    check_length,
+)
 from strive.video.opened import Cropping, open_container, packets_of, stated_cropping, video_stream
 from strive.video.sniff import check_first_bytes
 
@@ -118,7 +124,9 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
         damaged_bytes = damaged_ranges(path) if container == "matroska" else ()
         stated = _stated_seconds(opened, stream, container)
         notes = check_length(path, container, stated, packets.reached_seconds, max_missing)
-        if container == "avi" and packets.num_packets < stream.frames and not notes:
+        is_short = stated is not None and stated - packets.reached_seconds > ROUNDED_SECONDS
+        # Empty chunks count too: they show the picture before them for longer.
+        if container == "avi" and packets.num_packets < stream.frames and is_short and not notes:
             notes.append("fewer_than_stated")
         if packets.num_shown == 1:
             notes.append("one_picture")
@@ -134,7 +142,8 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             empty = np.zeros(0, np.int64)
             order = _Order(None, empty, empty, empty)
         stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
-        fps, duration = rate_and_duration(stated_fps, order.pts_N, packets.num_shown or 1, tick)
+        num_frames = packets.num_shown if order.pts_N is None else len(order.pts_N)
+        fps, duration = rate_and_duration(stated_fps, order.pts_N, num_frames or 1, tick)
         number, is_exact = orientation.of_picture(packets.first) if packets.first else (1, True)
         if way == "index" and order.pts_N is not None and has_gaps(order.pts_N, container):
             notes.append("gaps")
@@ -146,7 +155,7 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             path=path,
             container=container,
             codec=stream.codec_context.name,
-            num_frames=packets.num_shown if order.pts_N is None else len(order.pts_N),
+            num_frames=num_frames,
             pts_N=order.pts_N,
             decode_rank_N=order.decode_rank_N,
             keyframes_K=order.keyframes_K,

@@ -8,6 +8,7 @@ another picks by their ordinals.
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -37,12 +38,15 @@ _SEI_FILTERS = {
     "hevc": "hevc_mp4toannexb,filter_units=remove_types=39|40",
 }
 
+MOST_DISORDERED = 16  # places by which codecs move a picture at most
+
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A picture as it came out: its stamp, the packet that it came from, what it is."""
+    """A picture as it came out: its stamps, the packet that it came from, what it is."""
 
     pts: int | None
+    dts: int | None
     packet: int
     starts_group: bool
     is_corrupt: bool
@@ -84,7 +88,8 @@ def decode_whole(source: VideoSource) -> VideoSource:
             del shown[ordinal:]
             break
     orientation_number, is_exact = orientation.of_picture(first)
-    pts_N, is_mended = _times([picture.pts for picture in shown], source)
+    stamps = chosen_stamps([(picture.pts, picture.dts) for picture in shown])
+    pts_N, is_mended = _times(stamps, source)
     fps, duration = rate_and_duration(source.stated_fps, pts_N, len(shown), source.seconds_per_tick)
     first_key = next((picture.packet for picture in shown if picture.starts_group), 0)
     # What a late start cannot decode is no damage.
@@ -122,7 +127,8 @@ def decode_whole(source: VideoSource) -> VideoSource:
 def _whole_packets(source: VideoSource, bad_packets: set[int]) -> int:
     """Return how many packets there are before the one, if any, within which the file ends."""
     end = source.num_packets
-    most = 2 if source.container == "mpegts" else 1  # see `_flagged_bad`
+    # A demuxer that looks for the end of a picture in what is left flags those before it, too.
+    most = {"mpegts": 2, "mpeg": 3}.get(source.container, 1)
     while end - 1 in bad_packets:
         end -= 1
     return end if source.num_packets - end <= most else source.num_packets
@@ -157,7 +163,7 @@ def _decode_all(
     for picture, packet in _pictures(source, bad, reports_damage, takes_sei):
         first = first or picture
         starts_group = bool(picture.key_frame) and picture.pict_type == PictureType.I
-        shown.append(_Shown(picture.pts, packet, starts_group, picture.is_corrupt))
+        shown.append(_Shown(picture.pts, picture.dts, packet, starts_group, picture.is_corrupt))
     return shown, bad, first
 
 
@@ -246,20 +252,103 @@ def _damaged(shown: list[_Shown], bad_packets: set[int]) -> np.ndarray:
 
 def _times(stamps: list[int | None], source: VideoSource) -> tuple[np.ndarray | None, bool]:
     """Return stamps in ticks that rise, and whether they had to be mended; None if none can be."""
+    most = None
+    if source.container in STREAMS_OF_PACKETS:
+        most = int(MAX_STEP_SECONDS / source.seconds_per_tick)
+    known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
+    steps = np.diff(known)
+    jumps = most is not None and bool((steps > most).any())
+    # An AVI numbers its chunks, of which one may hold two pictures; elsewhere equal stamps stand.
+    falls = (steps <= 0) if source.container == "avi" else (steps < 0)
+    if len(known) == len(stamps) and not falls.any() and not jumps:
+        return known, False
+    mended_N = mended_times(stamps, most)
+    return mended_N, mended_N is not None
+
+
+def chosen_stamps(stamps: Sequence[tuple[int | None, int | None]]) -> list[int | None]:
+    """Choose of each picture's stamps (pts, dts) the one that tells when it is shown.
+
+    Presentation stamps where they rise; else decode stamps where those do, as they come out in the
+    order of showing; else whichever of the two has failed to rise less often so far, by which
+    FFmpeg's program goes (`guess_correct_pts` of libavcodec).
+    """
+    all_pts, all_dts = [pts for pts, _ in stamps], [dts for _, dts in stamps]
+    if None not in all_pts and _rise(all_pts):
+        return all_pts
+    if any(dts is not None for dts in all_dts) and _rise(all_dts):
+        return all_dts
+    chosen: list[int | None] = []
+    last_pts, last_dts, num_bad_pts, num_bad_dts = -(1 << 63), -(1 << 63), 0, 0
+    for pts, dts in stamps:
+        if dts is not None:
+            num_bad_dts += dts <= last_dts
+        if pts is not None:
+            num_bad_pts += pts <= last_pts
+        takes_pts = pts is not None and (num_bad_pts <= num_bad_dts or dts is None)
+        last_dts = dts if dts is not None else pts if pts is not None else last_dts
+        last_pts = pts if pts is not None else dts if dts is not None else last_pts
+        chosen.append(pts if takes_pts else dts)
+    return chosen
+
+
+def _rise(stamps: Sequence[int | None]) -> bool:
     known = [stamp for stamp in stamps if stamp is not None]
-    steps = np.diff(np.array(known, np.int64))
-    most = int(MAX_STEP_SECONDS / source.seconds_per_tick)
-    jumps = source.container in STREAMS_OF_PACKETS and bool((steps > most).any())
-    if len(known) == len(stamps) and not (steps < 0).any() and not jumps:
-        return np.array(known, np.int64), False
-    # AVI and raw streams count their pictures: the rate is all there is.
-    usual = steps[(steps > 0) & (steps <= most)]
-    if source.container == "avi" or not known or not len(usual):
-        return None, False
-    mean = float(usual.mean())
-    times, last = [0.0], stamps[0]
-    for stamp in stamps[1:]:
-        step = None if stamp is None or last is None else stamp - last
-        times.append(times[-1] + (step if step is not None and 0 < step <= most else mean))
-        last = None if stamp is None else stamp
-    return np.rint(times).astype(np.int64), True
+    return all(before < after for before, after in pairwise(known))
+
+
+def mended_times(stamps: Sequence[int | None], most: int | None = None) -> np.ndarray | None:
+    """Return times [N] in ticks that never fall, from stamps that lack, fall or jump.
+
+    Pictures come in the order in which they are shown: stamps in a slight disorder belong to them
+    in rising order, and missing ones lie evenly between their neighbours. Where a stamp lies far
+    before those that came, or more than `most` after them, a clock was set: the times go on at the
+    usual rate. None where the stamps tell no rate.
+    """
+    at_P = np.array([ordinal for ordinal, stamp in enumerate(stamps) if stamp is not None])
+    known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
+    # Over so many pictures a disorder does not matter; most of the spans have no clock set in them.
+    lag = max(1, min(MOST_DISORDERED, len(known) // 4))
+    rates = (known[lag:] - known[:-lag]) / (at_P[lag:] - at_P[:-lag])
+    if not (rates > 0).any():
+        return None
+    usual = float(np.median(rates[rates > 0]))
+    pieces, highest = [[0]], int(known[0])
+    for number, stamp in enumerate(known[1:].tolist(), 1):
+        is_set = highest - stamp > MOST_DISORDERED * usual
+        is_set |= most is not None and stamp - int(known[number - 1]) > most
+        if is_set:
+            pieces.append([])
+            highest = stamp
+        pieces[-1].append(number)
+        highest = max(highest, stamp)
+    times_N = np.zeros(len(stamps))
+    start, offset = 0, 0.0
+    for numbers, following in zip(pieces, [*pieces[1:], None], strict=True):
+        end = len(stamps) if following is None else int(at_P[following[0]])
+        own, ordinals = _one_of_equals(np.sort(known[numbers]), at_P[numbers], usual)
+        # Beyond the first and the last known stamp of a piece the usual rate holds.
+        before = usual * (ordinals[0] - start)
+        after = usual * (end - 1 - ordinals[-1])
+        x = [start, *ordinals, end - 1]
+        y = [own[0] - before, *own, own[-1] + after]
+        times_N[start:end] = np.interp(np.arange(start, end), x, y) - y[0] + offset
+        start, offset = end, times_N[end - 1] + usual
+    return np.rint(times_N).astype(np.int64)
+
+
+def _one_of_equals(
+    stamps_P: np.ndarray, ordinals_P: np.ndarray, usual: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep of equal stamps the one whose picture is where the usual rate would have it."""
+    kept = [0]
+    for place in range(1, len(stamps_P)):
+        if stamps_P[place] > stamps_P[kept[-1]]:
+            kept.append(place)
+        elif len(kept) > 1:
+            last = kept[-2]
+            expected_2 = usual * (ordinals_P[[kept[-1], place]] - ordinals_P[last])
+            off_2 = np.abs(expected_2 - (stamps_P[place] - stamps_P[last]))
+            if off_2[1] < off_2[0]:
+                kept[-1] = place
+    return stamps_P[kept].astype(float), ordinals_P[kept]

@@ -37,7 +37,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "playlist.mp4").write_text("#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n")
     (root / "concat.mp4").write_text("ffconcat version 1.0\nfile plain.mp4\n")
     (root / "dash.mp4").write_text("<?xml version='1.0'?><MPD xmlns='x'></MPD>")
-    # Looks like MP4 to FFmpeg's first glance, and like DASH to its second.
+    # A mark of DASH behind NULs, where FFmpeg does not look for it.
     (root / "polyglot.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"\0" * 40 + b"<MPD xmlns='x'>")
     (root / "folder.mp4").mkdir()
     return root

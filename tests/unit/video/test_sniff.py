@@ -4,10 +4,11 @@ import pytest
 
 from strive.errors import DecodeError
 from strive.video.sniff import check_first_bytes
+from video.coded_clips import write_clip
 
 
 def test_what_may_be_a_video_passes(media: Path) -> None:
-    for name in ("plain.mp4", "odd.mkv", "mpeg4.avi", "stream.ts", "text.mp4"):
+    for name in ("plain.mp4", "odd.mkv", "mpeg4.avi", "stream.ts", "text.mp4", "polyglot.mp4"):
         check_first_bytes(media / name)
 
 
@@ -18,7 +19,6 @@ def test_what_may_be_a_video_passes(media: Path) -> None:
         ("playlist.mp4", "playlist"),
         ("concat.mp4", "playlist"),
         ("dash.mp4", "playlist"),
-        ("polyglot.mp4", "playlist"),
         ("folder.mp4", "not_a_video"),
         ("absent.mp4", "missing"),
     ],
@@ -39,3 +39,11 @@ def test_a_manifest_far_behind_the_beginning_is_found(media: Path, tmp_path: Pat
         assert caught.value.kind == "playlist"
     path.write_bytes(stream + b"<MPD ")  # behind a NUL nobody looks for it
     check_first_bytes(path)
+
+
+@pytest.mark.parametrize("title", ["<smil>", "my <MPD review>", "<ASX version='3.0'>"])
+def test_a_title_is_no_manifest(tmp_path: Path, title: str) -> None:
+    for name, how in (("a.mp4", {"movflags": "+faststart"}), ("a.mkv", {})):
+        path = write_clip(tmp_path / name, 8, metadata=f"title={title}", **how)
+        assert title.encode() in path.read_bytes()[:4096]
+        check_first_bytes(path)
