@@ -91,7 +91,7 @@ def check_length(
             f"{path.name} ends at {reached_seconds:.2f} of {stated_seconds:.2f} s{found}; "
             "--max-missing says how much may be missing",
         )
-    return ["ends_early"] if missing > ROUNDED_SECONDS else []
+    return ["ends_early"] if missing > _ROUNDED_SECONDS else []
 
 
 def breaks_off(path: Path, pid: int) -> tuple[bool, bool]:
@@ -110,7 +110,7 @@ def breaks_off(path: Path, pid: int) -> tuple[bool, bool]:
     return False, False
 
 
-ROUNDED_SECONDS = 0.1  # by so much writers round what they state
+_ROUNDED_SECONDS = 0.1  # by so much writers round what they state
 # FFmpeg gives no time for a file of these that was cut.
 _COUNTED_BY_BYTES = ("avi", "asf")
 _SLOPPY_BYTES = 256

@@ -19,13 +19,7 @@ from strive.errors import DecodeError
 from strive.video import orientation
 from strive.video.ebml import damaged_ranges
 from strive.video.frame_plan import SourceFacts
-from strive.video.length import (
-    DEFAULT_MAX_MISSING,
-    ROUNDED_SECONDS,
-    MaxMissing,
-    breaks_off,
-    check_length,
-)
+from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, breaks_off, check_length
 from strive.video.opened import Cropping, open_container, packets_of, stated_cropping, video_stream
 from strive.video.sniff import check_first_bytes
 
@@ -124,9 +118,7 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
         damaged_bytes = damaged_ranges(path) if container == "matroska" else ()
         stated = _stated_seconds(opened, stream, container)
         notes = check_length(path, container, stated, packets.reached_seconds, max_missing)
-        is_short = stated is not None and stated - packets.reached_seconds > ROUNDED_SECONDS
-        # Empty chunks count too: they show the picture before them for longer.
-        if container == "avi" and packets.num_packets < stream.frames and is_short and not notes:
+        if container == "avi" and not notes and packets.lack(stream.frames, stated, tick):
             notes.append("fewer_than_stated")
         if packets.num_shown == 1:
             notes.append("one_picture")
@@ -298,6 +290,16 @@ class _Packets:
                 self.checked.append(picture.pts)
         except av.error.FFmpegError:
             pass  # what the packet should have shown is missing from `checked`
+
+    def lack(self, num_stated: int, stated_seconds: float | None, tick: Fraction) -> bool:
+        """Whether an AVI holds fewer pictures than are stated: its chunks and its time fall short.
+
+        Empty chunks count too, which show the picture before them for longer.
+        """
+        steps = np.diff(np.sort(np.array(self.pts, np.int64)))
+        usual = float(np.median(steps)) if len(steps) else 1.0
+        missing_seconds = (stated_seconds or 0.0) - self.reached_seconds
+        return self.num_packets * usual < num_stated and missing_seconds > usual * tick / 2
 
     def touch(self, byte_ranges: tuple[tuple[int, int], ...]) -> bool:
         """Whether any packet lies in one of some ranges of bytes."""
