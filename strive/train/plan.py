@@ -41,6 +41,7 @@ def dry_run(config: TrainConfig, *, num_processes: int = 1) -> dict[str, Any]:
     Raises:
         ConfigError, CacheError, ModelError: what `train` would stop at.
     """
+    read_deepspeed_preset(config.deepspeed)
     data = TrainingData(config)
     shard(range(config.questions_per_step), config.num_variants, 0, num_processes)
     policy = open_architecture(config)

@@ -20,6 +20,7 @@ from torch import Tensor
 from strive.errors import ConfigError, StriveError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 # Others wait while the main process writes a policy; NCCL's own ten minutes may not do for a slow
 # disk. A launcher ends the others at once when one process fails, however long this is.
 _TIMEOUT = timedelta(hours=1)
@@ -73,12 +74,35 @@ class Processes:
         assert given is not None
         value, failure = given
         if failure is not None:
-            if isinstance(failure, StriveError):
-                # One line for a run, not one for each of its processes.
-                failure.is_told = not self.is_main
-            raise failure
+            raise self.told_once(failure)
         answer: T = value
         return answer
+
+    def main_first(self, call: Callable[[], T]) -> T:
+        """Make a call on the main process and, where that succeeds, on all others.
+
+        What is wrong for all of them alike is then said once.
+        """
+        held: list[T] = []
+        self.of_main(lambda: held.append(call()))
+        return held[0] if held else call()
+
+    def agree(self, failure: StriveError | None) -> None:
+        """Raise the first process's failure on every process, where there is any.
+
+        Raises:
+            StriveError: the failure.
+        """
+        failures = self.gather((failure,))
+        first = next((error for (error,) in failures if error is not None), None)
+        if first is not None:
+            raise self.told_once(first)
+
+    def told_once(self, error: E) -> E:
+        """Mark an error that all processes raise: one line for a run, not one for each of them."""
+        if isinstance(error, StriveError):
+            error.is_told = not self.is_main
+        return error
 
     def barrier(self) -> None:
         """Wait for all processes."""
