@@ -41,8 +41,9 @@ def load_function(what: str, place: str) -> Callable[..., Any]:
             raise MissingInputError(
                 f"{what} imports '{missing}', which is not installed here"
             ) from error
+        hint = "; leave .py out, and write a.b for a/b" if module_name.endswith(".py") else ""
         raise MissingInputError(
-            f"{what}: no module '{module_name}' in the working directory or on PYTHONPATH"
+            f"{what}: no module '{module_name}' in the working directory or on PYTHONPATH{hint}"
         ) from None
     # Whatever a user's file does when it is imported, sys.exit() included.
     except (Exception, SystemExit) as error:

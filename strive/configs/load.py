@@ -100,7 +100,7 @@ def _find_base(base: Any, path: Path) -> Path:
         )
     if base in preset_names():
         return find_config(base)
-    beside = path.parent / base
+    beside = path.parent / expanded(base)
     if beside.is_file():
         return beside
     raise MissingInputError(
