@@ -123,7 +123,6 @@ def train(
             if processes.is_main:
                 for text in how_it_goes_on(folder, first_step) if resume else ():
                     say(f"train: {text}")
-                show(_first_line(config, data, processes, first_step))
             _train(config, data, rewards, processes, folder, first_step, evaluate_held_out, on_step)
         elif processes.is_main:
             say(f"train: {folder.root} already has all of its {first_step} steps; nothing to do")
@@ -168,6 +167,8 @@ def _train(
         with raising_at_sigterm(), loading:
             processes.of_main(lambda: try_first_question(config, data, rewards, first_step))
             processes.of_main(lambda: require_policy(config.model))
+            if processes.is_main:
+                show(_first_line(config, data, processes, first_step))
             trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
             prefetcher = open_things.enter_context(_make_prefetcher(trainer, data))
             if first_step < config.steps:

@@ -187,13 +187,13 @@ def test_a_run_without_any_reward_ends_well_and_says_so(config, tmp_path, capsys
     ids=["raises", "other", "division", "ragged"],
 )
 def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(
-    config, tmp_path, monkeypatch, changes, said
+    config, tmp_path, monkeypatch, capsys, changes, said
 ):
     monkeypatch.setattr("strive.train.loop.load_policy", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ConfigError, match=said) as error:
         train(config.model_copy(update=changes), run_dir=tmp_path / "a" / "run")
     assert "\n" not in str(error.value) and error.value.exit_code == 2
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
 
 
 def test_the_trial_can_be_left_out(config, tmp_path):
