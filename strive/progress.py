@@ -146,11 +146,9 @@ def show_progress(label: str, total: int, unit: str) -> Iterator[Progress]:
         plain = _PlainProgress(label, count)
         try:
             yield plain
-        except BaseException:
+        finally:
             if count.done > count.done_before:  # a refused start has made no progress
                 plain.line()
-            raise
-        plain.line()
         return
     bar = _make_bar(count)
     with bar:
