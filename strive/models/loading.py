@@ -109,8 +109,18 @@ def make_policy(
     position_rule: PositionRule = "published",
     model_id: str = "",
 ) -> Policy:
-    """Wrap an opened model and processor, for example one that was just built from a config."""
+    """Wrap an opened model and processor, for example one that was just built from a config.
+
+    Raises:
+        ModelError: no end of turn is named, or there is no chat template.
+    """
     config: Any = model.config
+    template = processor.chat_template
+    if template is None or (isinstance(template, dict) and "default" not in template):
+        raise ModelError(
+            f"'{model_id or config.model_type}' has no chat template, which prompts are made with; "
+            "copy chat_template.jinja from the model that it was made from"
+        )
     family = FAMILIES[config.model_type]
     tokenizer = processor.tokenizer
     eos_ids = _end_ids(model, tokenizer)

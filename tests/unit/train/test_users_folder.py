@@ -251,7 +251,7 @@ class Refusing:
     [
         ({"model": "nowhere/model"}, ModelError),
         ({"model": "{empty}"}, ModelError),
-        ({"model": "{no template}"}, Exception),
+        ({"model": "{no template}"}, ModelError),
         ({"attention": "flex"}, ConfigError),
         ({"deepspeed": "zero9"}, MissingInputError),
         ({"trainable": "lora", "lora_targets": "no_such_layer"}, ConfigError),
