@@ -138,7 +138,7 @@ def plan_training(
     from strive.train.plan import dry_run
 
     config = with_model_folder(config)
-    plan = dry_run(config, num_processes=num_processes)
+    plan = dry_run(config, num_processes=num_processes, try_rewards=True)
     plan["cost"] = estimate_gpu_hours(plan, hardware)
     plan["calibration"] = None
     if torch.cuda.is_available():

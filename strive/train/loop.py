@@ -210,7 +210,9 @@ def _open_trainer(
     )
     start_digest = weights_digest(policy)
     if first_step:
-        require_same_start(folder, first_step, start_digest, config.model)
+        processes.together(
+            lambda: require_same_start(folder, first_step, start_digest, config.model)
+        )
     trainer = build_trainer(config, policy, processes, rewards)
     if first_step:
         trainer.engine.load(folder.checkpoint(first_step))
@@ -244,7 +246,7 @@ def build_trainer(
     config: TrainConfig, policy: Policy, processes: Processes, rewards: dict[str, Any]
 ) -> Trainer:
     """Put together what every step needs; the policy's weights become those that train."""
-    make_trainable(policy, config)
+    processes.together(lambda: make_trainable(policy, config))
     if config.gradient_checkpointing:
         checkpoint_activations(policy.model)
         policy.model.train()

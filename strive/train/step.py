@@ -183,25 +183,25 @@ def _judge_groups(
     written = [variant for part in trainer.processes.gather(own) for variant in part]
     rank = trainer.processes.rank
     first = rank * len(rollouts)
-    judged: list[GroupOutcome] = []
-    failure: RewardError | None = None
-    for i, rollout in enumerate(rollouts):
-        if rollout.variant != 0:
-            continue
-        written_M = written[first + i : first + i + num_variants]
-        try:
-            judged.append(_judge(trainer, rollout.prepared, written_M))
-        except RewardError as error:
-            failure = error
-            if failed_folder is not None:
+
+    def judge_own() -> list[GroupOutcome]:
+        judged = []
+        for i, rollout in enumerate(rollouts):
+            if rollout.variant != 0:
+                continue
+            written_M = written[first + i : first + i + num_variants]
+            try:
+                judged.append(_judge(trainer, rollout.prepared, written_M))
+            except RewardError as error:
+                if failed_folder is None:
+                    raise
                 texts = [variant.texts for variant in written_M]
-                failure = with_completions(
+                raise with_completions(
                     error, failed_folder, rollout.prepared, texts, step=step + 1, rank=rank
-                )
-                failure.__cause__ = error
-            break
-    # Every process ends with it: one that waited for this one's groups would not end by itself.
-    trainer.processes.agree(failure)
+                ) from error
+        return judged
+
+    judged = trainer.processes.together(judge_own)
     return [outcome for part in trainer.processes.gather(judged) for outcome in part]
 
 

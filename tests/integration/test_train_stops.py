@@ -207,7 +207,9 @@ def test_when_one_process_fails_all_end(command, tmp_path):
     started = time.monotonic()
     process = command(tmp_path / "run", processes=2, steps=2, rewards=rewards)
     _, err = process.communicate(timeout=120)
-    assert process.returncode != 0 and "this process fails alone" in err
+    [said] = said_as_errors(err)
+    assert process.returncode != 0 and "raised RuntimeError: this process fails alone" in said
+    assert "failed_reward/step-000001/rank-1.json" in said
     assert "process group left behind: True" not in err
     assert time.monotonic() - started < 100
 

@@ -16,6 +16,7 @@ from strive.lab.models import lab_model_path
 from strive.records import Record
 from strive.terminal import make_console
 from strive.train.loop import train
+from strive.train.plan import dry_run
 from strive.train.rewards import REWARDS, load_rewards, record_columns, try_rewards
 from strive.train.run_folder import RunFolder
 
@@ -208,3 +209,10 @@ def test_a_kind_of_variant_cannot_change_what_the_next_one_sees(config, tmp_path
         update={"variants": f"{__name__}:writes_into_scores", "scorer": "siglip2", "steps": 1}
     )
     train(own, run_dir=tmp_path / "run")
+
+
+def test_a_dry_run_tries_them_too(config):
+    own = config.model_copy(update={"rewards": {f"{__name__}:raises": 1.0}})
+    assert dry_run(own)["completions_per_step"] == 16
+    with pytest.raises(ConfigError, match=r"the judge does not answer .*tried before"):
+        dry_run(own, try_rewards=True)
