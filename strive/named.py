@@ -1,6 +1,7 @@
 """A thing by its name: in a dict, or of a user's own as `module:function`."""
 
 import importlib
+import os
 import sys
 import sysconfig
 import traceback
@@ -59,7 +60,7 @@ def load_function(what: str, place: str) -> Callable[..., Any]:
 def raised(error: BaseException) -> str:
     """What a user's code raised, in one line: its kind, its message, its place in their file."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300].removesuffix(":")
-    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<")
+    others = (f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}", "<")
     theirs = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from strive.errors import ConfigError
-from strive.train.card import model_card
 from strive.train.run_folder import Best, RunFolder
 from strive.train.step import Trainer
 from strive.train.writers import write_policy
@@ -43,11 +42,12 @@ def keep_if_best(
     before = folder.read_best() if processes.is_main else None
     record = -math.inf if before is None else before.value
     if processes.any(processes.is_main and candidate.value > record):
-        figures = {f"held-out {name}": value for name, value in held_out.items()}
         write_policy(
             trainer,
             folder.best,
-            model_card(trainer.config, about, step=step, figures=figures),
+            about,
+            step,
+            lambda: {f"held-out {name}": value for name, value in held_out.items()},
             lambda temporary: folder.put_best(temporary, candidate),
         )
         return candidate

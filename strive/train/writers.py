@@ -120,16 +120,26 @@ def write_final(trainer: Trainer, folder: RunFolder, about: Mapping[str, Any]) -
     Raises:
         DiskError: the disk takes no more; nothing of it is left.
     """
-    config = trainer.config
-    card = model_card(config, about, step=config.steps, figures=folder.last_metrics())
-    write_policy(trainer, folder.final, card, lambda path: put_finished(path, folder.final))
+
+    def finish(temporary: Path) -> None:
+        put_finished(temporary, folder.final)
+
+    step = trainer.config.steps
+    write_policy(trainer, folder.final, about, step, folder.last_metrics, finish)
 
 
-def write_policy(trainer: Trainer, target: Path, card: str, finish: Callable[[Path], None]) -> None:
+def write_policy(
+    trainer: Trainer,
+    target: Path,
+    about: Mapping[str, Any],
+    step: int,
+    figures: Callable[[], Mapping[str, Any]],
+    finish: Callable[[Path], None],
+) -> None:
     """Write the policy as a plain Hugging Face folder with its processor, adapters merged in.
 
-    It is written beside `target` with `card` as its README; `finish` lets it appear. All processes
-    call it together.
+    It is written beside `target`, with a README of how it came about (`card.model_card`); `finish`
+    lets it appear. All processes call it together.
 
     Raises:
         DiskError: the disk takes no more; nothing of it is left.
@@ -142,6 +152,7 @@ def write_policy(trainer: Trainer, target: Path, card: str, finish: Callable[[Pa
         model = trainer.policy.model
         with written_whole(temporary):
             save_policy(trainer.policy, temporary, merged_state_dict(model) if merged else None)
+            card = model_card(trainer.config, about, step=step, figures=figures())
             (temporary / "README.md").write_text(card, encoding="utf-8")
             finish(temporary)
 
