@@ -9,7 +9,7 @@ import copy
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -120,10 +120,9 @@ def train(
     look = partial(first_step_of, folder, config, data, processes, resume)
     with holding(folder, look, processes) as first_step:
         if first_step < config.steps or not processes.of_main(lambda: folder.has_final):
-            if processes.is_main:
-                for text in how_it_goes_on(folder, first_step) if resume else ():
-                    say(f"train: {text}")
-            _train(config, data, rewards, processes, folder, first_step, evaluate_held_out, on_step)
+            notes = how_it_goes_on(folder, first_step) if resume and processes.is_main else ()
+            opened = (config, data, rewards, processes, folder)
+            _train(*opened, first_step, notes, evaluate_held_out, on_step)
         elif processes.is_main:
             say(f"train: {folder.root} already has all of its {first_step} steps; nothing to do")
     return TrainSummary(
@@ -158,6 +157,7 @@ def _train(
     processes: Processes,
     folder: RunFolder,
     first_step: int,
+    notes: Iterable[str],
     evaluate_held_out: HeldOut | None,
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
@@ -167,6 +167,8 @@ def _train(
         with raising_at_sigterm(), loading:
             processes.of_main(lambda: try_first_question(config, data, rewards, first_step))
             processes.of_main(lambda: require_policy(config.model))
+            for text in notes:
+                say(f"train: {text}")
             if processes.is_main:
                 show(_first_line(config, data, processes, first_step))
             trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
