@@ -1,15 +1,20 @@
 """`strive-cli`: the commands by name, and how errors reach the user.
 
 Exit codes: 0 done; 1 the work failed or too much of it did; 2 the call or its input is wrong (one
-line, no traceback); 130 interrupted, resumable. Heavy imports stand inside the commands, so that
-`--help` is quick and looking at scores needs no torch.
+line, no traceback); 130 interrupted, resumable. What nobody foresaw is one line too, which names
+the file that its traceback is in; `--traceback`, anywhere in a call, prints it. Heavy imports stand
+inside the commands, so that `--help` is quick and looking at scores needs no torch.
 """
 
 import errno
 import functools
 import os
+import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +22,11 @@ import typer
 
 from strive import __version__
 from strive.commands import caches, house, looking, offline, online, quality, searching
-from strive.errors import StriveError
+from strive.errors import ConfigError, StriveError
 from strive.files import expanded
 from strive.terminal import one_line, prepare_streams, say
 
+_TRACEBACK = "--traceback"
 _WrongCall: Any = typer.BadParameter.__mro__[2]  # the parser's base of all wrong calls
 
 # What the disk or a path that the user gave can be blamed for; anything else is a fault of ours.
@@ -104,44 +110,100 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
+    traceback: Annotated[
+        bool,
+        typer.Option(_TRACEBACK, help="Print an error's traceback; may stand after the command."),
+    ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line; turns errors that a user can cause into one line and an exit code."""
+    """Run the command line; every error is one line and an exit code."""
     # Idle OpenMP threads that spin take the cores from decode workers; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     prepare_streams()
+    wants_trace = _TRACEBACK in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != _TRACEBACK]
     try:
+        _refuse_empty_arguments()
         sys.exit(app(standalone_mode=False))  # None, or the code of a `typer.Exit`
-    except _WrongCall as error:
-        # Without a word where the help, which was asked for by an empty call, has been shown.
-        if message := error.format_message():
-            say(f"error: {one_line(message.replace('Value error, ', '', 1))}")
-        sys.exit(error.exit_code)
-    except typer.Abort:
-        say("aborted")
-        sys.exit(1)
-    except StriveError as error:
-        if not error.is_told:
-            say(f"error: {error}")
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on where it stopped")
         sys.exit(130)
-    except BrokenPipeError:
+    # The last place: nothing that is raised may pass it.
+    except Exception as error:
+        if wants_trace:
+            say(traceback.format_exc().rstrip())
+        sys.exit(_tell(error))
+
+
+def _refuse_empty_arguments() -> None:
+    """An empty path would be the working directory: it is a variable that the shell lacks."""
+    for before, argument in pairwise(["", *sys.argv[1:]]):
+        option = re.match(r"(--[a-z-]+)=$", argument)
+        if argument == "" or option:
+            name = option[1] if option else before or "the first argument"
+            raise ConfigError(
+                f"{name} is given an empty text (a variable that is not set?); give a value, or "
+                "leave it out"
+            )
+
+
+def _tell(error: Exception) -> int:
+    """Say in one line what went wrong; return the exit code."""
+    if isinstance(error, _WrongCall):
+        # Without a word where the help, which was asked for by an empty call, has been shown.
+        if message := error.format_message():
+            _say_error(one_line(message.replace("Value error, ", "", 1)), of_the_call=True)
+        return int(error.exit_code)
+    if isinstance(error, typer.Abort):
+        say("aborted")
+        return 1
+    if isinstance(error, StriveError):
+        if not error.is_told:
+            _say_error(str(error), of_the_call=not _has_joined_others())
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
         # The reader (head, less) has gone: nothing is wrong, and nothing more can be printed.
         sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        say(
-            f"error: {error.strerror}: {error.filename or 'the disk'}; what was committed before "
-            "is intact, make room or give --workspace and run the same command again"
+        return 0
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        _say_error(
+            f"{error.strerror}: {error.filename or 'the disk'}; what was committed before is "
+            "intact, make room or give --workspace and run the same command again"
         )
-        sys.exit(1)
+        return 1
+    text = one_line(f"{type(error).__name__}: {error}")[:500]
+    rank = f"[rank{os.environ.get('RANK')}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    _say_error(f"{rank}{text} (not foreseen; {_kept_trace(error)})")
+    return 1
+
+
+def _say_error(text: str, *, of_the_call: bool = False) -> None:
+    """Print an error's line; of what a launcher's processes share, one process of a machine."""
+    if of_the_call and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        return
+    say(f"error: {text}")
+
+
+def _has_joined_others() -> bool:
+    """Whether this process has met the launcher's others: what it fails at may be its own."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
+
+
+def _kept_trace(error: Exception) -> str:
+    """Write the traceback to a file; say where it is."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="strive-trace-", suffix=".txt", delete=False, errors="backslashreplace"
+        ) as file:
+            file.write(" ".join(sys.argv) + "\n")
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return f"{_TRACEBACK} prints where"
+    return f"its traceback is in {file.name}, {_TRACEBACK} prints it"
 
 
 if __name__ == "__main__":

@@ -90,6 +90,12 @@ class ScorerError(StriveError, RuntimeError):
     exit_code = 1
 
 
+class RewardError(StriveError, RuntimeError):
+    """A reward function (a user's own, as a rule) raised something, or returned nonsense."""
+
+    exit_code = 1
+
+
 class TooManyFailuresError(StriveError, RuntimeError):
     """More of the work failed than `--max-failure-fraction` allows."""
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from strive.errors import DiskError
 PathOrText = TypeVar("PathOrText", str, Path)
 TEMPORARY_PREFIX = ".tmp-"
 _BLOCK_BYTES = 1 << 20
-_NO_ROOM = "free some space and run the same command again"
+_NO_ROOM = "free some space and run the same command again{again}"
 _REASONS = {
     errno.ENOSPC: f"the disk is full; {_NO_ROOM}",
     errno.EDQUOT: f"the disk quota is used up; {_NO_ROOM}",
@@ -23,7 +24,8 @@ _REASONS = {
     errno.EPERM: "no permission to write there; choose another folder with {knob}",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another folder with {knob}",
     errno.EEXIST: "a file stands where a folder is needed; choose another folder with {knob}",
-    errno.EFBIG: "the file is larger than this system allows; use --frame-codec jpeg",
+    errno.EFBIG: "the file is larger than this system allows{smaller}",
+    errno.EIO: "the disk answers with an error",
 }
 
 
@@ -40,8 +42,33 @@ def expanded(path: PathOrText) -> PathOrText:
 
 def disk_error(path: Path, error: OSError, knob: str = "--cache") -> DiskError:
     """Turn an `OSError` from writing `path` into one clear line; `knob` chooses another folder."""
-    reason = _REASONS.get(error.errno or 0, error.strerror or str(error)).format(knob=knob)
+    is_run = knob == "--run-dir"
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error)).format(
+        knob=knob,
+        again=" with --resume" if is_run else "",
+        smaller="" if is_run else "; use --frame-codec jpeg",
+    )
     return DiskError(f"cannot write {path}: {reason}; what was committed before is intact")
+
+
+def as_disk_error(error: BaseException | None) -> OSError | None:
+    """Tell what a disk refuses, whichever library reports it, from all other errors.
+
+    safetensors and tokenizers name the system's error in a text; torch tells of bytes that did not
+    arrive, and not why: the disk is taken to be full.
+    """
+    if isinstance(error, DiskError):
+        return as_disk_error(error.__cause__)
+    if isinstance(error, OSError):
+        return error if error.errno in _REASONS else None
+    if told := re.search(r"Os \{ code: (\d+)|\(os error (\d+)\)", str(error)):
+        number = int(told[1] or told[2])
+        return OSError(number, os.strerror(number)) if number in _REASONS else None
+    if isinstance(error, RuntimeError) and re.search(
+        "inline_container|PytorchStreamWriter", str(error)
+    ):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
 
 
 @contextmanager
@@ -61,9 +88,9 @@ def atomic_file(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _fsync(temporary)
+            fsync(temporary)
             os.replace(temporary, path)
-            _fsync(path.parent)
+            fsync(path.parent)
         except OSError as error:
             if isinstance(error, DiskError):
                 raise
@@ -94,7 +121,8 @@ def _remove_if_there(path: Path) -> None:
             raise
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

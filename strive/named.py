@@ -1,7 +1,10 @@
 """A thing by its name: in a dict, or of a user's own as `module:function`."""
 
 import importlib
+import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ def load_function(what: str, place: str) -> Callable[..., Any]:
 
     Raises:
         MissingInputError: there is no such module, or it imports what is not installed.
-        ConfigError: the module has no such function.
+        ConfigError: the module cannot be imported or has no such function.
     """
     module_name, _, function_name = place.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
@@ -39,13 +42,28 @@ def load_function(what: str, place: str) -> Callable[..., Any]:
             raise MissingInputError(
                 f"{what} imports '{missing}', which is not installed here"
             ) from error
+        hint = "; leave .py out, and write a.b for a/b" if module_name.endswith(".py") else ""
         raise MissingInputError(
-            f"{what}: no module '{module_name}' in the working directory or on PYTHONPATH"
+            f"{what}: no module '{module_name}' in the working directory or on PYTHONPATH{hint}"
         ) from None
-    except ImportError as error:
-        raise ConfigError(f"{what} cannot be imported: {error}") from error
+    # Whatever a user's file does when it is imported, sys.exit() included.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{what} cannot be imported: {raised(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(f"{what}: module '{module_name}' has no '{function_name}'")
+        place = getattr(module, "__file__", None) or "built in"
+        raise ConfigError(f"{what}: module '{module_name}' ({place}) has no '{function_name}'")
     loaded: Callable[..., Any] = function
     return loaded
+
+
+def raised(error: BaseException) -> str:
+    """What a user's code raised, in one line: its kind, its message, its place in their file."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300].removesuffix(":")
+    others = (f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}", "<")
+    theirs = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(others) and "site-packages" not in frame.filename
+    ]
+    return f"{text} ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else text

@@ -46,6 +46,11 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def number_text(value: float, digits: int = 2) -> str:
+    """Write a number with some decimals, and one that would take a line otherwise in short."""
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
 @dataclass
 class _Count:
     """Units done, and what their pace says about those to come."""
@@ -142,7 +147,8 @@ def show_progress(label: str, total: int, unit: str) -> Iterator[Progress]:
         try:
             yield plain
         finally:
-            plain.line()
+            if count.done > count.done_before:  # a refused start has made no progress
+                plain.line()
         return
     bar = _make_bar(count)
     with bar:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strive.errors import CacheError, ConfigError, unknown_name
-from strive.named import check_name, load_function
+from strive.named import check_name, load_function, raised
 from strive.seeding import derive_rng
 
 ScoreKind = Literal["similarity", "weight"]
@@ -282,11 +282,21 @@ def draw_variants(
             num_segments=num_segments,
             num_variants=num_variants,
             variant=variant,
-            probabilities_F=probabilities_F,
-            scores_F=None if scores_F is None else np.asarray(scores_F, dtype=np.float64),
+            # Copies: what a user's kind writes into them the next variant must not see.
+            probabilities_F=None if probabilities_F is None else probabilities_F.copy(),
+            scores_F=None if scores_F is None else np.array(scores_F, dtype=np.float64),
         )
         rng = derive_rng(seed, "frames", step, question_id, variant)
-        indices_MK[variant] = np.sort(_checked(draw(request, rng), kind, request))
+        try:
+            drawn = np.asarray(draw(request, rng))
+        except Exception as error:
+            if kind in VARIANT_KINDS:
+                raise
+            raise ConfigError(
+                f"variants '{kind}' raised {raised(error)} for variant {variant} of question "
+                f"'{question_id}'"
+            ) from error
+        indices_MK[variant] = np.sort(_checked(drawn, kind, request))
     return indices_MK
 
 
@@ -315,8 +325,7 @@ def probabilities_of(
     return segment_weight_probabilities(scores_F, num_segments=num_segments)
 
 
-def _checked(indices: object, kind: str, request: DrawRequest) -> IntArray:
-    indices_K = np.asarray(indices)
+def _checked(indices_K: IntArray, kind: str, request: DrawRequest) -> IntArray:
     expected = (request.num_segments,)
     if indices_K.shape != expected or not np.issubdtype(indices_K.dtype, np.integer):
         raise ConfigError(

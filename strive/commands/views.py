@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from strive.progress import size_text, time_text
+from strive.progress import number_text, size_text, time_text
 
 if TYPE_CHECKING:
     from strive.pipeline.summary import PrecomputeSummary
@@ -147,16 +147,18 @@ def print_training(summary: "TrainSummary", console: Console) -> None:
         f"{summary.num_questions} questions)",
     )
     rewards = ", ".join(
-        f"{escape(name.removeprefix('reward/'))} {value:.3f}"
+        f"{escape(name.removeprefix('reward/'))} {_figure(value)}"
         for name, value in last.items()
-        if name.startswith("reward/") and name != "reward/mean" and value is not None
+        if name.startswith("reward/") and name != "reward/mean"
     )
-    table.add_row(
-        "last step",
-        f"reward {last['reward/mean']:.3f} ({rewards}), group std "
-        f"{last['group/reward_std']:.3f}, zero-std groups {last['group/zero_std_fraction']:.0%}, "
-        f"gradient norm {last['optim/grad_norm']:.3f}",
-    )
+    if last:
+        table.add_row(
+            "last step",
+            f"reward {_figure(last['reward/mean'])} ({rewards}), group std "
+            f"{_figure(last['group/reward_std'])}, zero-std groups "
+            f"{last['group/zero_std_fraction']:.0%}, "
+            f"gradient norm {_figure(last['optim/grad_norm'])}",
+        )
     best = summary.best
     if best is not None:
         table.add_row(
@@ -166,6 +168,11 @@ def print_training(summary: "TrainSummary", console: Console) -> None:
         )
     table.add_row("look", f"strive-cli report {escape(shlex.quote(str(summary.run_dir)))}")
     console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    """A metric, which is null where it does not apply: no reward was given, for one."""
+    return "none" if value is None else number_text(value, 3)
 
 
 def print_cache_info(info: Any, console: Console) -> None:

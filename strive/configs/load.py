@@ -22,6 +22,11 @@ PRESETS = Path(__file__).parent / "presets"
 EXTENDS = "extends"
 # The paper's GRPO baseline keeps the budget of 8 responses on one visual input (Sec. 4.1).
 GRPO_SHAPE = {"num_variants": 1, "num_generations": 8}
+# The form that is wanted, where pydantic names Python's types.
+_FORMS = {
+    "tuple_type": "a list is wanted, such as [first, second], or [] for none",
+    "dict_type": "names with numbers are wanted, such as {accuracy: 1.0, format: 0.5}",
+}
 
 
 def preset_names() -> list[str]:
@@ -95,7 +100,7 @@ def _find_base(base: Any, path: Path) -> Path:
         )
     if base in preset_names():
         return find_config(base)
-    beside = path.parent / base
+    beside = path.parent / expanded(base)
     if beside.is_file():
         return beside
     raise MissingInputError(
@@ -109,7 +114,10 @@ def _shown(path: Path) -> str:
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """Split `a.b=c` into its key path and its value, which is read as YAML (`1e-6`, `[a, b]`)."""
+    """Split `a.b=c` into its key path and its value, which is read as YAML (`1e-6`, `[a, b]`).
+
+    Keys go one level deep: what follows the first dot is one name, such as `package.module:name`.
+    """
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set '{text}' is not of the form key=value")
@@ -117,7 +125,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set '{text}': {' '.join(str(error).split())}") from None
-    return key.strip().split("."), parsed
+    return key.strip().split(".", 1), parsed
 
 
 def _set_path(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -181,5 +189,5 @@ def _explain(item: Any) -> str:
         known = list(TrainConfig.model_fields)
         hint = nearest(key, known) or f"; known: {', '.join(known)}"
         return f"unknown config key '{key}'{hint}"
-    message = item["msg"].removeprefix("Value error, ")
+    message = _FORMS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     return f"config key '{key}' is {item['input']!r}: {message}" if key else message

@@ -6,14 +6,29 @@ of the architecture page, "Numerics that the paper leaves open".
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from strive.files import expanded
 
 ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
 UserPath = Annotated[Path, AfterValidator(expanded)]
+
+
+def _as_list(value: Any) -> Any:
+    """One text where several may stand is a list of one."""
+    return (value,) if isinstance(value, (str, Path)) and str(value) else value
+
+
+OneOrMore = BeforeValidator(_as_list)
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -24,7 +39,11 @@ class TrainConfig(BaseModel):
     """Everything that decides what a training run computes. Written whole into the run folder."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     # --- what is read -----------------------------------------------------------------------
@@ -32,9 +51,9 @@ class TrainConfig(BaseModel):
     """Hub id or folder of the policy (`lab:qwen2_5_vl`, `lab:qwen3_vl` for the embedded ones)."""
     cache: UserPath | None = None
     """The cache that `strive-cli precompute` left."""
-    data: tuple[UserPath, ...] = ()
+    data: Annotated[tuple[UserPath, ...], OneOrMore] = ()
     """Records files that select questions of the cache; empty: every question in the cache."""
-    held_out: tuple[UserPath, ...] = ()
+    held_out: Annotated[tuple[UserPath, ...], OneOrMore] = ()
     """Records files, in the same cache, that are evaluated every `evaluate_every` steps."""
     scorer: str | None = None
     """Whose scores `importance` reads; not given: the cache's only scorer."""
@@ -86,7 +105,10 @@ class TrainConfig(BaseModel):
 
     # --- rewards and advantages (Eqs. 2 and 3) ----------------------------------------------
     rewards: dict[str, float] = {"accuracy": 1.0, "format": 1.0}
-    """Reward functions by name (or `module:function`) and their weights."""
+    """Reward functions by name (`accuracy`, `format`, `format_strict`, or `module:function`) and
+    their weights; whatever is named replaces the default."""
+    check_rewards: bool = True
+    """Call every reward function once before the run, on texts made for it."""
     grading: Literal["video_r1", "tolerant"] = "video_r1"
     """Rule set that grades answers; `video_r1` is the paper's strict accuracy."""
     grouping: Literal["joint", "per_variant", "hierarchical"] = "joint"
@@ -168,7 +190,7 @@ class TrainConfig(BaseModel):
     keep_best: bool = True
     """Keep the policy with the best held-out accuracy in `best/`; without held-out evaluation there
     is none."""
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    loggers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], OneOrMore] = ("tensorboard",)
     """Where curves go besides metrics.jsonl, which is always written; `[]`: nowhere else."""
     wandb_project: str = "strive"
     """Project at Weights & Biases, for the logger `wandb`."""
@@ -198,4 +220,9 @@ class TrainConfig(BaseModel):
             )
         if not self.rewards:
             raise ValueError("rewards is empty; name at least one, e.g. {accuracy: 1.0}")
+        if not any(self.rewards.values()):
+            raise ValueError(
+                f"rewards are {self.rewards}, all of weight 0, from which nothing is learned; "
+                "give one another weight, e.g. {accuracy: 1.0}"
+            )
         return self

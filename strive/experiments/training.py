@@ -16,6 +16,7 @@ from strive.experiments.workspace import (
     resolve_model,
 )
 from strive.progress import show_progress
+from strive.train.rewards import load_rewards
 from strive.variants import find_variant_kind
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def resolve_config(
             options["held_out"] = (workspace.lab / "held_out.jsonl",)
     config = load_train_config(files, overrides, options)
     find_variant_kind(config.variants)
+    load_rewards(list(config.rewards))
     if on_lab:
         require_lab_cache(workspace)
         return config, True
@@ -136,7 +138,7 @@ def plan_training(
     from strive.train.plan import dry_run
 
     config = with_model_folder(config)
-    plan = dry_run(config, num_processes=num_processes)
+    plan = dry_run(config, num_processes=num_processes, try_rewards=True)
     plan["cost"] = estimate_gpu_hours(plan, hardware)
     plan["calibration"] = None
     if torch.cuda.is_available():
@@ -194,8 +196,10 @@ def held_out_callable(
 
 def run_training(config: TrainConfig, *, run_dir: Path, resume: bool = False) -> "TrainSummary":
     """Train with progress on the terminal; every process of a run makes the same call."""
+    from strive.train.engine import read_deepspeed_preset
     from strive.train.loop import train
 
+    read_deepspeed_preset(config.deepspeed)  # before any data is read
     config = with_model_folder(config)
     if int(os.environ.get("RANK", "0")) > 0:
         # One terminal, one view: the main process's.

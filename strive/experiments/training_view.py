@@ -1,9 +1,10 @@
 """The figures that are watched while a run goes, as lines of at most 80 columns."""
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from strive.progress import Progress, size_text, time_text
+from strive.progress import Progress, number_text, size_text, time_text
 
 if TYPE_CHECKING:
     from strive.train.loop import StepReport
@@ -26,7 +27,8 @@ class TrainingView:
         if self._seen is None:
             self._seen = report.step - 1
             self._progress.begin(self._seen, report.metrics["time/step"])
-        self._rewards.append(report.metrics["reward/mean"])
+        if not math.isnan(report.metrics["reward/mean"]):
+            self._rewards.append(report.metrics["reward/mean"])
         if report.held_out is not None or not self._held_out:
             self._held_out = held_out_line(report)
         self._progress.note(*self._lines(report))
@@ -34,7 +36,7 @@ class TrainingView:
         self._seen = report.step
 
     def _lines(self, report: "StepReport") -> list[str]:
-        mean = sum(self._rewards) / len(self._rewards)
+        mean = sum(self._rewards) / max(len(self._rewards), 1)
         lines = [
             reward_line(report, mean, len(self._rewards)),
             completion_line(report),
@@ -47,10 +49,10 @@ def reward_line(report: "StepReport", mean: float, num_steps: int) -> str:
     """The last step's reward, its mean over the last steps, and the share without a signal."""
     metrics = report.metrics
     named = [name.removeprefix("reward/") for name in metrics if name.startswith("reward/")]
-    parts = [f"{name} {metrics[f'reward/{name}']:.2f}" for name in named if name != "mean"]
-    of_several = f", {mean:.2f} over {num_steps} steps" if num_steps > 1 else ""
+    parts = [f"{name} {number_text(metrics[f'reward/{name}'])}" for name in named if name != "mean"]
+    of_several = f", {number_text(mean)} over {num_steps} steps" if num_steps > 1 else ""
     return (
-        f"reward {metrics['reward/mean']:.2f} ({', '.join(parts)}){of_several}; "
+        f"reward {number_text(metrics['reward/mean'])} ({', '.join(parts)}){of_several}; "
         f"zero-std {metrics['group/zero_std_fraction']:.0%}"
     )
 
@@ -61,7 +63,8 @@ def completion_line(report: "StepReport") -> str:
     return (
         f"{metrics['completion/length_mean']:.0f} tokens a completion, "
         f"{metrics['completion/truncated_fraction']:.0%} cut; "
-        f"KL {metrics['loss/kl']:.4f}, gradient norm {metrics['optim/grad_norm']:.3f}"
+        f"KL {number_text(metrics['loss/kl'], 4)}, "
+        f"gradient norm {number_text(metrics['optim/grad_norm'], 3)}"
     )
 
 

@@ -72,6 +72,21 @@ def load_policy(
 
     check_rule(position_rule)
     name = str(model_id)
+    options = require_policy(name)
+    with _opening(name):
+        model = open_weights(AutoModelForImageTextToText, name, dtype=_as_dtype(dtype), **options)
+        processor = AutoProcessor.from_pretrained(name, **options)
+    require_tokenizer(processor.tokenizer, name)
+    model = model.to(device).eval()
+    return make_policy(model, processor, position_rule=position_rule, model_id=name)
+
+
+def require_policy(name: str) -> dict[str, Any]:
+    """Refuse what cannot be a policy by its configuration; return the options to open it with.
+
+    Raises:
+        MissingInputError, ModelError: there is no such model, or it is of another family.
+    """
     options: dict[str, Any] = {
         "trust_remote_code": False,
         "local_files_only": not _may_download(name),
@@ -84,12 +99,7 @@ def load_policy(
             f"{' or '.join(FAMILIES)}; name another one with --model"
         )
     family.check(config)
-    with _opening(name):
-        model = open_weights(AutoModelForImageTextToText, name, dtype=_as_dtype(dtype), **options)
-        processor = AutoProcessor.from_pretrained(name, **options)
-    require_tokenizer(processor.tokenizer, name)
-    model = model.to(device).eval()
-    return make_policy(model, processor, position_rule=position_rule, model_id=name)
+    return options
 
 
 def make_policy(
@@ -99,8 +109,18 @@ def make_policy(
     position_rule: PositionRule = "published",
     model_id: str = "",
 ) -> Policy:
-    """Wrap an opened model and processor, for example one that was just built from a config."""
+    """Wrap an opened model and processor, for example one that was just built from a config.
+
+    Raises:
+        ModelError: no end of turn is named, or there is no chat template.
+    """
     config: Any = model.config
+    template = processor.chat_template
+    if template is None or (isinstance(template, dict) and "default" not in template):
+        raise ModelError(
+            f"'{model_id or config.model_type}' has no chat template, which prompts are made with; "
+            "copy chat_template.jinja from the model that it was made from"
+        )
     family = FAMILIES[config.model_type]
     tokenizer = processor.tokenizer
     eos_ids = _end_ids(model, tokenizer)
@@ -233,14 +253,16 @@ def _read_config(name: str, options: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """Keep transformers' own bars out of our output."""
+    """Keep transformers' own bars, and its table of missing weights, out of our output."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

@@ -6,6 +6,7 @@ passes it, the starting policy is the best. Of equals the earliest stays.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from strive.errors import ConfigError
 from strive.train.run_folder import Best, RunFolder
@@ -17,7 +18,11 @@ BEST_METRIC = "accuracy"
 
 
 def keep_if_best(
-    trainer: Trainer, folder: RunFolder, step: int, held_out: Mapping[str, float]
+    trainer: Trainer,
+    folder: RunFolder,
+    step: int,
+    held_out: Mapping[str, float],
+    about: Mapping[str, Any],
 ) -> Best | None:
     """Write the policy to `best/` if its accuracy passes that of the one there; return the best.
 
@@ -25,6 +30,7 @@ def keep_if_best(
 
     Raises:
         ConfigError: the evaluation gives no accuracy.
+        DiskError: it could not be written.
     """
     if BEST_METRIC not in held_out:
         raise ConfigError(
@@ -36,9 +42,13 @@ def keep_if_best(
     before = folder.read_best() if processes.is_main else None
     record = -math.inf if before is None else before.value
     if processes.any(processes.is_main and candidate.value > record):
-        temporary = folder.best.with_name("best.tmp")
-        write_policy(trainer, temporary)
-        if processes.is_main:
-            folder.put_best(temporary, candidate)
+        write_policy(
+            trainer,
+            folder.best,
+            about,
+            step,
+            lambda: {f"held-out {name}": value for name, value in held_out.items()},
+            lambda temporary: folder.put_best(temporary, candidate),
+        )
         return candidate
     return before

@@ -62,6 +62,11 @@ class Prefetcher(Generic[T]):
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="strive-data")
         self._next: tuple[int, Future[T]] | None = None
 
+    def begin(self, step: int) -> None:
+        """Prepare the first step, so that what is wrong with it shows here."""
+        self._next = (step, self._pool.submit(self._load, step))
+        self._next[1].result()
+
     def get(self, step: int) -> T:
         """Return a step's data, an error of its loading included, and begin with the next."""
         if self._next is not None and self._next[0] == step:

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from strive.errors import (
     NonFiniteError,
     nearest,
 )
+from strive.files import expanded
 from strive.models.loading import Policy
 from strive.train.processes import Processes
 
@@ -53,7 +53,7 @@ def read_deepspeed_preset(name_or_file: str) -> dict[str, Any]:
             training config decides.
     """
     preset = PRESETS / f"{name_or_file}.json"
-    path = preset if preset.is_file() else Path(name_or_file)
+    path = preset if preset.is_file() else expanded(Path(name_or_file))
     if not path.is_file():
         names = sorted(file.stem for file in PRESETS.glob("*.json"))
         raise MissingInputError(
@@ -281,6 +281,11 @@ class Engine:
         self._engine.save_checkpoint(
             str(folder), tag=_CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=True
         )
+        if self.processes.is_main:
+            # DeepSpeed's scripts want a file that is not here, and would write the trained part
+            # of the weights under other names; `final/` is the Hugging Face folder.
+            for script in (*folder.glob("zero_to_*.py"), *folder.glob("*/zero_to_*.py")):
+                script.unlink()
 
     def load(self, folder: Path) -> None:
         """Read trained weights and optimiser state back; frozen weights must be the run's first.
@@ -294,8 +299,13 @@ class Engine:
             self._engine.load_checkpoint(
                 str(folder), tag=_CHECKPOINT_TAG, custom_load_fn=_load_trained
             )
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except MemoryError:
+            raise
+        # A state that is missing or cut short ends in whatever its reader stumbles over.
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise CheckpointError(
                 f"{folder} holds no complete checkpoint ({reason}); remove it to resume from the "
                 "one before"

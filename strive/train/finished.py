@@ -7,8 +7,10 @@ that somebody has edited since.
 import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
+from strive.files import fsync
 from strive.terminal import say
 
 CHECKPOINT_STATE = "state.json"
@@ -23,11 +25,47 @@ _MARKS = (WRITTEN, CHECKPOINT_STATE, BEST_STATE)
 
 
 def put_finished(temporary: Path, target: Path) -> None:
-    """Let a finished folder appear under its name, in the place of the one there."""
-    lines = sorted(f"{_content(p)} {_relative(p, temporary)}\n" for p in _files(temporary))
-    (temporary / WRITTEN).write_text("".join(lines), encoding="utf-8")
+    """Let a finished folder appear under its name, in the place of the one there.
+
+    Its files are on the disk by then, and have the modes that the user's umask gives: some
+    libraries write theirs for the user alone.
+    """
+    listed = temporary / WRITTEN
+    files = [path for path in _files(temporary) if path != listed]
+    lines = sorted(f"{_content(p)} {_relative(p, temporary)}\n" for p in files)
+    listed.write_text("".join(lines), encoding="utf-8")
+    mode = stat.S_IMODE(listed.stat().st_mode)
+    for path in (*files, listed):
+        if path.is_symlink():
+            continue
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+        fsync(path)
+    for path in {temporary, *(path.parent for path in files)}:
+        fsync(path)
     remove(target)
     temporary.rename(target)
+    fsync(target.parent)
+
+
+def damage(folder: Path) -> str | None:
+    """What of a finished folder is missing or changed, by its own list; None where nothing is.
+
+    A small file is known by its content, a large one by its size; `state.json`, which readers check
+    themselves, may have been edited. Earlier versions wrote no list.
+    """
+    listed = folder / WRITTEN
+    if not listed.is_file():
+        return None
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines:
+        return f"{WRITTEN} is empty"
+    for content, _, name in (line.partition(" ") for line in lines):
+        if not os.path.lexists(folder / name):
+            return f"{name} is missing"
+        if name != CHECKPOINT_STATE and _content(folder / name) != content:
+            return f"{name} is not as it was written"
+    return None
 
 
 def remove(path: Path) -> None:

@@ -6,9 +6,11 @@
 """
 
 import copy
+import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -20,18 +22,24 @@ from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted
 from strive.models.attention import require_gradient
 from strive.models.generate import generate
-from strive.models.loading import Policy, checkpoint_activations, load_policy
+from strive.models.loading import (
+    Policy,
+    checkpoint_activations,
+    load_policy,
+    require_policy,
+)
 from strive.terminal import say, show
 from strive.train.best import keep_if_best
+from strive.train.card import records_digest
 from strive.train.data import Prefetcher, TrainingData, shard
-from strive.train.engine import Engine
+from strive.train.engine import Engine, read_deepspeed_preset
 from strive.train.first_step import first_step_warnings
 from strive.train.interrupts import StopRequest, raising_at_sigterm
 from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
 from strive.train.out_of_memory import explaining_out_of_memory
 from strive.train.processes import Processes, start_processes
-from strive.train.rewards import load_rewards
+from strive.train.rewards import RewardFunction, load_rewards
 from strive.train.rollout import PreparedQuestion, prepare_questions
 from strive.train.run_folder import Best, RunFolder, checkpoint_name
 from strive.train.start import (
@@ -39,8 +47,10 @@ from strive.train.start import (
     comparable_cache,
     first_step_of,
     holding,
+    how_it_goes_on,
     make_trainable,
     require_same_start,
+    try_first_question,
     weights_digest,
 )
 from strive.train.step import Trainer, train_step
@@ -98,37 +108,23 @@ def train(
         ConfigError, CacheError, ModelError, CheckpointError: before anything is computed.
         NonFiniteError: before the optimiser step that it would have spoilt; it names the folder
             that holds the batch.
+        RewardError: a reward function failed; it names the file that holds the completions.
+        DiskError: a checkpoint or policy could not be written; nothing half is left of it.
         OutOfMemoryError: it names the settings that take less.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
     started = time.perf_counter()
-    require_loggers(config.loggers)
     processes = start_processes()
-    require_gradient(config.attention, processes.device)
-    data = TrainingData(config)
-    world_size = processes.world_size
-    questions = range(config.questions_per_step)
-    processes.of_main(lambda: shard(questions, config.num_variants, 0, world_size))
-    rewards = load_rewards(list(config.rewards))
+    data, rewards = processes.main_first(lambda: _open_data(config, processes))
     folder = RunFolder(run_dir)
     look = partial(first_step_of, folder, config, data, processes, resume)
     with holding(folder, look, processes) as first_step:
-        if processes.is_main:
-            show(_first_line(config, data, processes, first_step))
-        loading = explaining_out_of_memory(config, processes, "loading the policy")
-        with raising_at_sigterm(), loading:
-            trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
-        about = {
-            "config": comparable(config),
-            "cache": comparable_cache(data),
-            "start_digest": start_digest,
-        }
-        # A logger may refuse to start: before the folder is cut back.
-        with MetricWriters(folder, config, processes, first_step) as writers:
-            _prepare_folder(folder, config, data, processes, first_step)
-            _run_steps(
-                trainer, data, folder, first_step, about, writers, evaluate_held_out, on_step
-            )
+        if first_step < config.steps or not processes.of_main(lambda: folder.has_final):
+            notes = how_it_goes_on(folder, first_step) if resume and processes.is_main else ()
+            opened = (config, data, rewards, processes, folder)
+            _train(*opened, first_step, notes, evaluate_held_out, on_step)
+        elif processes.is_main:
+            say(f"train: {folder.root} already has all of its {first_step} steps; nothing to do")
     return TrainSummary(
         run_dir=folder.root,
         final=folder.final,
@@ -140,6 +136,64 @@ def train(
         last_metrics=folder.last_metrics(),
         best=folder.read_best(),
     )
+
+
+def _open_data(
+    config: TrainConfig, processes: Processes
+) -> tuple[TrainingData, dict[str, RewardFunction]]:
+    """The run's questions and its rewards, after what can be refused without reading any data."""
+    require_loggers(config.loggers)
+    require_gradient(config.attention, processes.device)
+    read_deepspeed_preset(config.deepspeed)
+    rewards = load_rewards(list(config.rewards))
+    shard(range(config.questions_per_step), config.num_variants, 0, processes.world_size)
+    return TrainingData(config), rewards
+
+
+def _train(
+    config: TrainConfig,
+    data: TrainingData,
+    rewards: dict[str, RewardFunction],
+    processes: Processes,
+    folder: RunFolder,
+    first_step: int,
+    notes: Iterable[str],
+    evaluate_held_out: HeldOut | None,
+    on_step: Callable[[StepReport], None] | None,
+) -> None:
+    """Open everything and run the steps; whatever is refused leaves the folder as it was."""
+    loading = explaining_out_of_memory(config, processes, "loading the policy")
+    with ExitStack() as open_things:
+        with raising_at_sigterm(), loading:
+            processes.of_main(lambda: try_first_question(config, data, rewards, first_step))
+            processes.of_main(lambda: require_policy(config.model))
+            for text in notes:
+                say(f"train: {text}")
+            if processes.is_main:
+                show(_first_line(config, data, processes, first_step))
+            trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
+            prefetcher = open_things.enter_context(_make_prefetcher(trainer, data))
+            if first_step < config.steps:
+                prefetcher.begin(first_step)
+        about = {
+            "config": comparable(config),
+            "cache": comparable_cache(data),
+            "start_digest": start_digest,
+            "records_digest": records_digest(data.records),
+        }
+        # A logger may refuse to start: before the folder is cut back.
+        writers = open_things.enter_context(MetricWriters(folder, config, processes, first_step))
+        _prepare_folder(folder, config, data, processes, first_step)
+        _run_steps(
+            trainer, prefetcher, folder, first_step, about, writers, evaluate_held_out, on_step
+        )
+
+
+def _make_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[PreparedQuestion]]:
+    # A tokenizer must not serve two threads: the reading one gets its own.
+    processor = copy.deepcopy(trainer.policy.processor)
+    reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
+    return Prefetcher(lambda step: _load(trainer, reader, data, step), trainer.config.steps)
 
 
 def _open_trainer(
@@ -158,7 +212,9 @@ def _open_trainer(
     )
     start_digest = weights_digest(policy)
     if first_step:
-        require_same_start(folder, first_step, start_digest, config.model)
+        processes.together(
+            lambda: require_same_start(folder, first_step, start_digest, config.model)
+        )
     trainer = build_trainer(config, policy, processes, rewards)
     if first_step:
         trainer.engine.load(folder.checkpoint(first_step))
@@ -192,7 +248,7 @@ def build_trainer(
     config: TrainConfig, policy: Policy, processes: Processes, rewards: dict[str, Any]
 ) -> Trainer:
     """Put together what every step needs; the policy's weights become those that train."""
-    make_trainable(policy, config)
+    processes.together(lambda: make_trainable(policy, config))
     if config.gradient_checkpointing:
         checkpoint_activations(policy.model)
         policy.model.train()
@@ -218,7 +274,7 @@ def _prepare_folder(
     processes: Processes,
     first_step: int,
 ) -> None:
-    if processes.is_main:
+    def prepare() -> None:
         folder.begun = True
         folder.cut_back(first_step)
         folder.write_config(
@@ -230,7 +286,8 @@ def _prepare_folder(
                 "device": processes.device.type,
             }
         )
-    processes.barrier()
+
+    processes.of_main(prepare)
 
 
 def _versions() -> dict[str, str]:
@@ -244,7 +301,7 @@ def _versions() -> dict[str, str]:
 
 def _run_steps(
     trainer: Trainer,
-    data: TrainingData,
+    prefetcher: Prefetcher[list[PreparedQuestion]],
     folder: RunFolder,
     first_step: int,
     about: dict[str, Any],
@@ -253,20 +310,21 @@ def _run_steps(
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
     config, processes = trainer.config, trainer.processes
-    # A tokenizer must not serve two threads: the reading one gets its own.
-    processor = copy.deepcopy(trainer.policy.processor)
-    reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
-    with (
-        Prefetcher(lambda step: _load(trainer, reader, data, step), config.steps) as prefetcher,
-        StopRequest() as stop,
-    ):
+    is_rewarded = True
+    with StopRequest() as stop:
         if first_step == 0:
-            _evaluate(trainer, evaluate_held_out, 0, writers, folder)
+            _evaluate(trainer, evaluate_held_out, 0, writers, folder, about)
         for step in range(first_step, config.steps):
             metrics = _one_step(trainer, prefetcher, folder, step, is_first=step == first_step)
             done = step + 1
             writers.metrics(done, metrics)
-            held_out = _evaluate(trainer, evaluate_held_out, done, writers, folder)
+            if is_rewarded and math.isnan(metrics["reward/mean"]) and processes.is_main:
+                is_rewarded = False  # said once: it may be so in every step
+                say(
+                    f"warning: step {done}: every reward gave None for every completion, so that "
+                    "nothing is learned from it (rewards)"
+                )
+            held_out = _evaluate(trainer, evaluate_held_out, done, writers, folder, about)
             if on_step is not None and processes.is_main:
                 best = folder.read_best()
                 on_step(StepReport(done, config.steps, metrics, held_out, best))
@@ -276,12 +334,14 @@ def _run_steps(
             elif processes.is_main and done % STEPS_BETWEEN_COMPLETION_PARTS == 0:
                 folder.flush_completions()
             if stopping:
-                raise Interrupted(
-                    f"interrupted after step {done} of {config.steps}; its checkpoint is in "
-                    f"{folder.checkpoint(done)}; the same command with --resume continues"
+                raise processes.told_once(
+                    Interrupted(
+                        f"interrupted after step {done} of {config.steps}; its checkpoint is in "
+                        f"{folder.checkpoint(done)}; the same command with --resume continues"
+                    )
                 )
         # Before the loggers close, which may take as long as a network wants.
-        write_final(trainer, folder)
+        write_final(trainer, folder, about)
 
 
 def _one_step(
@@ -305,7 +365,15 @@ def _one_step(
         with watch.measure("time/data"):
             prepared = prefetcher.get(step)
         nonfinite = folder.nonfinite / checkpoint_name(step + 1)
-        result = train_step(trainer, prepared, step, watch, nonfinite_folder=nonfinite)
+        failed = folder.failed_reward / checkpoint_name(step + 1)
+        result = train_step(
+            trainer,
+            prepared,
+            step,
+            watch,
+            nonfinite_folder=nonfinite,
+            failed_reward_folder=failed,
+        )
     if trainer.processes.is_main:
         if is_first:
             warnings = first_step_warnings(
@@ -351,6 +419,7 @@ def _evaluate(
     done: int,
     writers: MetricWriters,
     folder: RunFolder,
+    about: Mapping[str, Any],
 ) -> Mapping[str, float] | None:
     """Evaluate before the first step, every `evaluate_every` steps and at the end; keep the best.
 
@@ -368,5 +437,5 @@ def _evaluate(
     values = processes.gather(own)[0]
     writers.held_out(done, values)
     if config.keep_best:
-        keep_if_best(trainer, folder, done, values)
+        keep_if_best(trainer, folder, done, values, about)
     return values

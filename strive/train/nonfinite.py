@@ -3,12 +3,17 @@
     RUN/nonfinite/step-000012/rank-0.json          questions, prompts, completions, rewards
                               rank-0.safetensors   tokens, lengths, advantages, log-probs
 
+A group whose reward function failed is kept likewise, before there are rewards:
+
+    RUN/failed_reward/step-000012/rank-0.json     question, prompt, completions, the trace
+
 Every process writes its own questions, or of a question that it shares its own variants
 (`variants`). Tensors are named `GROUP/NAME`, where GROUP is the place of the question in the JSON
 file. Axes: M variants, G completions, L tokens (padded; `lengths_MG` says how many count).
 """
 
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from strive.errors import NonFiniteError
+from strive.errors import NonFiniteError, RewardError
 from strive.train.metrics import GroupOutcome
-from strive.train.rollout import VariantRollout
+from strive.train.rollout import PreparedQuestion, VariantRollout
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,38 @@ def with_batch(
     return NonFiniteError(f"{error}; the batch is in {folder}")
 
 
+def with_completions(
+    error: RewardError,
+    folder: Path,
+    prepared: PreparedQuestion,
+    texts_MG: Sequence[Sequence[str]],
+    *,
+    step: int,
+    rank: int,
+) -> RewardError:
+    """Write the group that a reward function failed at; return the error with the file named."""
+    record = prepared.question.record
+    described = {
+        "step": step,
+        "rank": rank,
+        "reason": str(error),
+        "question_id": record.question_id,
+        "video_id": record.video_id,
+        "solution": record.solution,
+        "frame_index": prepared.question.frame_index_MK.tolist(),
+        "prompt": prepared.text,
+        "completions": texts_MG,
+        "trace": traceback.format_exception(error.__cause__ or error),
+    }
+    file = folder / f"rank-{rank}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(file, described)
+    except OSError as failure:
+        return RewardError(f"{error}; its completions could not be written to {file} ({failure})")
+    return RewardError(f"{error}; its completions and the trace are in {file}")
+
+
 def write_batch(
     folder: Path, groups: Sequence[BatchGroup], *, step: int, rank: int, reason: str
 ) -> None:
@@ -75,9 +112,13 @@ def write_batch(
         "reason": reason,
         "groups": [_describe(number, group) for number, group in enumerate(groups)],
     }
-    (folder / f"rank-{rank}.json").write_text(
-        json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    _write_json(folder / f"rank-{rank}.json", described)
+
+
+def _write_json(file: Path, described: Mapping[str, Any]) -> None:
+    # A text may hold half a surrogate pair, which no encoding has.
+    text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _tensors(group: BatchGroup) -> dict[str, Tensor]:

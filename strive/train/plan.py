@@ -17,8 +17,9 @@ from strive.models.loading import Policy, make_policy
 from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.train.data import TrainingData, shard
 from strive.train.engine import read_deepspeed_preset
+from strive.train.rewards import load_rewards
 from strive.train.rollout import prepare_questions
-from strive.train.start import make_trainable
+from strive.train.start import make_trainable, try_first_question
 
 # Hidden-sized values kept per token and layer for the backward pass of a gated transformer layer
 # (inputs, norms, q, k, v, attention output, and three of the MLP's width, which is about 4 wide).
@@ -35,14 +36,21 @@ MEMORY_FORMULA = (
 )
 
 
-def dry_run(config: TrainConfig, *, num_processes: int = 1) -> dict[str, Any]:
+def dry_run(
+    config: TrainConfig, *, num_processes: int = 1, try_rewards: bool = False
+) -> dict[str, Any]:
     """Resolve a configuration against its cache and model, and estimate what a step needs.
+
+    With `try_rewards` the user's own functions are called once, as a start does.
 
     Raises:
         ConfigError, CacheError, ModelError: what `train` would stop at.
     """
+    read_deepspeed_preset(config.deepspeed)
     data = TrainingData(config)
     shard(range(config.questions_per_step), config.num_variants, 0, num_processes)
+    if try_rewards:
+        try_first_question(config, data, load_rewards(list(config.rewards)), 0)
     policy = open_architecture(config)
     make_trainable(policy, config)
     first = data.read(data.questions_of(0)[0], 0)

@@ -20,6 +20,7 @@ from torch import Tensor
 from strive.errors import ConfigError, StriveError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 # Others wait while the main process writes a policy; NCCL's own ten minutes may not do for a slow
 # disk. A launcher ends the others at once when one process fails, however long this is.
 _TIMEOUT = timedelta(hours=1)
@@ -73,12 +74,40 @@ class Processes:
         assert given is not None
         value, failure = given
         if failure is not None:
-            if isinstance(failure, StriveError):
-                # One line for a run, not one for each of its processes.
-                failure.is_told = not self.is_main
-            raise failure
+            raise self.told_once(failure)
         answer: T = value
         return answer
+
+    def main_first(self, call: Callable[[], T]) -> T:
+        """Make a call on the main process and, where that succeeds, on all others.
+
+        What is wrong for all of them alike is then said once.
+        """
+        held: list[T] = []
+        self.of_main(lambda: held.append(call()))
+        return held[0] if held else call()
+
+    def together(self, call: Callable[[], T]) -> T:
+        """Make a call on every process; where it fails on any, all raise the first one's failure.
+
+        One that failed alone would leave the others waiting for it in their next collective.
+        """
+        held: list[T] = []
+        failure: StriveError | None = None
+        try:
+            held.append(call())
+        except StriveError as error:
+            failure = error
+        for (error_of_one,) in self.gather((failure,)):
+            if error_of_one is not None:
+                raise self.told_once(error_of_one)
+        return held[0]
+
+    def told_once(self, error: E) -> E:
+        """Mark an error that all processes raise: one line for a run, not one for each of them."""
+        if isinstance(error, StriveError):
+            error.is_told = not self.is_main
+        return error
 
     def barrier(self) -> None:
         """Wait for all processes."""

@@ -4,24 +4,38 @@ Every reward function has TRL's signature, `f(prompts, completions, **columns) -
 lists of equal length, one row per completion, by keyword. Completions are text; the columns are the
 record's fields by name (see `record_columns`) and `completion_ids`, a list of token ids each, so
 that TRL's functions of the length work unchanged. None means "does not apply"; a completion to
-which no function applies has reward NaN.
+which no function applies has reward NaN. For users: `docs/own-rewards.md`.
 """
 
+import copy
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strive.answers import GradingRules, extract_answer, grade, has_think_answer_format
-from strive.errors import ConfigError
-from strive.named import check_name, load_function
+from strive.answers import (
+    GradingRules,
+    extract_answer,
+    extract_answer_or_text,
+    grade,
+    has_think_answer_format,
+)
+from strive.errors import ConfigError, RewardError
+from strive.named import check_name, load_function, raised
 from strive.records import Record
 
 FloatArray = NDArray[np.floating]
 RewardFunction = Callable[..., Sequence[float | None]]
+LARGEST = 1e150
+"""Largest size of a reward: the squares that a group's std needs are still finite."""
+PAGE = "docs/own-rewards.md"
+# What a function says that was written for lists of messages, and got texts.
+_CHAT_ERRORS = ("string indices must be", "'str' object has no attribute", "string index out of")
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def accuracy_reward(
@@ -48,7 +62,25 @@ def format_reward(
     return [float(has_think_answer_format(completion)) for completion in completions]
 
 
-REWARDS: dict[str, RewardFunction] = {"accuracy": accuracy_reward, "format": format_reward}
+def format_strict_reward(
+    prompts: Sequence[str], completions: Sequence[str], **columns: Any
+) -> list[float | None]:
+    """As `format_reward`, and each of the four tags comes once, and the answer is not empty."""
+    return [
+        float(
+            has_think_answer_format(completion)
+            and all(completion.count(tag) == 1 for tag in _TAGS)
+            and extract_answer(completion) != ""
+        )
+        for completion in completions
+    ]
+
+
+REWARDS: dict[str, RewardFunction] = {
+    "accuracy": accuracy_reward,
+    "format": format_reward,
+    "format_strict": format_strict_reward,
+}
 
 
 def load_rewards(names: Sequence[str]) -> dict[str, RewardFunction]:
@@ -64,10 +96,11 @@ def load_rewards(names: Sequence[str]) -> dict[str, RewardFunction]:
             continue
         check_name("reward", name, REWARDS)
         function = load_function(f"reward '{name}'", name)
-        if inspect.iscoroutinefunction(function):
+        if inspect.isclass(function) or inspect.iscoroutinefunction(function):
+            kind = "a class" if inspect.isclass(function) else "an async function"
             raise ConfigError(
-                f"reward '{name}' is {type(function).__name__}; a plain function "
-                "f(prompts, completions, **columns) -> list[float | None] is expected"
+                f"reward '{name}' is {kind}; a plain function (or an object that is called) "
+                f"f(prompts, completions, **columns) -> list[float | None] is wanted ({PAGE})"
             )
         functions[name] = function
     return functions
@@ -90,6 +123,42 @@ def record_columns(
     return {name: [value] * num_completions for name, value in values.items()}
 
 
+def try_rewards(
+    functions: Mapping[str, RewardFunction],
+    weights: Mapping[str, float],
+    record: Record,
+    *,
+    prompt: str,
+    num_completions: int,
+    grading: GradingRules,
+) -> None:
+    """Call every function once, as a step calls it, on completions that any policy may write.
+
+    The first is the record's own solution, the second is empty. Token ids are stand-ins.
+
+    Raises:
+        ConfigError: one raises something or returns what is no list of numbers.
+    """
+    answer = extract_answer_or_text(record.solution)
+    texts = (f"<think>...</think>\n<answer>{answer}</answer>", "", "I cannot tell.")
+    completions = [texts[number % len(texts)] for number in range(num_completions)]
+    try:
+        compute_rewards(
+            functions,
+            weights,
+            prompts=[prompt] * num_completions,
+            completions=completions,
+            columns={
+                **record_columns(record, num_completions, grading=grading),
+                "completion_ids": [[*text.encode(), 0] for text in completions],
+            },
+        )
+    except RewardError as error:
+        raise ConfigError(
+            f"{error} (tried before the run, on texts made for it; check_rewards=false omits that)"
+        ) from error
+
+
 def compute_rewards(
     functions: Mapping[str, RewardFunction],
     weights: Mapping[str, float],
@@ -103,25 +172,89 @@ def compute_rewards(
     Rewards are NaN where a function gave None, totals where all of them did.
 
     Raises:
-        ConfigError: a function returned another number of rows, or something not a finite number.
+        RewardError: a function raised something, or returned another number of rows or something
+            that is no number of a usable size; it names the reward and, where known, the question
+            and the completion.
     """
-    by_name = {
-        name: _checked(name, function(prompts=prompts, completions=completions, **columns), prompts)
-        for name, function in functions.items()
-    }
+    by_name = {}
+    for name, function in functions.items():
+        # Copies, since a function may write into what it is given, and the next one must not see.
+        arguments = copy.deepcopy(
+            {"prompts": list(prompts), "completions": list(completions), **columns}
+        )
+        try:
+            values = function(**arguments)
+        except Exception as error:
+            raise RewardError(_failure(name, error, arguments)) from error
+        by_name[name] = _checked(name, values, len(prompts))
     values_RN = np.stack([weights[name] * values_N for name, values_N in by_name.items()])
-    known_RN = np.isfinite(values_RN)
+    known_RN = ~np.isnan(values_RN)
     totals_N = np.where(known_RN, values_RN, 0.0).sum(axis=0)
+    if (np.abs(totals_N) > LARGEST).any():
+        raise RewardError(
+            f"the weighted sum of rewards is {np.abs(totals_N).max():.3g}, above {LARGEST:g}; "
+            "lower the weights (rewards)"
+        )
     return np.where(known_RN.any(axis=0), totals_N, np.nan), by_name
 
 
-def _checked(name: str, values: Any, prompts: Sequence[str]) -> FloatArray:
-    if not isinstance(values, (list, tuple, np.ndarray)) or len(values) != len(prompts):
-        found = f"{len(values)} values" if hasattr(values, "__len__") else type(values).__name__
-        raise ConfigError(f"reward '{name}' returned {found} for {len(prompts)} completions")
-    numbers = []
-    for value in values:
-        if value is not None and not math.isfinite(float(value)):
-            raise ConfigError(f"reward '{name}' returned {value}; a finite number or None is due")
-        numbers.append(math.nan if value is None else float(value))
-    return np.array(numbers, dtype=np.float64)
+def _failure(name: str, error: Exception, arguments: Mapping[str, Any]) -> str:
+    """Say what a function raised, and of which question and completion where that can be told."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
+    if not frames and isinstance(error, TypeError):
+        return (
+            f"reward '{name}' cannot be called as rewards are ({error}): by keyword, with "
+            f"{', '.join(arguments)}; take **columns for what it does not use ({PAGE})"
+        )
+    where = ""
+    if questions := arguments.get("question_id"):
+        where = f" for question '{questions[0]}'"
+    completions = arguments["completions"]
+    # A loop's variable holds the text that it was at: the very object, and no other of them.
+    for frame in reversed(frames):
+        ids = {id(value) for value in frame.f_locals.values()}
+        at = [number for number, text in enumerate(completions) if id(text) in ids]
+        if len({id(completions[number]) for number in at}) == 1:
+            where += f", completion {at[0] + 1} of {len(completions)} ({completions[at[0]][:60]!r})"
+            break
+    is_chat = any(text in str(error) for text in _CHAT_ERRORS)
+    hint = "; prompts and completions are texts here, no lists of messages" if is_chat else ""
+    return f"reward '{name}' raised {raised(error)}{where}{hint} ({PAGE})"
+
+
+def _checked(name: str, values: Any, num_completions: int) -> FloatArray:
+    """The numbers that a function returned, float64 [N]; NaN for None."""
+    if inspect.iscoroutine(values):
+        values.close()
+    if hasattr(values, "tolist"):  # an array, or a tensor of any device
+        values = values.tolist()
+    wanted = "a list with a number or None for each completion is wanted"
+    if not isinstance(values, (list, tuple)):
+        raise RewardError(f"reward '{name}' returned {_shown(values)}; {wanted} ({PAGE})")
+    if len(values) != num_completions:
+        raise RewardError(
+            f"reward '{name}' returned {len(values)} values for {num_completions} completions; "
+            f"{wanted} ({PAGE})"
+        )
+    numbers_N = np.full(num_completions, np.nan)
+    for place, value in enumerate(values):
+        if value is None:
+            continue
+        try:
+            number = math.nan if isinstance(value, (str, bytes)) else float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            number = math.nan
+        if not abs(number) <= LARGEST:
+            raise RewardError(
+                f"reward '{name}' returned {_shown(value)} for completion {place + 1} of "
+                f"{num_completions}; a finite number or None is due, of a size up to {LARGEST:g} "
+                f"({PAGE})"
+            )
+        numbers_N[place] = number
+    return numbers_N
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, (int, float, str)):
+        return repr(value)[:60]
+    return f"{'an' if type(value).__name__[0] in 'aeiouAEIOU' else 'a'} {type(value).__name__}"

@@ -1,7 +1,8 @@
 """The run folder: what a run leaves behind, and cutting it back to a checkpoint on resume.
 
     config.json  metrics.jsonl  held_out.jsonl  completions.parquet/part-*  tensorboard/  wandb/
-    checkpoints/step-000100/  best/  final/  nonfinite/step-000012/  run.lock
+    checkpoints/step-000100/  best/  final/  run.lock
+    nonfinite/step-000012/  failed_reward/step-000012/
 
 These names, and the temporary ones of `temporaries`, are the run's; whatever else lies in the
 folder is the user's and stays. A folder that holds one of them and no run of ours is refused.
@@ -18,7 +19,8 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from strive.train.finished import (
     BEST_STATE,
     CHECKPOINT_STATE,
     TEMPORARY_ENDS,
+    WRITTEN,
+    damage,
     put_finished,
     remove,
     remove_unnamed,
@@ -39,6 +43,7 @@ from strive.train.finished import (
 from strive.train.run_lock import RunLock
 
 _STEP = "([0-9]{6}|[1-9][0-9]{6,})"
+_STATE_KEYS = {"step", "config", "cache", "start_digest", "world_size", "zero_stage"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class RunFolder:
         self.best = self.root / "best"
         self.best_of_checkpoint = self.checkpoints / "best"
         self.nonfinite = self.root / "nonfinite"
+        self.failed_reward = self.root / "failed_reward"
         self.wandb = self.root / "wandb"
         self.wandb_file = self.root / "wandb.json"
         self.lock = RunLock(self.root)
@@ -83,7 +89,7 @@ class RunFolder:
         """What is there under the names that a run writes, the lock left out."""
         finished = (
             *(self.config_file, self.metrics_file, self.held_out_file, self.completions),
-            *(self.checkpoints, self.best, self.final, self.nonfinite),
+            *(self.checkpoints, self.best, self.final, self.nonfinite, self.failed_reward),
             *(self.tensorboard, self.wandb, self.wandb_file),
         )
         files, folders = self.temporaries()
@@ -121,7 +127,16 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether a run has been here, one included that was killed before its `config.json`."""
-        return self.has_config or (self.lock.left_by_a_run() and bool(self.names()))
+        return (
+            self.has_config
+            or (self.lock.left_by_a_run() and bool(self.names()))
+            or bool(self.checkpoint_steps() and self.whole_checkpoint_steps())
+        )
+
+    @property
+    def has_final(self) -> bool:
+        """Whether `final/` is one that this version wrote, and as it was written."""
+        return (self.final / WRITTEN).is_file() and damage(self.final) is None
 
     def require_ours(self) -> None:
         """Refuse a folder in which a run would meet what no run wrote.
@@ -151,6 +166,28 @@ class RunFolder:
             if (path / CHECKPOINT_STATE).is_file()
         )
 
+    def damaged_checkpoints(self) -> dict[int, str]:
+        """What is wrong with each checkpoint that is not as it was written, by step."""
+        found = {}
+        for path in _matching(self.checkpoints, f"step-{_STEP}"):
+            if not any((path / mark).is_file() for mark in (CHECKPOINT_STATE, WRITTEN)):
+                continue
+            step = int(path.name.removeprefix("step-"))
+            try:
+                reason = damage(path)
+                if reason is None and _STATE_KEYS - self.read_state(step).keys():
+                    reason = f"{CHECKPOINT_STATE} is no state that a run wrote"
+            except (OSError, ValueError, AttributeError, RecursionError) as error:
+                reason = f"{CHECKPOINT_STATE}: {' '.join(str(error).split())[:80]}"
+            if reason is not None:
+                found[step] = reason
+        return found
+
+    def whole_checkpoint_steps(self) -> list[int]:
+        """Steps of the checkpoints that are as they were written, in order."""
+        damaged = self.damaged_checkpoints()
+        return [step for step in self.checkpoint_steps() if step not in damaged]
+
     def checkpoint(self, step: int) -> Path:
         """Folder of one checkpoint."""
         return self.checkpoints / checkpoint_name(step)
@@ -170,7 +207,8 @@ class RunFolder:
     def wandb_run_id(self) -> str:
         """The run's id at Weights & Biases: made once, so that a resumed run goes on under it."""
         if self.wandb_file.is_file():
-            return str(json.loads(self.wandb_file.read_text(encoding="utf-8"))["run_id"])
+            with _telling_damage(self.wandb_file, "remove it to go on under a new id"):
+                return str(json.loads(self.wandb_file.read_text(encoding="utf-8"))["run_id"])
         run_id = secrets.token_hex(4)
         _write(self.wandb_file, json.dumps({"run_id": run_id}) + "\n")
         return run_id
@@ -215,21 +253,45 @@ class RunFolder:
         _write_part(path, table)
         self._rows = []
 
-    def cut_back(self, step: int) -> None:
-        """Remove everything that came after `step` steps."""
-        # A run that begins anew evaluates the policy of step 0 again.
-        last_evaluated = step if step > 0 else -1
-        for path, last in ((self.metrics_file, step), (self.held_out_file, last_evaluated)):
-            if path.is_file():
-                _write(path, "".join(_lines_up_to(path, last)))
+    def surviving(self, step: int) -> tuple[dict[Path, str], dict[Path, pa.Table | None]]:
+        """What is left of the logs and of each part of the completions after `step` steps.
+
+        A part that stays as it is is left out, one that goes is None.
+
+        Raises:
+            CheckpointError: a file is damaged; nothing has changed.
+        """
+        last_evaluated = _last_evaluated(step)
+        logs = {
+            path: "".join(_lines_up_to(path, last))
+            for path, last in ((self.metrics_file, step), (self.held_out_file, last_evaluated))
+            if path.is_file()
+        }
+        parts: dict[Path, pa.Table | None] = {}
         for part in _matching(self.completions, rf"part-{_STEP}\.parquet"):
-            table = pq.read_table(part)
-            kept = table.filter(pa.compute.less_equal(table["step"], step))
-            if kept.num_rows == 0:
+            with _telling_damage(part, "remove it to resume (its steps' completions are lost)"):
+                table = pq.read_table(part)
+                kept = table.filter(pa.compute.less_equal(table["step"], step))
+            if kept.num_rows < table.num_rows:
+                parts[part] = kept if kept.num_rows else None
+        return logs, parts
+
+    def cut_back(self, step: int) -> None:
+        """Remove everything that came after `step` steps.
+
+        Raises:
+            CheckpointError, DiskError: a file is damaged, or the disk refuses.
+        """
+        logs, parts = self.surviving(step)
+        last_evaluated = _last_evaluated(step)
+        for path, text in logs.items():
+            _write(path, text)
+        for part, kept in parts.items():
+            if kept is None:
                 part.unlink()
-            elif kept.num_rows < table.num_rows:
+            else:
                 _write_part(part, kept)
-        for later in self.checkpoint_steps():
+        for later in {*self.checkpoint_steps(), *self.damaged_checkpoints()}:
             if later > step:
                 remove(self.checkpoint(later))
         files, folders = self.temporaries()
@@ -282,9 +344,31 @@ def require_same_config(found: Mapping[str, Any], wanted: Mapping[str, Any], whe
         )
 
 
+def _last_evaluated(step: int) -> int:
+    """A run that begins anew evaluates the policy of step 0 again."""
+    return step if step > 0 else -1
+
+
+@contextmanager
+def _telling_damage(path: Path, way_out: str) -> Iterator[None]:
+    """Turn what is wrong with a file of the run into one line.
+
+    Raises:
+        CheckpointError: what is read in the block is not what a run writes.
+    """
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path} is damaged ({reason}); {way_out}") from error
+
+
 def _read_best(folder: Path) -> Best | None:
     path = folder / BEST_STATE
-    return Best(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _telling_damage(path, f"remove {folder} to go on without that policy"):
+        return Best(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:

@@ -5,10 +5,11 @@ model under the same name must not slip in: its weights are told apart by a dige
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from strive.answers import build_question
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError
 from strive.models.loading import Policy
@@ -16,12 +17,14 @@ from strive.models.lora import add_adapters, base_parameters
 from strive.train.data import TrainingData
 from strive.train.engine import set_trainable
 from strive.train.processes import Processes
-from strive.train.run_folder import RunFolder, require_same_config
+from strive.train.rewards import RewardFunction, try_rewards
+from strive.train.run_folder import RunFolder, checkpoint_name, require_same_config
 
 # A resumed run may change these: they decide what is kept and shown, not what is learned. The cache
 # may have moved: its keys are compared instead.
 _FREE_KEYS = (
     "cache",
+    "check_rewards",
     "checkpoint_every",
     "evaluate_every",
     "held_out",
@@ -61,10 +64,11 @@ def holding(folder: RunFolder, look: Callable[[], int], processes: Processes) ->
 def first_step_of(
     folder: RunFolder, config: TrainConfig, data: TrainingData, processes: Processes, resume: bool
 ) -> int:
-    """How many steps a checkpoint in the run folder has already done; 0 for a new run.
+    """How many steps the newest whole checkpoint of the run folder has done; 0 for a new run.
 
     Raises:
-        CheckpointError: there is a run and no `resume`, or it was another run, or something else.
+        CheckpointError: there is a run and no `resume`, or it was another run, or something else,
+            or what it left is damaged, or has more steps than are asked for.
     """
     folder.require_ours()
     if not resume:
@@ -74,7 +78,15 @@ def first_step_of(
                 "--run-dir"
             )
         return 0
-    steps = folder.checkpoint_steps()
+    folder.read_best()
+    steps, damaged = folder.whole_checkpoint_steps(), folder.damaged_checkpoints()
+    if damaged and not steps:
+        listed = "; ".join(f"{checkpoint_name(step)}: {why}" for step, why in damaged.items())
+        raise CheckpointError(
+            f"no checkpoint in {folder.checkpoints} is whole ({listed}); move that folder away to "
+            "train from the start again, or give another --run-dir"
+        )
+    folder.surviving(steps[-1] if steps else 0)
     if not steps:
         if folder.has_config and folder.final.is_dir():
             raise CheckpointError(
@@ -86,6 +98,11 @@ def first_step_of(
             require_same_config(began["config"], comparable(config), folder.root)
             require_same_config(began["data"], comparable_cache(data), folder.root)
         return 0
+    if steps[-1] > config.steps:
+        raise CheckpointError(
+            f"{folder.root} already has {steps[-1]} steps, and steps is {config.steps}; nothing "
+            f"was changed (give more than {steps[-1]} with --steps to go on, or another --run-dir)"
+        )
     state = folder.read_state(steps[-1])
     require_same_config(state["config"], comparable(config), folder.checkpoint(steps[-1]))
     require_same_config(state["cache"], comparable_cache(data), folder.checkpoint(steps[-1]))
@@ -97,6 +114,44 @@ def first_step_of(
             "any)"
         )
     return steps[-1]
+
+
+def how_it_goes_on(folder: RunFolder, first_step: int) -> Iterator[str]:
+    """What a user who said --resume should know: a line each."""
+    for step, reason in folder.damaged_checkpoints().items():
+        if step > first_step:
+            yield (
+                f"{folder.checkpoint(step)} is damaged ({reason}); the run goes on from step "
+                f"{first_step}, the newest whole checkpoint"
+            )
+    if first_step == 0:
+        yield f"{folder.root} holds no checkpoint to resume from; the run begins at its first step"
+
+
+def try_first_question(
+    config: TrainConfig,
+    data: TrainingData,
+    rewards: Mapping[str, RewardFunction],
+    first_step: int,
+) -> None:
+    """Draw the first question's variants and call the rewards once, before a model is loaded.
+
+    What a user's own functions do wrong shows in seconds, and not after minutes of loading.
+
+    Raises:
+        ConfigError: a kind of variant or a reward cannot be used.
+    """
+    record = data.questions_of(first_step)[0]
+    data.read(record, first_step, [0])
+    if config.check_rewards:
+        try_rewards(
+            rewards,
+            config.rewards,
+            record,
+            prompt=build_question(record, config.prompt_template),
+            num_completions=config.num_variants * config.num_generations,
+            grading=config.grading,
+        )
 
 
 def make_trainable(policy: Policy, config: TrainConfig) -> None:

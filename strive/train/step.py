@@ -21,7 +21,7 @@ from torch import Tensor
 
 from strive.answers import extract_answer_or_text
 from strive.configs.schema import TrainConfig
-from strive.errors import NonFiniteError
+from strive.errors import NonFiniteError, RewardError
 from strive.models.family import VisionFeatures
 from strive.models.generate import Sampler
 from strive.models.inputs import PromptInputs
@@ -33,7 +33,7 @@ from strive.train.advantages import group_advantages
 from strive.train.engine import Engine
 from strive.train.loss import Denominators, policy_loss
 from strive.train.metrics import GroupOutcome, summarise
-from strive.train.nonfinite import BatchGroup, with_batch
+from strive.train.nonfinite import BatchGroup, with_batch, with_completions
 from strive.train.processes import Processes
 from strive.train.rewards import RewardFunction, compute_rewards, record_columns
 from strive.train.rollout import PreparedQuestion, VariantRollout, roll_out
@@ -122,12 +122,14 @@ def train_step(
     watch: Stopwatch,
     *,
     nonfinite_folder: Path | None = None,
+    failed_reward_folder: Path | None = None,
 ) -> StepResult:
     """Run one step on this process's variants; all processes call it together.
 
     Raises:
         NonFiniteError: before the optimiser step that a loss or gradient would have spoilt; the
             batch is then in `nonfinite_folder`.
+        RewardError: a reward function failed; the group is then in `failed_reward_folder`.
     """
     config = trainer.config
     with watch.measure("time/rollout"), trainer.engine.gathered():
@@ -143,7 +145,7 @@ def train_step(
             seed=config.seed,
             step=step,
         )
-    outcomes = _judge_groups(trainer, rollouts)
+    outcomes = _judge_groups(trainer, rollouts, step, failed_reward_folder)
     advantages_VG = np.concatenate([outcome.advantages_MG for outcome in outcomes])
     first = trainer.processes.rank * len(rollouts)
     own_VG = torch.from_numpy(advantages_VG[first : first + len(rollouts)])
@@ -161,11 +163,14 @@ def train_step(
             raise
         batch = _batch_groups(micro_batches, outcomes)
         rank = trainer.processes.rank
-        raise with_batch(error, nonfinite_folder, batch, step=step + 1, rank=rank) from error
+        kept = with_batch(error, nonfinite_folder, batch, step=step + 1, rank=rank)
+        raise trainer.processes.told_once(kept) from error
     return StepResult({**summarise(outcomes), **losses}, tuple(outcomes), first_kl)
 
 
-def _judge_groups(trainer: Trainer, rollouts: Sequence[VariantRollout]) -> list[GroupOutcome]:
+def _judge_groups(
+    trainer: Trainer, rollouts: Sequence[VariantRollout], step: int, failed_folder: Path | None
+) -> list[GroupOutcome]:
     """Outcomes of all groups of the step, in order, on every process.
 
     Processes hold consecutive variants, equally many each.
@@ -176,12 +181,27 @@ def _judge_groups(trainer: Trainer, rollouts: Sequence[VariantRollout]) -> list[
         for rollout in rollouts
     ]
     written = [variant for part in trainer.processes.gather(own) for variant in part]
-    first = trainer.processes.rank * len(rollouts)
-    judged = [
-        _judge(trainer, rollout.prepared, written[first + i : first + i + num_variants])
-        for i, rollout in enumerate(rollouts)
-        if rollout.variant == 0
-    ]
+    rank = trainer.processes.rank
+    first = rank * len(rollouts)
+
+    def judge_own() -> list[GroupOutcome]:
+        judged = []
+        for i, rollout in enumerate(rollouts):
+            if rollout.variant != 0:
+                continue
+            written_M = written[first + i : first + i + num_variants]
+            try:
+                judged.append(_judge(trainer, rollout.prepared, written_M))
+            except RewardError as error:
+                if failed_folder is None:
+                    raise
+                texts = [variant.texts for variant in written_M]
+                raise with_completions(
+                    error, failed_folder, rollout.prepared, texts, step=step + 1, rank=rank
+                ) from error
+        return judged
+
+    judged = trainer.processes.together(judge_own)
     return [outcome for part in trainer.processes.gather(judged) for outcome in part]
 
 

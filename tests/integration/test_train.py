@@ -185,7 +185,7 @@ def test_resume_refuses_another_configuration(settings, tmp_path):
     began = json.loads(state.read_text())
     state.write_text(json.dumps(began | {"start_digest": "0123"}))
     with pytest.raises(CheckpointError, match=r"began from other weights \(0123\)"):
-        train(TrainConfig(**settings(steps=1)), run_dir=tmp_path / "run", resume=True)
+        train(TrainConfig(**settings(steps=2)), run_dir=tmp_path / "run", resume=True)
     state.write_text(json.dumps(began))
     # More steps at a constant rate are the same run, continued.
     summary = train(TrainConfig(**settings(steps=2)), run_dir=tmp_path / "run", resume=True)

@@ -32,6 +32,23 @@ def test_a_line_is_left_even_when_the_work_fails(capsys: pytest.CaptureFixture[s
     assert "train: 3/5 steps" in capsys.readouterr().err
 
 
+def test_a_start_that_is_refused_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        progress.show_progress("train", 5, "steps"),
+    ):
+        raise RuntimeError("stop")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.234, "1.23"), (-999999.0, "-999999.00"), (1e300, "1e+300"), (float("nan"), "nan")],
+)
+def test_no_number_takes_a_line(value: float, text: str) -> None:
+    assert progress.number_text(value) == text
+
+
 def test_several_notes_are_one_plain_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ def test_overrides_are_read_as_yaml() -> None:
     config = load_train_config([], ["learning_rate=1e-5", "rewards.format=0.5"])
     assert config.learning_rate == 1e-5
     assert config.rewards == {"accuracy": 1.0, "format": 0.5}
+    config = load_train_config([], ["rewards={accuracy: 2}", "rewards.pkg.sub.rewards:judge=-0.5"])
+    assert config.rewards == {"accuracy": 2.0, "pkg.sub.rewards:judge": -0.5}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,15 @@ def test_overrides_are_read_as_yaml() -> None:
         ("steps", ["key=value"]),
         ("steps.more=1", ["steps"]),
         ("num_generations=1", []),
+        ("rewards=[accuracy, format]", ["['accuracy', 'format']", "{accuracy: 1.0, format: 0.5}"]),
+        ("rewards={accuracy: high}", ["rewards.accuracy", "'high'", "number"]),
+        ("rewards={accuracy: .inf}", ["rewards.accuracy", "inf", "finite"]),
+        ("rewards={accuracy: 0, format: -0.0}", ["all of weight 0", "nothing is learned"]),
+        ("learning_rate=.inf", ["learning_rate", "finite"]),
+        ("data=3", ["data", "3", "a list is wanted, such as [first, second]"]),
+        ("held_out=''", ["held_out", "a list is wanted"]),
+        ("loggers=", ["loggers", "None", "[] for none"]),
+        ("loggers=wandbb", ["loggers.0", "'wandbb'", "'tensorboard' or 'wandb'"]),
     ],
 )
 def test_bad_values_are_one_clear_line(override: str, words: list[str]) -> None:
@@ -129,3 +140,9 @@ def test_paths_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert config.cache == tmp_path / "cache"
     assert config.data == (tmp_path / "a.jsonl", Path("b.jsonl"))
     assert config.held_out == (tmp_path / "h.jsonl",)
+
+
+def test_one_text_where_several_may_stand_is_a_list_of_one() -> None:
+    config = load_train_config([], ["data=a.jsonl", "held_out=~/b.jsonl", "loggers=wandb"])
+    assert config.data == (Path("a.jsonl"),) and config.held_out == (Path.home() / "b.jsonl",)
+    assert config.loggers == ("wandb",)

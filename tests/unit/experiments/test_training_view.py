@@ -65,3 +65,16 @@ def test_a_resumed_run_counts_from_where_it_was_and_knows_the_best():
     assert screen.notes[3] == evaluated
     view.show(report(103, best=best))
     assert screen.notes[3] == evaluated
+
+
+def test_numbers_without_bounds_take_no_more_room():
+    screen = Screen()
+    view = TrainingView(screen)
+    view.show(report(1, reward=float("nan")))
+    assert screen.notes[0].startswith("reward nan (accuracy 0.52")
+    huge = METRICS | {"reward/mean": 1e149, "reward/accuracy": -1e149, "optim/grad_norm": 1e30}
+    view.show(StepReport(2, 150, huge, None, None))
+    assert screen.notes[0].startswith("reward 1e+149 (accuracy -1e+149, format 0.98); zero-std")
+    view.show(report(3, reward=float("nan")))
+    assert "reward nan (accuracy 0.52, format 0.98), 1e+149 over" not in screen.notes[0]
+    assert all(len(note) <= 80 for note in screen.notes)

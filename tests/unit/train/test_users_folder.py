@@ -251,6 +251,7 @@ class Refusing:
     [
         ({"model": "nowhere/model"}, ModelError),
         ({"model": "{empty}"}, ModelError),
+        ({"model": "{no template}"}, ModelError),
         ({"attention": "flex"}, ConfigError),
         ({"deepspeed": "zero9"}, MissingInputError),
         ({"trainable": "lora", "lora_targets": "no_such_layer"}, ConfigError),
@@ -263,8 +264,10 @@ class Refusing:
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_refused_start_leaves_nothing(make_config, tmp_path, monkeypatch, changes, error, exists):
     (tmp_path / "empty").mkdir()
+    model = shutil.copytree(lab_model_path("qwen2_5_vl"), tmp_path / "no template")
+    (model / "chat_template.jinja").unlink()
     changes = {
-        key: str(tmp_path / "empty") if value == "{empty}" else value
+        key: str(tmp_path / value[1:-1]) if str(value).startswith("{") and key == "model" else value
         for key, value in changes.items()
     }
     monkeypatch.setitem(LOGGERS, "wandb", Refusing)
