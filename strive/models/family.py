@@ -52,9 +52,6 @@ class Family(Protocol):
     def check(self, config: Any) -> None:
         """Raise `ModelError` for a configuration of this family that is not supported."""
 
-    def frame_pixel_limit(self, processor: Any, num_frames: int) -> int:
-        """Most pixels per frame that the family's video processor allows."""
-
     def position_ids(
         self,
         config: Any,

@@ -26,10 +26,6 @@ class Qwen25VL:
                 "set use_sliding_window to false in its config.json"
             )
 
-    def frame_pixel_limit(self, processor: Any, num_frames: int) -> int:
-        """The processor's `longest_edge`, which counts pixels per frame here."""
-        return int(processor.video_processor.size["longest_edge"])
-
     def position_ids(
         self,
         config: Any,

@@ -20,12 +20,6 @@ class Qwen3VL:
     def check(self, config: Any) -> None:
         """Every configuration of the family is supported."""
 
-    def frame_pixel_limit(self, processor: Any, num_frames: int) -> int:
-        """The even share of the processor's `longest_edge`, which counts a whole video's pixels."""
-        step = processor.video_processor.temporal_patch_size
-        padded = -(-num_frames // step) * step
-        return int(processor.video_processor.size["longest_edge"]) // padded
-
     def position_ids(
         self,
         config: Any,
