@@ -24,7 +24,7 @@ from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.terminal import say, show
 from strive.train.best import keep_if_best
 from strive.train.data import Prefetcher, TrainingData, shard
-from strive.train.engine import Engine
+from strive.train.engine import Engine, read_deepspeed_preset
 from strive.train.first_step import first_step_warnings
 from strive.train.interrupts import StopRequest, raising_at_sigterm
 from strive.train.loggers import require_loggers
@@ -105,6 +105,7 @@ def train(
     require_loggers(config.loggers)
     processes = start_processes()
     require_gradient(config.attention, processes.device)
+    read_deepspeed_preset(config.deepspeed)  # a mistake in the file, before any weight is loaded
     data = TrainingData(config)
     world_size = processes.world_size
     questions = range(config.questions_per_step)
