@@ -370,16 +370,20 @@ class Engine:
             return
         offload = self._engine.optimizer.parameter_offload
         with self._whole(list(self.policy.model.parameters())):
-            # DeepSpeed's hooks would partition each module again after its forward.
             for parameter in self.policy.model.parameters():
                 parameter.ds_active_sub_modules.clear()
+            # DeepSpeed's hooks would partition each module again after its forward. They are set
+            # aside, not removed: registering them anew throws away the order of modules that it
+            # has learned, and without it no weight is fetched ahead of its use.
+            aside = []
             for hook in [*offload.forward_hooks, *offload.backward_hooks]:
-                hook.remove()
-            offload.forward_hooks, offload.backward_hooks = [], []
+                hooks = hook.hooks_dict_ref()
+                aside.append((hooks, hook.id, hooks.pop(hook.id)))
             try:
                 yield
             finally:
-                offload._register_deepspeed_module(offload.module)
+                for hooks, key, function in aside:
+                    hooks[key] = function
 
     def save(self, folder: Path) -> None:
         """Write trained weights and optimiser state; every process takes part."""
