@@ -44,7 +44,7 @@ _LETTER_FIRST = re.compile(
 # A letter that a phrase announces. A capital may go on ("answer is B because it moves"), save the
 # words A and I, and a small letter must end the text, or "the answer is a cat" would be an A.
 _ANNOUNCED = r"""
-    (?:\s+(?:option|choice|letter|probably|likely|clearly|most))*
+    (?:\s+(?:option|choice|letter|probably|likely|clearly|most)){0,3}
     (?: \s*[:=-]\s* | \s+ | (?=[(\[*"$]) | (?<=[是为案选项]) )
     [\s(\[*"'$\\]*
     (?: ([B-HJ-Z])(?![\w-]|['.]\w)
@@ -101,7 +101,7 @@ _NUMBER = re.compile(
     r"""
     (?<![^\W\d_])(?<![^\W\d_][-.])(?<!\d)(?<!\d[.,:/])
     (?P<sign>(?<![\d)])[-+])?[$€£¥]?
-    (?: (?:(?P<whole>\d+)\s+)?(?P<over>\d+)\s?/\s?(?P<under>\d+)
+    (?: (?:(?P<whole>\d{1,15})\s+)?(?P<over>\d{1,15})\s?/\s?(?P<under>\d{1,15})
       | (?P<plain> (?: (?:\d{1,3}(?:[,'’\u00a0\u2009\u202f]\d{3})+|\d+)(?:\.\d+)? | \.\d+ )
                    (?:[eE][-+]?\d+)? ) )
     (?![.,:/]?\d|\s?/\s?\d|\^)

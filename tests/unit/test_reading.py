@@ -97,6 +97,14 @@ def test_integers_are_read_back_however_they_are_written(value: int, minus: str)
         assert read_number(f"it is {written.replace('-', minus)} m") == value
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ["option ", "answer ", "\\boxed{", "1,111", "2^", "A ", "* "])
+def test_a_text_of_any_length_is_read_at_once(part: str) -> None:
+    for text in (part * 20_000, "1/" + "9" * 20_000):
+        read_letter(text)
+        assert read_number(text) is None
+
+
 @given(st.text(max_size=30))
 def test_a_text_reads_as_its_plain_form(text: str) -> None:
     assert read_letter(text) == read_letter(plain_text(text))
