@@ -3,7 +3,7 @@
 Used by the rewards and by evaluation, so that both mean the same by "correct". Rule set `video_r1`
 is that of Video-R1's RL script (grpo.py): its prompt and its grading are a protocol and are kept to
 the letter, save that an empty or non-finite answer is always wrong (there, "nan" earned a full
-regression reward). Rule set `tolerant` reads what a person would accept.
+regression reward). Rule set `tolerant` reads what a person would accept (`reading.py`).
 """
 
 import math
@@ -13,11 +13,12 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from strive.errors import unknown_name
+from strive.reading import plain_text, read_letter, read_number
 from strive.records import PROBLEM_TYPES, Record
 
 GradingRules = Literal["video_r1", "tolerant"]
 GRADING_RULES: tuple[str, ...] = get_args(GradingRules)
-GRADING_VERSION = 1
+GRADING_VERSION = 2
 """Raised whenever a grade can change; evaluation results carry it."""
 
 _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
@@ -153,6 +154,8 @@ def grade(
         raise unknown_name("problem_type", problem_type, PROBLEM_TYPES)
     gold = extract_answer_or_text(solution)
     answer = prediction.strip()
+    if rules == "tolerant":
+        answer, gold = plain_text(answer), plain_text(gold)
     if not answer or not gold:
         return 0.0
     return _GRADERS[rules][problem_type](answer, gold)
@@ -176,38 +179,6 @@ def is_parsed(problem_type: str, answer: str) -> bool:
     if problem_type in ("numerical", "regression"):
         return read_number(answer) is not None
     return bool(answer.strip())
-
-
-_BARE_LETTER = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
-_LETTER_AND_TEXT = re.compile(r"[\W_]*([A-Za-z])\s*[.):]\s*\S.*", re.DOTALL)
-_LETTER_AT_END = re.compile(
-    r".*\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(*\"']*([A-Z])[)*\"'.!]*", re.DOTALL | re.I
-)
-
-
-def read_letter(answer: str) -> str | None:
-    """Read an option letter as a person would: "(B)", "B.", "b", "B. cat", "the answer is B".
-
-    A letter that merely begins a sentence ("A man walks") is no option letter.
-    """
-    text = answer.strip()
-    for pattern in (_BARE_LETTER, _LETTER_AND_TEXT, _LETTER_AT_END):
-        match = pattern.fullmatch(text)
-        if match:
-            return match.group(1).upper()
-    return None
-
-
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
-
-
-def read_number(answer: str) -> float | None:
-    """Read the one number of a text ("42", "1,000", "3.0 m", "$5"); None if not exactly one."""
-    found = _NUMBER.findall(answer)
-    if len(found) != 1:
-        return None
-    value = float(found[0].replace(",", ""))
-    return value if math.isfinite(value) else None
 
 
 def _strict_number(text: str) -> float | None:

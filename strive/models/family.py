@@ -52,9 +52,6 @@ class Family(Protocol):
     def check(self, config: Any) -> None:
         """Raise `ModelError` for a configuration of this family that is not supported."""
 
-    def frame_pixel_limit(self, processor: Any, num_frames: int) -> int:
-        """Most pixels per frame that the family's video processor allows."""
-
     def position_ids(
         self,
         config: Any,
@@ -79,7 +76,10 @@ class Family(Protocol):
         """
 
     def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
-        """Run the tower over several videos; last hidden states, then those for deepstack."""
+        """Run the tower over several videos; last hidden states, then those for deepstack.
+
+        `grid_V3` is on the CPU: how the tower attends follows from it without asking a device.
+        """
 
     def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:
         """Apply the tower's mergers to what `encode` returned."""

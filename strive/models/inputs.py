@@ -21,6 +21,9 @@ from strive.models.loading import Policy
 from strive.models.positions import Grid, mean_seconds_per_slice, next_position
 from strive.video_frames import VideoFrames
 
+MOST_SLENDER = 200
+"""Length of a frame over its breadth that processors take at most."""
+
 
 @dataclass(frozen=True)
 class PromptInputs:
@@ -103,34 +106,61 @@ def snapped_size(
     return rows * factor, columns * factor
 
 
+def policy_size(
+    policy: Policy, num_frames: int, height: int, width: int, *, max_pixels: int | None = None
+) -> tuple[int, int]:
+    """Size at which a policy is shown a video's frames: what its processor would resize them to.
+
+    The processor's own rule is asked, on a video without values, so that every limit of its
+    settings and version holds. Two differences: a frame below its smallest size is not enlarged,
+    and `max_pixels` limits a frame further.
+    """
+    processor = policy.processor.video_processor
+    factor = processor.patch_size * processor.merge_size
+    size = snapped_size(height, width, factor=factor, pixel_limit=max_pixels)
+    # It refuses what is thinner than a patch or than a 200th of its length; such a frame gives way.
+    height, width = max(height, factor), max(width, factor)
+    height, width = min(height, MOST_SLENDER * width), min(width, MOST_SLENDER * height)
+    step = processor.temporal_patch_size
+    theirs = processor.resize(
+        videos=torch.empty(1, max(num_frames, step), 3, height, width, device="meta"),
+        size=processor.size,
+        resample=processor.resample,
+        factor=factor,
+        temporal_factor=step,
+        cap_pixels_per_frame=getattr(processor, "cap_pixels_per_frame", None),
+    )
+    return min(size, (theirs.shape[-2], theirs.shape[-1]), key=math.prod)
+
+
 def snap_frames(policy: Policy, frames_KHWC: NDArray[np.uint8], pixel_limit: int) -> Tensor:
-    """Frames [K, 3, H, W] uint8 on the policy's patch grid, resized as its processor resizes."""
+    """Frames [K, 3, H, W] uint8 on the policy's patch grid, as pictures of their own."""
+    vision = policy.config.vision_config
+    factor = vision.patch_size * vision.spatial_merge_size
+    height, width = frames_KHWC.shape[1:3]
+    return _resized(
+        frames_KHWC, snapped_size(height, width, factor=factor, pixel_limit=pixel_limit)
+    )
+
+
+def _resized(frames_KHWC: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """Frames [K, 3, H, W] uint8 of another size, as a processor resizes."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as transforms
 
-    height, width = frames_KHWC.shape[1:3]
-    vision = policy.config.vision_config
-    size = snapped_size(
-        height,
-        width,
-        factor=vision.patch_size * vision.spatial_merge_size,
-        pixel_limit=pixel_limit,
-    )
     frames = torch.from_numpy(np.ascontiguousarray(frames_KHWC)).permute(0, 3, 1, 2)
-    if size == (height, width):
+    if size == frames.shape[2:]:
         return frames
     return transforms.resize(frames, list(size), InterpolationMode.BICUBIC, antialias=True)
 
 
 def _snap_video(policy: Policy, video: VideoFrames, max_pixels: int | None) -> Tensor:
-    """Frames [K, 3, H, W] uint8 on the patch grid, within the processor's limit for a video."""
-    num_frames = len(video.frames_KHWC)
+    """Frames [K, 3, H, W] uint8 at the size at which the policy is shown them."""
+    num_frames, height, width = video.frames_KHWC.shape[:3]
     if num_frames == 0:
         raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
-    limit = policy.family.frame_pixel_limit(policy.processor, num_frames)
-    return snap_frames(
-        policy, video.frames_KHWC, limit if max_pixels is None else min(limit, max_pixels)
-    )
+    size = policy_size(policy, num_frames, height, width, max_pixels=max_pixels)
+    return _resized(video.frames_KHWC, size)
 
 
 def _render(policy: Policy, texts: Sequence[str]) -> list[str]:

@@ -74,7 +74,9 @@ def load_policy(
     name = str(model_id)
     options = require_policy(name)
     with _opening(name):
-        model = open_weights(AutoModelForImageTextToText, name, dtype=_as_dtype(dtype), **options)
+        model = open_weights(
+            AutoModelForImageTextToText, name, device=device, dtype=_as_dtype(dtype), **options
+        )
         processor = AutoProcessor.from_pretrained(name, **options)
     require_tokenizer(processor.tokenizer, name)
     model = model.to(device).eval()
@@ -151,16 +153,27 @@ def save_policy(
     policy.processor.save_pretrained(folder)
 
 
-def open_weights(model_class: Any, name: str, *, unused: Sequence[str] = (), **options: Any) -> Any:
+def open_weights(
+    model_class: Any,
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    unused: Sequence[str] = (),
+    **options: Any,
+) -> Any:
     """Open a model with all of its weights; `unused` are parts of names that may be missing.
 
-    transformers only warns of a weight that is in no file, and goes on with random numbers.
+    Each weight goes to the device by itself, so that a process keeps no copy of the model in the
+    host's memory; on a CPU weights of the wanted type are the mapped file's own pages. transformers
+    only warns of a weight that is in no file, and goes on with random numbers.
 
     Raises:
         ModelError: a weight is missing, or a file of weights is damaged.
     """
     from safetensors import SafetensorError
 
+    if torch.device(device).type != "cpu":
+        options["device_map"] = {"": device}
     try:
         with _without_progress_bars():
             model, report = model_class.from_pretrained(name, output_loading_info=True, **options)

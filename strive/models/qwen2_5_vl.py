@@ -11,6 +11,7 @@ from torch import Tensor
 from strive.errors import ModelError
 from strive.models.family import MergedFeatures, MergerInputs
 from strive.models.positions import Grid, PositionRule, qwen2_5_vl_positions
+from strive.models.tower import Segments, repeated, slice_of_rows, use_few_calls
 
 
 class Qwen25VL:
@@ -25,10 +26,6 @@ class Qwen25VL:
                 "this Qwen2.5-VL has sliding-window layers, which are not supported; "
                 "set use_sliding_window to false in its config.json"
             )
-
-    def frame_pixel_limit(self, processor: Any, num_frames: int) -> int:
-        """The processor's `longest_edge`, which counts pixels per frame here."""
-        return int(processor.video_processor.size["longest_edge"])
 
     def position_ids(
         self,
@@ -62,18 +59,36 @@ class Qwen25VL:
         return prompt.replace(processor.video_token, expanded, 1)
 
     def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
-        """Last hidden states, put back from window order into the order of the pixels."""
-        from transformers.vision_utils import get_vision_window_index
+        """Last hidden states, put back from window order into the order of the pixels.
 
-        with MergerInputs([tower.merger]) as merger:
-            tower(pixels_ND, grid_thw=grid_V3)
-        window_index, _ = get_vision_window_index(
+        Windows stand by size, so that those of one size are one slice of rows in every layer.
+        """
+        from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+
+        use_few_calls(tower)
+        unit, device = tower.spatial_merge_unit, pixels_ND.device
+        window_index, boundaries = get_vision_window_index(
             grid_V3, tower.spatial_merge_size, tower.window_size, tower.patch_size
         )
-        unit = tower.spatial_merge_unit
-        hidden = merger.inputs[0].reshape(-1, unit, merger.inputs[0].shape[-1])
-        hidden = hidden[torch.argsort(window_index)]
-        return [hidden.reshape(-1, hidden.shape[-1])]
+        lengths_W = boundaries.diff().long()
+        windows = window_index.split((lengths_W // unit).tolist())
+        by_length_W = lengths_W.argsort(stable=True)
+        window_index = torch.cat([windows[window] for window in by_length_W.tolist()])
+        places_N = (window_index[:, None] * unit + torch.arange(unit)).flatten()
+        slices = Segments(slice_of_rows(grid_V3)[places_N], device)
+        in_windows = Segments(repeated(lengths_W[by_length_W]), device)
+        with MergerInputs([tower.merger]) as merger:
+            tower(
+                pixels_ND,
+                grid_thw=grid_V3,
+                position_ids=get_vision_position_ids(grid_V3, tower.spatial_merge_size).to(device),
+                window_index=window_index.to(device),
+                cu_seqlens=slices,
+                max_seqlen=slices.longest,
+                cu_window_seqlens=in_windows,
+                max_window_seqlen=in_windows.longest,
+            )
+        return [merger.inputs[0].index_select(0, places_N.argsort().to(device))]
 
     def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:
         """The tower's merger, four neighbouring patches to one token."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from strive.models.family import MergedFeatures, MergerInputs
 from strive.models.positions import Grid, PositionRule, qwen3_vl_positions
+from strive.models.tower import Segments, slice_of_rows, use_few_calls
 
 
 class Qwen3VL:
@@ -19,12 +20,6 @@ class Qwen3VL:
 
     def check(self, config: Any) -> None:
         """Every configuration of the family is supported."""
-
-    def frame_pixel_limit(self, processor: Any, num_frames: int) -> int:
-        """The even share of the processor's `longest_edge`, which counts a whole video's pixels."""
-        step = processor.video_processor.temporal_patch_size
-        padded = -(-num_frames // step) * step
-        return int(processor.video_processor.size["longest_edge"]) // padded
 
     def position_ids(
         self,
@@ -73,8 +68,31 @@ class Qwen3VL:
 
     def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
         """Last hidden states, then those of the deepstack layers."""
+        from transformers.vision_utils import (
+            get_vision_interpolation_indices_and_weights,
+            get_vision_position_ids,
+        )
+
+        use_few_calls(tower)
+        device = pixels_ND.device
+        slices = Segments(slice_of_rows(grid_V3), device)
+        indices, weights = get_vision_interpolation_indices_and_weights(
+            grid_V3,
+            num_grid_per_side=tower.num_grid_per_side,
+            mode=tower.interpolation_mode,
+            align_corners=tower.interpolation_align_corners,
+            spatial_merge_size=tower.spatial_merge_size,
+        )
         with MergerInputs([tower.merger, *tower.deepstack_merger_list]) as mergers:
-            tower(pixels_ND, grid_thw=grid_V3)
+            tower(
+                pixels_ND,
+                grid_thw=grid_V3,
+                position_ids=get_vision_position_ids(grid_V3, tower.spatial_merge_size).to(device),
+                interp_indices=indices.to(device),
+                interp_weights=weights.to(device),
+                cu_seqlens=slices,
+                max_seqlen=slices.longest,
+            )
         return mergers.inputs
 
     def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:

@@ -46,7 +46,7 @@ def _encode_together(policy: Policy, prompts: Sequence[PromptInputs]) -> list[Vi
     grids = [prompt.video_grid_thw for prompt in prompts]
     pixels_ND = _concatenate([prompt.pixel_values for prompt in prompts])
     pixels_ND = pixels_ND.to(device=policy.device, dtype=policy.dtype)
-    grid_V3 = torch.tensor(grids, dtype=torch.long, device=policy.device)
+    grid_V3 = torch.tensor(grids, dtype=torch.long)
     layers = policy.family.encode(vision_tower(policy.model), pixels_ND, grid_V3)
     sizes = [math.prod(grid) for grid in grids]
     per_layer = [layer.split(sizes) for layer in layers]

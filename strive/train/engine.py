@@ -46,11 +46,13 @@ _CHECKPOINT_TAG = "deepspeed"
 
 
 def read_deepspeed_preset(name_or_file: str) -> dict[str, Any]:
-    """Read a preset by name, or a user's JSON file.
+    """Read a preset by name, or a user's JSON file, which DeepSpeed itself checks.
+
+    In `zero_optimization` "auto" is DeepSpeed's own default: the key is left out.
 
     Raises:
-        MissingInputError, ConfigError: no such preset or file, no JSON object, or a key that the
-            training config decides.
+        MissingInputError, ConfigError: no such preset or file, no JSON object, a key that the
+            training config decides or DeepSpeed does not know, or a value that it does not take.
     """
     preset = PRESETS / f"{name_or_file}.json"
     path = preset if preset.is_file() else expanded(Path(name_or_file))
@@ -72,7 +74,110 @@ def read_deepspeed_preset(name_or_file: str) -> dict[str, Any]:
             f"{path} sets {', '.join(taken)}, which the training config decides "
             "(questions_per_micro_batch, max_grad_norm, learning_rate, schedule, dtype)"
         )
-    return values
+    return values if path == preset else _own_settings(values, path)
+
+
+def _own_settings(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A user's settings in one form: without "auto", without what is switched off.
+
+    Raises:
+        ConfigError: see `read_deepspeed_preset`.
+    """
+    zero = values.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ConfigError(f"{path}: zero_optimization is {json.dumps(zero)}; an object is expected")
+    autos = list(_autos({**values, "zero_optimization": {"stage": zero.get("stage")}}))
+    if autos:
+        raise ConfigError(
+            f"{path}: {', '.join(autos)} is 'auto', which transformers' Trainer fills in from its "
+            "own arguments; write a value, or leave the key out for DeepSpeed's default"
+        )
+    zero = _without_autos(zero)
+    checked = _checked_by_deepspeed({**values, "zero_optimization": zero}, path).zero_config
+    older = {"offload_optimizer": "cpu_offload", "offload_param": "cpu_offload_param"}
+    for name, older_name in older.items():
+        zero = {key: value for key, value in zero.items() if key not in (name, older_name)}
+        part = getattr(checked, name)
+        if part is not None and part.device != "none":
+            zero[name] = part.model_dump(mode="json", exclude_unset=True)
+    return {**values, "zero_optimization": zero}
+
+
+def _autos(values: Any, at: str = "") -> Iterator[str]:
+    """Dotted paths of the keys that are "auto"."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _autos(value, f"{at}.{key}" if at else key)
+    elif values == "auto":
+        yield at
+
+
+def _without_autos(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_autos(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value != "auto"
+    }
+
+
+class _Asked(dict[str, Any]):
+    """Settings that remember which keys DeepSpeed asks for: those that it knows.
+
+    It passes over all others without a word.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def keys(self) -> Any:
+        return self
+
+
+def _checked_by_deepspeed(values: dict[str, Any], path: Path) -> Any:
+    """DeepSpeed's own reading of settings.
+
+    Raises:
+        ConfigError: a key or value that it does not know or take.
+    """
+    _deepspeed(on_cpu=not torch.cuda.is_available())
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+    from deepspeed.runtime.config_utils import DeepSpeedConfigModel
+    from pydantic import ValidationError
+
+    asked = _Asked({**values, "train_micro_batch_size_per_gpu": 1})
+    try:
+        checked = DeepSpeedConfig(asked)
+    except ValidationError as error:
+        models = DeepSpeedConfigModel.__subclasses__()
+        fields = [item for model in models for item in model.model_fields.items()]
+        known = [name for key, field in fields for name in (key, field.alias) if name]
+        problems = [
+            f"'{item['loc'][-1]}' is no setting of DeepSpeed{nearest(str(item['loc'][-1]), known)}"
+            if item["type"] == "extra_forbidden"
+            else f"{'.'.join(map(str, item['loc']))} is {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigError(f"{path}: {'; '.join(problems)}") from None
+    except (DeepSpeedConfigError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{path}: DeepSpeed does not take it: {reason}") from None
+    unknown = [f"'{key}'{nearest(key, asked.asked)}" for key in values if key not in asked.asked]
+    if unknown:
+        raise ConfigError(f"{path}: {', '.join(unknown)} is no setting of DeepSpeed")
+    return checked
 
 
 def set_trainable(policy: Policy, trainable: str) -> None:
@@ -265,16 +370,20 @@ class Engine:
             return
         offload = self._engine.optimizer.parameter_offload
         with self._whole(list(self.policy.model.parameters())):
-            # DeepSpeed's hooks would partition each module again after its forward.
             for parameter in self.policy.model.parameters():
                 parameter.ds_active_sub_modules.clear()
+            # DeepSpeed's hooks would partition each module again after its forward. They are set
+            # aside, not removed: registering them anew throws away the order of modules that it
+            # has learned, and without it no weight is fetched ahead of its use.
+            aside = []
             for hook in [*offload.forward_hooks, *offload.backward_hooks]:
-                hook.remove()
-            offload.forward_hooks, offload.backward_hooks = [], []
+                hooks = hook.hooks_dict_ref()
+                aside.append((hooks, hook.id, hooks.pop(hook.id)))
             try:
                 yield
             finally:
-                offload._register_deepspeed_module(offload.module)
+                for hooks, key, function in aside:
+                    hooks[key] = function
 
     def save(self, folder: Path) -> None:
         """Write trained weights and optimiser state; every process takes part."""
@@ -339,9 +448,8 @@ def _load_trained(src: dict[str, Tensor], dst: nn.Module) -> None:
         raise RuntimeError(f"'{wrong[0]}' is missing in it or unknown to the model")
 
 
-def _import_deepspeed(processes: Processes) -> Any:
+def _deepspeed(on_cpu: bool) -> Any:
     """Import DeepSpeed, quiet, and without compiling anything on a CPU."""
-    on_cpu = processes.device.type == "cpu"
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
@@ -354,6 +462,13 @@ def _import_deepspeed(processes: Processes) -> Any:
     if on_cpu:
         # Asked for its shared-memory operation, DeepSpeed would look for a compiler and run it.
         deepspeed.ops.__compatible_ops__ = dict.fromkeys(ALL_OPS, False)
+    return deepspeed
+
+
+def _import_deepspeed(processes: Processes) -> Any:
+    """DeepSpeed with its process group."""
+    on_cpu = processes.device.type == "cpu"
+    deepspeed = _deepspeed(on_cpu)
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(
             dist_backend="gloo" if on_cpu else "nccl",

@@ -85,7 +85,9 @@ def open_architecture(
     try:
         architecture = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(config.model, trust_remote_code=False)
-        with torch.random.fork_rng(), torch.device(device):
+        # Nothing is drawn on a GPU that the model is not made on; all would be woken up otherwise.
+        drawn_on = [device] if torch.device(device).type == "cuda" else []
+        with torch.random.fork_rng(devices=drawn_on), torch.device(device):
             model = AutoModelForImageTextToText.from_config(
                 architecture, dtype=dtype, trust_remote_code=False
             )

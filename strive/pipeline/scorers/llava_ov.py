@@ -63,7 +63,7 @@ class LlavaOnevisionScorer:
         self.dtype_name = pick_dtype(request, self.device)
         self.batch_size = request.batch_size
         self.model_name = model_source(request, DEFAULT_MODEL)
-        model, processor = _open(self.model_name, DTYPES[self.dtype_name])
+        model, processor = _open(self.model_name, DTYPES[self.dtype_name], self.device)
         self.tokenizer = processor.tokenizer
         self.pixel_rule = _pixel_rule(model.config, processor.video_processor, self.model_name)
         self.model = model.model.to(self.device)
@@ -124,7 +124,7 @@ class LlavaOnevisionScorer:
         return [TextLength(len(token_ids(self.tokenizer, text)), False) for text in questions]
 
 
-def _open(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _open(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoProcessor, LlavaOnevisionForConditionalGeneration
 
     if not Path(name).is_dir():
@@ -137,7 +137,11 @@ def _open(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
                 "(--scorer-model llava_ov=ID_OR_DIR); a policy scores with --scorer policy"
             )
         model = open_weights(
-            LlavaOnevisionForConditionalGeneration, name, unused=_UNUSED, dtype=dtype
+            LlavaOnevisionForConditionalGeneration,
+            name,
+            device=device,
+            unused=_UNUSED,
+            dtype=dtype,
         )
         processor = AutoProcessor.from_pretrained(name)
     except ModelError:

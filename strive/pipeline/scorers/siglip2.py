@@ -62,16 +62,18 @@ class OpenClipScorer:
         self.model_name = request.model or DEFAULT_MODEL
         source, weights, tokenizer = _resolve(self.model_name)
         self.model, self.tokenizer = _load(self.model_name, source, weights, tokenizer)
-        self.model.to(device=self.device, dtype=DTYPES[self.dtype_name])
-        self.files = _files_of(source, weights)
-        self._weights_digest = file_digest(weights).hex()[:32]
-        self.context_length = int(self.tokenizer.context_length)
-        self.pixel_rule = _pixel_rule(self.model)
+        # Before the cast, which would round the scale: 4.7 is 4.6875 in bfloat16, and its
+        # exponential 108.6 instead of 109.9.
         scale, bias = self.model.logit_scale, getattr(self.model, "logit_bias", None)
         self.details = {
             "logit_scale": float(scale.exp()),
             "logit_bias": None if bias is None else float(bias),
         }
+        self.model.to(device=self.device, dtype=DTYPES[self.dtype_name])
+        self.files = _files_of(source, weights)
+        self._weights_digest = file_digest(weights).hex()[:32]
+        self.context_length = int(self.tokenizer.context_length)
+        self.pixel_rule = _pixel_rule(self.model)
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""

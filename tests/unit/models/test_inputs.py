@@ -1,18 +1,23 @@
 """Frames and question to model inputs: equal to the processor's own, with true times."""
 
 import dataclasses
+import math
 import re
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from transformers import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
+from transformers.models.qwen2_vl import video_processing_qwen2_vl as qwen2
+from transformers.models.qwen3_vl import video_processing_qwen3_vl as qwen3
 from transformers.video_utils import VideoMetadata
 
 from strive.errors import ModelError
-from strive.models.inputs import PromptInputs, prepare_prompt, snapped_size
+from strive.models.inputs import PromptInputs, policy_size, prepare_prompt, snapped_size
 from strive.models.loading import Policy, make_policy
 from strive.models.positions import POSITION_RULES
 
@@ -252,6 +257,82 @@ def test_pixel_limits(policy: Policy) -> None:
     # The processor's own limit holds when the caller's is larger.
     big = make_video(num_frames=4, height=700, width=700)
     assert pixels(prepare_prompt(policy, "What?", big, max_pixels=10**9)) <= 256 * 256 * 4
+
+
+def shown_by(processor: object, num_frames: int, height: int, width: int, **more: int) -> list[int]:
+    policy = SimpleNamespace(processor=SimpleNamespace(video_processor=processor))
+    return list(policy_size(policy, num_frames, height, width, **more))  # type: ignore[arg-type]
+
+
+@settings(max_examples=400)
+@given(
+    is_qwen3=st.booleans(),
+    num_frames=st.integers(2, 80),
+    height=st.integers(32, 1500),
+    width=st.integers(32, 1500),
+    longest=st.integers(64 * 64, 40_000_000),
+    shortest=st.integers(1, 200_000),
+    cap=st.sampled_from([None, False, True]),
+    tokens=st.integers(1, 130_000),
+)
+def test_a_frame_has_the_size_that_the_processors_rule_gives(
+    is_qwen3: bool, num_frames: int, height: int, width: int,
+    longest: int, shortest: int, cap: bool | None, tokens: int,
+) -> None:  # fmt: skip
+    """Whatever a processor is set to; the rule itself is transformers' own `smart_resize`."""
+    assume(shortest <= longest)
+    chosen = {
+        "size": {"shortest_edge": shortest, "longest_edge": longest},
+        "cap_pixels_per_frame": cap, "max_video_tokens": tokens,
+    }  # fmt: skip
+    limits = {"min_pixels": shortest, "max_pixels": longest}
+    if is_qwen3:
+        # All frames together; with the cap, per frame no more than so many merged tokens.
+        factor, processor = 32, Qwen3VLVideoProcessor(**chosen)
+        if cap:
+            share = min(tokens * 32 * 32, longest // num_frames)
+            limits["max_pixels"] = num_frames * max(share, int(shortest * 1.05))
+        theirs = qwen3.smart_resize(num_frames, height, width, factor=32, **limits)
+    else:
+        # Each frame; with the cap, no more than its share of nine tenths of so many tokens.
+        factor, processor = 28, Qwen2VLVideoProcessor(**chosen)
+        if cap:
+            share = int(tokens * 28 * 28 * 0.9) * 2 // num_frames
+            limits["max_pixels"] = max(min(longest, share), int(shortest * 1.05))
+        theirs = qwen2.smart_resize(height, width, factor=28, **limits)
+    plain = [round(side / factor) * factor for side in (height, width)]
+    # Smaller than the processor's least, a frame is not enlarged.
+    expected = list(theirs) if math.prod(theirs) <= math.prod(plain) else plain
+    assert shown_by(processor, num_frames, height, width) == expected
+
+
+@pytest.mark.parametrize("cap", [None, False, True])
+@pytest.mark.parametrize("num_frames", [2, 3, 4, 8, 14, 15, 16, 32])
+@pytest.mark.parametrize("side", [(112, 112), (90, 160)])
+def test_patches_are_those_of_the_processors_own_preprocessing(
+    side: tuple[int, int], num_frames: int, cap: bool | None
+) -> None:
+    """The lab's settings: 32 frames of 64 x 64 in all, 4 merged tokens a frame with the cap."""
+    size = {"shortest_edge": 1024, "longest_edge": 32 * 64 * 64}
+    processor = Qwen3VLVideoProcessor(
+        size=size, patch_size=16, cap_pixels_per_frame=cap, max_video_tokens=4
+    )
+    frames = torch.zeros(num_frames, 3, *side, dtype=torch.uint8)
+    patches = processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+    _, rows, columns = patches["video_grid_thw"][0].tolist()
+    assert shown_by(processor, num_frames, *side) == [rows * 16, columns * 16]
+    if num_frames <= 8 and side == (112, 112):
+        # By hand: 112 / 32 = 3.5, which rounds to 4 patches of 32; with the cap 64 x 64 at most.
+        assert (rows * 16, columns * 16) == ((64, 64) if cap else (128, 128))
+
+
+def test_a_slender_frame_gives_way() -> None:
+    """transformers refuses a frame of 1 x 9000; shown it is one patch by 200."""
+    for processor, factor in ((Qwen2VLVideoProcessor(), 28), (Qwen3VLVideoProcessor(), 32)):
+        for height, width in ((1, 9000), (9000, 1)):
+            size = shown_by(processor, 1, height, width)
+            assert min(size) == factor and factor < max(size) <= 200 * factor
+        assert shown_by(processor, 1, 1, 9000, max_pixels=2 * factor**2) == [factor, 2 * factor]
 
 
 def test_resize_is_the_processors(policies: dict[str, Policy]) -> None:

@@ -30,6 +30,23 @@ def test_dtype(folders: dict[str, Path]) -> None:
         load_policy(folders["qwen3_vl"], dtype="int8")
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
+def test_weights_take_no_second_place_in_the_hosts_memory(folders: dict[str, Path]) -> None:
+    """On a CPU they are the mapped file's own pages; for another device they are never here."""
+    model = load_policy(folders["qwen2_5_vl"]).model
+    mapped = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(folders["qwen2_5_vl"] / "model.safetensors"))
+    ]
+    for name, weight in model.named_parameters():
+        assert any(start <= weight.data_ptr() < end for start, end in mapped), name
+    away = load_policy(folders["qwen2_5_vl"], device="meta", dtype="bfloat16").model
+    assert {(weight.device.type, weight.dtype) for weight in away.parameters()} == {
+        ("meta", torch.bfloat16)
+    }
+
+
 def test_saved_folder_is_plain_hugging_face(policy: Policy, tmp_path: Path) -> None:
     save_policy(policy, tmp_path / "final")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "final")

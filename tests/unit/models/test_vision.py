@@ -26,10 +26,10 @@ def test_encode_then_merge_equals_the_model(policy: Policy) -> None:
     prompts = make_prompts(policy, height=120, width=180)
     embeds, deepstack = their_features(policy, prompts)
     merged = merge_features(policy, encode_videos(policy, prompts))
-    torch.testing.assert_close(merged.embeds_NH, embeds, atol=1e-6, rtol=0)
+    torch.testing.assert_close(merged.embeds_NH, embeds, atol=1e-5, rtol=0)
     assert len(merged.deepstack_SNH) == len(deepstack)
     for ours, theirs in zip(merged.deepstack_SNH, deepstack, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_one_video_alone_equals_its_part_of_several(policy: Policy) -> None:

@@ -101,6 +101,14 @@ def test_batches_may_be_embedded_by_several_threads_at_once(scorer: OpenClipScor
     np.testing.assert_array_equal(together, alone)
 
 
+def test_the_logit_scale_is_the_weights_own_in_any_precision(model: torch.nn.Module) -> None:
+    half = load_scorer("siglip2", ScorerRequest(model=FOLDER, dtype="bfloat16"))
+    stored = model.logit_scale.double()
+    assert half.details["logit_scale"] == pytest.approx(stored.exp().item(), rel=1e-6)  # type: ignore[attr-defined]
+    # Rounded to 8 bits first, it would be another.
+    assert abs(stored.bfloat16().double().exp() / stored.exp() - 1) > 1e-4
+
+
 def test_text_lengths_and_truncation(scorer: OpenClipScorer) -> None:
     lengths = scorer.text_lengths([*QUESTIONS, "word " * 500])
     assert [length.truncated for length in lengths][:3] == [False, False, False]

@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -224,3 +226,52 @@ def test_rewards_and_advantages_load_no_torch():
         "assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class FetchCounter:
+    """Stands in for the profiler of DeepSpeed's parameter fetching: how often it did what."""
+
+    def __init__(self):
+        self.counts = Counter()
+
+    def start_event(self, name): ...
+    def reset_events(self): ...
+    def log_events(self): ...
+
+    def stop_event(self, name, num_elements):
+        self.counts[name] += num_elements > 0
+
+
+def test_weights_are_fetched_ahead_after_a_rollout_held_them_whole(tmp_path):
+    # Layers of 4,160 values, fetched ahead up to 9,000 values: two at a time, none kept for good.
+    zero = {
+        "stage": 3,
+        "stage3_prefetch_bucket_size": 9000,
+        "stage3_param_persistence_threshold": 0,
+    }
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": zero}))
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(6)])
+    policy = SimpleNamespace(model=model, dtype=torch.float32)
+    engine = Engine(policy, start_processes(), preset=str(tmp_path / "own.json"))
+    coordinator = engine._engine.optimizer.parameter_offload.get_param_coordinator()
+    counter = coordinator._PartitionedParameterCoordinator__profiler = FetchCounter()
+    inputs = torch.randn(3, 64)
+    seen = []
+    for _ in range(4):
+        with engine.gathered(), torch.no_grad():
+            assert all(weight.numel() for weight in model.parameters())
+            written = model(inputs)
+            # Nothing partitioned a layer after its forward.
+            assert torch.equal(model(inputs), written)
+        counter.counts.clear()
+        learn(engine, inputs)
+        seen.append((counter.counts["forward_prefetch_submit"], gathers(counter.counts)))
+        assert not any(weight.numel() for weight in model.parameters())
+    # The first pass records the order: every layer by itself, forward and back. From then on three
+    # gathers of two layers, which stay for the backward pass.
+    assert seen == [(0, 12), (3, 3), (3, 3), (3, 3)]
+
+
+def gathers(counts):
+    return counts["forward_all_gather"] + counts["backward_all_gather"]

@@ -1,10 +1,11 @@
 import json
 
 import pytest
+import torch
 
 from strive.errors import CacheError, ConfigError, ModelError
 from strive.lab.models import lab_model_path
-from strive.train.plan import dry_run
+from strive.train.plan import dry_run, open_architecture
 
 
 @pytest.fixture
@@ -90,3 +91,13 @@ def test_stops_where_training_would(lab_config, tmp_path):
         dry_run(lab_config(model=str(tmp_path)))
     with pytest.raises(ConfigError, match="which 16 processes cannot share"):
         dry_run(lab_config(), num_processes=16)
+
+
+def test_an_architecture_draws_from_no_gpu_that_it_is_not_made_on(lab_config, monkeypatch):
+    before = torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    # With eight GPUs there, torch would save and so wake up the state of each.
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail("a GPU was asked"))
+    for device in ("meta", "cpu"):
+        open_architecture(lab_config(), device=device)
+    assert torch.equal(torch.get_rng_state(), before)
