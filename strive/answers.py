@@ -10,12 +10,12 @@ import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from strive.choices import GradingRules
 from strive.errors import unknown_name
 from strive.records import PROBLEM_TYPES, Record
 
-GradingRules = Literal["video_r1", "tolerant"]
 GRADING_RULES: tuple[str, ...] = get_args(GradingRules)
 GRADING_VERSION = 1
 """Raised whenever a grade can change; evaluation results carry it."""

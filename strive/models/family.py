@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from strive.models.positions import Grid, PositionRule
+from strive.choices import PositionRule
+from strive.models.positions import Grid
 
 
 @dataclass(frozen=True)
