@@ -260,11 +260,12 @@ def evaluate(
         say(LAB_LINE)
         data_root = ensure_lab(place).root
         prompt_template = prompt_template or "short"
+    out = out or place.new_evaluation(Path(model.removeprefix("lab:")).name)
     results = run(
         EvaluateOptions(
             model=resolve_model(model),
             data_root=data_root,
-            out=out or place.new_evaluation(Path(model.removeprefix("lab:")).name),
+            out=out,
             benchmarks=benchmarks,
             split=split,
             protocol=protocol,
@@ -279,6 +280,7 @@ def evaluate(
         )
     )
     _show_results(results, as_json=as_json)
+    say(f"answers: {out}; beside another policy's: strive-cli compare {out} OTHER_OUT_DIR")
 
 
 def rescore(
