@@ -69,8 +69,8 @@ def check_torch() -> Iterator[Finding]:
         yield Finding(
             "GPU",
             "optional",
-            "none (the lab runs on the CPU)",
-            "7B policies need NVIDIA GPUs, a driver, and a CUDA build of torch",
+            "none",
+            "the lab runs on the CPU; 7B policies need NVIDIA GPUs, a driver, and a CUDA build of torch",
         )
 
 
@@ -187,9 +187,14 @@ def examine(noticing: Callable[[str], None] = lambda what: None) -> list[Finding
 
 def verdict(findings: Sequence[Finding]) -> tuple[list[str], dict[str, str]]:
     """Return the uses that this machine is ready for, and for each other one the reasons."""
-    lacking = {finding.what: finding.found for finding in findings if finding.status != "ok"}
+    lacking = {
+        finding.what: f"{finding.what} is lacking"
+        + (f" ({finding.found})" if finding.found != "none" else "")
+        for finding in findings
+        if finding.status != "ok"
+    }
     reasons = {
-        use: "; ".join(f"{what}: {lacking[what]}" for what in needed if what in lacking)
+        use: ", ".join(lacking[what] for what in needed if what in lacking)
         for use, needed in USES.items()
     }
     ready = [use for use, reason in reasons.items() if not reason]

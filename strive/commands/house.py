@@ -70,7 +70,7 @@ def doctor(as_json: JsonOption = False) -> None:
         console = make_console()
         console.print(f"Ready: {', '.join(ready) or 'nothing'}.", markup=False)
         for use, reason in not_ready.items():
-            console.print(f"Not ready: {use}, because of {reason}.", markup=False)
+            console.print(f"Not ready: {use}, because {reason}.", markup=False)
     if any(finding.status == "missing" for finding in findings):
         raise typer.Exit(1)
 

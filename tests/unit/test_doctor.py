@@ -14,8 +14,11 @@ def test_a_gap_stands_in_the_way_of_what_needs_it_alone() -> None:
     lacking = Finding("GPU", "optional", "none", "buy one")
     ready, not_ready = verdict([*(found for found in FINE if found.what != "GPU"), lacking])
     (use,) = not_ready
-    assert use.startswith("7B policies") and not_ready[use] == "GPU: none"
+    assert use.startswith("7B policies") and not_ready[use] == "GPU is lacking"
     assert "the lab and strive-cli demo" in ready
+    no_av = [Finding("av", "missing", "No module named 'av'"), *FINE]
+    assert verdict(no_av)[1]["precompute"] == "av is lacking (No module named 'av')"
+    assert "--decoder torchcodec" in verdict(no_av)[0]
 
 
 def test_checks_are_told_as_they_begin(monkeypatch) -> None:
