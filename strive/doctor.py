@@ -70,7 +70,7 @@ def check_torch() -> Iterator[Finding]:
             "GPU",
             "optional",
             "none",
-            "the lab runs on the CPU; 7B policies need NVIDIA GPUs, a driver, and a CUDA build of torch",
+            "the lab runs on the CPU; 7B policies need NVIDIA GPUs, a driver and torch for CUDA",
         )
 
 
