@@ -33,14 +33,19 @@ DISK_ERRORS = frozenset(
 )
 
 
+def _tell_flags(params: list[Any]) -> None:
+    """Say of flags, too, what holds without them."""
+    for option in params:
+        if isinstance(option, TyperOption) and option.is_bool_flag and option.default is False:
+            option.help = f"{option.help}  \\[default: off]"
+
+
 class _Command(TyperCommand):
-    """Says of flags, too, what holds without them, and of a config key how it is given."""
+    """Says of a config key that is given as an option how it is given."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        for option in self.params:
-            if isinstance(option, TyperOption) and option.is_bool_flag and option.default is False:
-                option.help = f"{option.help}  \\[default: off]"
+        _tell_flags(self.params)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -60,6 +65,10 @@ class _Command(TyperCommand):
 
 class _Group(TyperGroup):
     """Names the nearest command, of a group inside too, where there is none of the name."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        _tell_flags(self.params)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -157,7 +166,10 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show it, then stop."
+        ),
     ] = False,
 ) -> None:
     pass
