@@ -6,12 +6,11 @@ python -m bench.demo --workspace strive-workspace
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.harness import OtherLoad, write_result
+from bench.harness import write_result
 from strive.evaluate.again import compare, read_results
 from strive.report.tables import (
     EVALUATION_HEADERS,
@@ -79,11 +78,8 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, default=Path("strive-workspace"))
     workspace = parser.parse_args().workspace
     command = [sys.executable, "-m", "strive.cli", "demo", "--workspace", str(workspace)]
-    started = time.monotonic()
-    with OtherLoad() as load:
-        subprocess.run(command, check=True)
+    subprocess.run(command, check=True)
     figures = read_figures(workspace / "demo" / "evaluations")
-    figures |= {"seconds": time.monotonic() - started, "cpu_share_of_others": load.share}
     packages = ("strive-rl", "torch", "transformers", "deepspeed")
     print(f"wrote {write_result('demo', figures, packages=packages)}")
 
