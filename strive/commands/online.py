@@ -62,13 +62,13 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Policy: hub id, folder, or lab:NAME.  \\[default: by --config]"),
+        typer.Option(help="Policy: hub id, folder, or lab:NAME.  \\[default: as in --config]"),
     ] = None,
     variants: Annotated[
         str | None,
         typer.Option(
             help=f"{', '.join(VARIANT_KINDS)}, or module:function; none is GRPO."
-            "  \\[default: by --config]"
+            "  \\[default: as in --config]"
         ),
     ] = None,
     scorer: Annotated[
@@ -78,11 +78,11 @@ def train(
         bool | None,
         typer.Option(
             "--spatial/--no-spatial",
-            help="Augment each variant's frames.  \\[default: by --config]",
+            help="Augment each variant's frames.  \\[default: as in --config]",
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Rollout steps.  \\[default: by --config]")
+        int | None, typer.Option(help="Rollout steps.  \\[default: as in --config]")
     ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Run folder.  \\[default: the next free in the workspace]")
@@ -304,8 +304,8 @@ def compare(
 ) -> None:
     """Difference of two evaluations, paired by question.
 
-    It holds for these two policies on such questions. How far two trainings of one method lie apart
-    it does not say: that takes several seeds of each.
+    It holds for these two policies. Trainings of one method differ as well: to
+    compare methods, train several seeds of each.
     """
     import dataclasses
 
