@@ -72,6 +72,8 @@ class _Group(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
+        if name.lower() in ("help", "version"):
+            raise ConfigError(f"'{name}' is no command but an option: strive-cli --{name.lower()}")
         if name not in self.commands and not name.startswith("-"):
             inner = {
                 f"{group} {command}"

@@ -142,7 +142,7 @@ def config_keys() -> list[ConfigKey]:
 
 def other_name(key: str) -> OtherName | None:
     """Return what another trainer's key, dotted or not, is here; None for a name of no one's."""
-    last = key.rpartition(".")[2].replace("-", "_")
+    last = key.lower().rpartition(".")[2].replace("-", "_")
     same = OtherName(last) if last in TrainConfig.model_fields else None
     return OTHER_NAMES.get(last, same)
 

@@ -107,6 +107,7 @@ def test_dicts_and_words_agree() -> None:
         ("precomptue", "precompute"),
         ("verify", "cache verify"),
         ("eval", "evaluate"),
+        ("TRAIN", "train"),
         ("cache veryfy", "verify"),
         ("lab biuld", "build"),
     ],
@@ -119,6 +120,11 @@ def test_an_unknown_command_names_the_nearest_and_all(typed: str, meant: str) ->
     known = message.partition("known: ")[2].split(", ")
     group = typed.split()[0] if " " in typed else ""
     assert set(TREE[group].commands) <= set(known)
+
+
+def test_help_and_version_are_options() -> None:
+    with pytest.raises(ConfigError, match="no command but an option: strive-cli --help"):
+        run("help")
 
 
 def test_presets_are_a_line_each() -> None:
@@ -134,6 +140,7 @@ def test_presets_are_a_line_each() -> None:
     "call",
     [
         ("presets", "lab_striv"),
+        ("presets", "LAB_STRIVE"),
         ("train", "--config", "lab_striv"),
         ("precompute", "--for-config", "lab_striv"),
     ],

@@ -51,6 +51,7 @@ def test_other_names_lead_to_what_there_is() -> None:
     ("key", "ours"),
     [
         ("temperature", "sampling_temperature"),
+        ("Temperature", "sampling_temperature"),
         ("num_train_epochs", "steps"),
         ("max_completion_length", "max_new_tokens"),
         ("per_device_train_batch_size", "questions_per_step"),
