@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from strive.choices import PositionRule
-from strive.models.positions import Grid
+from strive.models.positions import Grid, PositionRule
 
 
 @dataclass(frozen=True)

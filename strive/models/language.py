@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from strive.choices import AttentionMode
-from strive.models.attention import segment_attention
+from strive.models.attention import AttentionMode, segment_attention
 from strive.models.family import MergedFeatures
 from strive.models.loading import Policy
 from strive.models.rows import Rows

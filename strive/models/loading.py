@@ -12,11 +12,10 @@ from urllib.request import getproxies
 import torch
 from torch import Tensor, nn
 
-from strive.choices import PositionRule
 from strive.errors import MissingInputError, ModelError
 from strive.files import expanded
 from strive.models.family import Family
-from strive.models.positions import check_rule
+from strive.models.positions import PositionRule, check_rule
 from strive.models.qwen2_5_vl import Qwen25VL
 from strive.models.qwen3_vl import Qwen3VL
 

@@ -8,10 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strive.choices import PositionRule
 from strive.errors import ModelError
 from strive.models.family import MergedFeatures, MergerInputs
-from strive.models.positions import Grid, qwen2_5_vl_positions
+from strive.models.positions import Grid, PositionRule, qwen2_5_vl_positions
 
 
 class Qwen25VL:

@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strive.choices import PositionRule
 from strive.models.family import MergedFeatures, MergerInputs
-from strive.models.positions import Grid, qwen3_vl_positions
+from strive.models.positions import Grid, PositionRule, qwen3_vl_positions
 
 
 class Qwen3VL:
