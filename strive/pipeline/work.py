@@ -24,7 +24,8 @@ from strive.records import (
     sample_records,
     shard_records,
 )
-from strive.video.mov import has_edit_list, has_matrix
+from strive.video.ebml import may_crop
+from strive.video.mov import has_matrix, names_box
 from strive.video_paths import locate_video
 
 # Kinds of failure that cost nothing to look at again: what the user may have changed since (the
@@ -282,14 +283,17 @@ def _has_changed(path: Path, state: VideoState) -> bool:
 def _may_be_wrong(path: Path, state: VideoState) -> bool:
     """Whether an older row may show a video otherwise than players do, and its file is there.
 
-    Then only turning by quarters was known, no mirroring, and repair forgot edit lists.
+    Then only turning by quarters was known, no mirroring and no cropping, and repair forgot edit
+    lists.
     """
     if state.way is not None:
         return False
     try:
         if state.rotation:
             return path.is_file()
-        return has_matrix(path) or (bool(state.repaired) and has_edit_list(path))
+        if has_matrix(path) or names_box(path, b"clap") or may_crop(path):
+            return True
+        return bool(state.repaired) and names_box(path, b"elst")
     except (OSError, ValueError):
         return False  # the cache serves without the videos
 

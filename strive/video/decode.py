@@ -132,7 +132,7 @@ def _decode(
     notes = [*source.notes, *_damage_notes(source, indices_F, allow_damaged)]
     errors: list[tuple[str, DecodeError]] = []
     for name in decoders:
-        scaler = FrameScaler(max_pixels)
+        scaler = FrameScaler(max_pixels, source.cropping)
         try:
             # One by one, so that full-size frames never pile up.
             frames = list(DECODERS[name](source, indices_F, scaler, threads))

@@ -4,6 +4,7 @@ A file is an EBML header and a segment; a segment is a row of elements, most of 
 frames. An element is an id, a size and its content, and may begin with a CRC-32 of the rest of it.
 """
 
+import re
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ _EBML = 0x1A45DFA3
 _SEGMENT = 0x18538067
 _CLUSTER = 0x1F43B675
 _CRC_32 = 0xBF
+_PIXEL_CROP = re.compile(rb"\x54[\xaa\xbb\xcc\xdd][\x81-\x88]")  # four ids, with a size
 _MAX_CHECKED_BYTES = 64 << 20  # of one element; FFmpeg's clusters have 5 MiB at most
 
 
@@ -40,6 +42,13 @@ def damaged_ranges(path: Path) -> tuple[tuple[int, int], ...]:
                 if not _agrees(file.read(length)):
                     found.append((start, at))
     return tuple(found)
+
+
+def may_crop(path: Path) -> bool:
+    """Whether a file is a Matroska file whose head may say to crop its pictures."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).partition(_CLUSTER.to_bytes(4, "big"))[0]
+    return head.startswith(_EBML.to_bytes(4, "big")) and bool(_PIXEL_CROP.search(head))
 
 
 def _segment(file: BinaryIO) -> tuple[int, int] | None:

@@ -94,6 +94,22 @@ def check_length(
     return ["ends_early"] if missing > _ROUNDED_SECONDS else []
 
 
+def breaks_off(path: Path, pid: int) -> tuple[bool, bool]:
+    """Whether a transport stream ends within a packet, and within a picture of its stream `pid`.
+
+    Packets lie 188, 192 or 204 bytes apart and begin with 0x47, whatever lies in front of them all.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 9 * 204))
+        tail = file.read()
+    for at in range(len(tail) - 1, max(len(tail) - 188, 7 * 204), -1):
+        if any(set(tail[at - 7 * step : at + 1 : step]) == {0x47} for step in (188, 192, 204)):
+            head = int.from_bytes(tail[at : at + 4].ljust(4, b"\0"), "big")
+            # It is of that stream, begins nothing new, and holds something.
+            return True, (head >> 8 & 0x1FFF, head & 0x400010) == (pid, 0x10)
+    return False, False
+
+
 _ROUNDED_SECONDS = 0.1  # by so much writers round what they state
 # FFmpeg gives no time for a file of these that was cut.
 _COUNTED_BY_BYTES = ("avi", "asf")

@@ -51,9 +51,9 @@ def has_matrix(path: Path) -> bool:
     return False
 
 
-def has_edit_list(path: Path) -> bool:
-    """Whether a file is an MP4 or QuickTime file that hides some of its pictures, or may."""
-    return b"elst" in _movie_head(path)
+def names_box(path: Path, name: bytes) -> bool:
+    """Whether a file is an MP4 or QuickTime file whose head names a box, such as `elst`."""
+    return name in _movie_head(path)
 
 
 def _movie_head(path: Path) -> bytes:

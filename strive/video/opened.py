@@ -1,5 +1,6 @@
 """Opening a local file with PyAV: no network, no other file, and packets as they come."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ MAX_SOURCE_PIXELS = 8192 * 8192
 # No network, no playlists, no data: URLs; file is the only protocol that may be opened, by none but
 # the demuxers that were found to open nothing else.
 LOCAL_FILES_ONLY = {"protocol_whitelist": "file", "format_whitelist": FORMAT_WHITELIST}
+
+Cropping = tuple[int, ...]
+"""Pixels to leave out of a stored picture: left, right, top, bottom."""
 
 
 @contextmanager
@@ -87,6 +91,20 @@ def video_stream(opened: av.container.InputContainer, name: str) -> av.VideoStre
     context.copy_opaque = True  # each picture tells the packet that it came from
     context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}  # whatever the container says
     return stream
+
+
+def stated_cropping(opened: av.container.InputContainer, stream: av.VideoStream) -> Cropping | None:
+    """Return how a container (Matroska's `PixelCrop...`, MP4's `clap`) has pictures cropped.
+
+    Players do that, decoders do not. PyAV passes it on in FFmpeg's description of a file alone.
+    """
+    av.logging.set_level(av.logging.INFO)
+    text = opened.dumps_format()  # type: ignore[attr-defined] # its stubs lack it
+    av.logging.set_level(av.logging.PANIC)
+    own = rf"^ +Stream #0:{stream.index}\b(?:(?!^ +Stream #).)*?"
+    sides = r"^ +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$"
+    found = re.search(own + sides, text, re.MULTILINE | re.DOTALL)
+    return None if found is None else tuple(map(int, found.groups()))
 
 
 def report_damage(stream: av.VideoStream) -> None:

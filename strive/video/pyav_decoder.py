@@ -55,7 +55,7 @@ def decode_pyav(
     parts = split_runs(decode_runs(source, indices_F), threads)
     if len(parts) > 1:
         try:
-            frames = _decode_parts(source, parts, scaler.max_pixels)
+            frames = _decode_parts(source, parts, scaler)
         except NotExactError:
             frames = []  # one thread tries further ways
         if frames:
@@ -72,7 +72,7 @@ def decode_pyav(
 
 
 def _decode_parts(
-    source: VideoSource, parts: list[list[Run]], max_pixels: int | None
+    source: VideoSource, parts: list[list[Run]], like: FrameScaler
 ) -> list[np.ndarray]:
     """Decode each part in a thread of its own, the file opened anew.
 
@@ -82,7 +82,7 @@ def _decode_parts(
     """
 
     def decode(runs: list[Run]) -> list[np.ndarray]:
-        scaler = FrameScaler(max_pixels)
+        scaler = FrameScaler(like.max_pixels, like.cropping)
         pictures = run_pictures(source, runs)
         return [scaler.from_picture(picture, source.orientation) for picture in pictures]
 

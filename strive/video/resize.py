@@ -11,11 +11,13 @@ import math
 
 import av
 import av.error
+import av.filter
 import numpy as np
-from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
+from strive.errors import DecodeError
+from strive.video.opened import Cropping
 from strive.video.orientation import oriented, swaps_sides
 
 RESIZE_RULE = (
@@ -54,14 +56,16 @@ class FrameScaler:
     The first picture decides the size; a stream that changes its size midway is brought to it.
     """
 
-    def __init__(self, max_pixels: int | None) -> None:
-        self.max_pixels = max_pixels
+    def __init__(self, max_pixels: int | None, cropping: Cropping | None = None) -> None:
+        self.max_pixels, self.cropping = max_pixels, cropping
         self._size: tuple[int, int] | None = None
         self._swscale = VideoReformatter()
 
     def from_picture(self, picture: av.VideoFrame, orientation: int) -> np.ndarray:
         """Return a decoded picture as it is shown, uint8 [H, W, 3] (see `orientation.py`)."""
         picture = as_progressive(picture)
+        if self.cropping is not None:
+            picture = _cropped(picture, self.cropping)
         height, width = picture.height, picture.width
         if swaps_sides(orientation):
             width, height = self._fit(width, height)
@@ -93,16 +97,30 @@ def as_progressive(picture: av.VideoFrame) -> av.VideoFrame:
     swscale would scale the two fields on their own and interleave the results: combs stay in moving
     parts, and still parts (all of a progressive film in an interlaced stream) lose half a line.
     """
-    if not picture.interlaced_frame:
-        return picture
-    copy = av.VideoFrame(picture.width, picture.height, picture.format.name)
-    for ours, theirs in zip(copy.planes, picture.planes, strict=True):
-        rows, source = _rows(ours), _rows(theirs)
-        width = min(rows.shape[1], source.shape[1])
-        rows[:, :width] = source[:, :width]
-    copy.colorspace, copy.color_range = picture.colorspace, picture.color_range
-    return copy
+    return _filtered(picture, "setfield", "prog") if picture.interlaced_frame else picture
 
 
-def _rows(plane: VideoPlane) -> np.ndarray:
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+def _cropped(picture: av.VideoFrame, cropping: Cropping) -> av.VideoFrame:
+    """Crop as FFmpeg's program does: its filter rounds to whole samples of colour."""
+    left, right, top, bottom = cropping
+    try:
+        return _filtered(picture, "crop", f"iw-{left}-{right}:ih-{top}-{bottom}:{left}:{top}")
+    except av.error.FFmpegError:
+        raise DecodeError(
+            "undecodable",
+            f"its container leaves nothing of {picture.width}x{picture.height} pixels: out go "
+            f"{left} left, {right} right, {top} above, {bottom} below",
+        ) from None
+
+
+def _filtered(picture: av.VideoFrame, name: str, arguments: str) -> av.VideoFrame:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=picture.width,
+        height=picture.height,
+        format=picture.format,
+        time_base=picture.time_base,
+    )
+    graph.link_nodes(source, graph.add(name, arguments), graph.add("buffersink")).configure()
+    graph.vpush(picture)
+    return graph.vpull()

@@ -52,7 +52,7 @@ def decode_decord(
             "unsupported",
             f"decord is exact in {', '.join(DECORD_CONTAINERS)} alone, not in {source.container}",
         )
-    _check_stamped("decord", source)
+    _check_supported("decord", source)
     decord.logging.set_level(decord.logging.QUIET)
     first_HWC = _first_picture(source)
     try:
@@ -103,7 +103,7 @@ def decode_torchcodec(
         raise DecodeError("unavailable", f"torchcodec cannot be imported ({problem})")
     from torchcodec.decoders import VideoDecoder
 
-    _check_stamped("torchcodec", source)
+    _check_supported("torchcodec", source)
     first_HWC = _first_picture(source)
     try:
         decoder = VideoDecoder(
@@ -125,9 +125,11 @@ def decode_torchcodec(
         raise DecodeError("undecodable", error_text(error)) from None
 
 
-def _check_stamped(name: str, source: VideoSource) -> None:
+def _check_supported(name: str, source: VideoSource) -> None:
     if source.way != "index" or source.pts_N is None:
         raise DecodeError("unsupported", f"{name} needs one stamped packet for every frame")
+    if source.cropping is not None:
+        raise DecodeError("unsupported", f"{name} does not crop as the container says")
 
 
 def _first_picture(source: VideoSource) -> np.ndarray:

@@ -19,8 +19,8 @@ from strive.errors import DecodeError
 from strive.video import orientation
 from strive.video.ebml import damaged_ranges
 from strive.video.frame_plan import SourceFacts
-from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, check_length
-from strive.video.opened import open_container, packets_of, video_stream
+from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, breaks_off, check_length
+from strive.video.opened import Cropping, open_container, packets_of, stated_cropping, video_stream
 from strive.video.sniff import check_first_bytes
 
 # Codecs with one packet a picture, of which tests show, picture for picture, that what is saved in
@@ -33,7 +33,10 @@ INDEX_CODECS = frozenset(
 )
 # Of these a packet may hold no picture of its own.
 _HIDING_CODECS = frozenset(("vp8", "mpeg4"))
-NUM_CHECKED_PACKETS = 64
+# How many packets are decoded to see that they tell the pictures: as many as this number of pixels
+# (64 pictures of 640x360) but no fewer and no more than these. Large pictures are dear to decode.
+MAX_CHECKED_PIXELS = 64 * 640 * 360
+NUM_CHECKED_PACKETS = (16, 64)
 # A picture is stored a few places from where it is shown; far from there, stamps fall.
 _MAX_DISPLACEMENT = 64
 STREAMS_OF_PACKETS = ("mpegts", "mpeg")  # transport and program streams
@@ -69,12 +72,14 @@ class VideoSource:
     duration_seconds: float
     way: str = "index"
     orientation: int = orientation.AS_STORED
+    cropping: Cropping | None = None
     notes: tuple[str, ...] = ()
     num_packets: int = 0
     reached_seconds: float = 0.0
     stated_fps: float = 0.0
     begins_with_keyframe: bool = True
     damaged_bytes: tuple[tuple[int, int], ...] = ()
+    lacks_end: bool = False
     is_damaged_N: np.ndarray | None = None
     has_damage: bool = False
 
@@ -119,7 +124,11 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             notes.append("one_picture")
         if stream.sample_aspect_ratio not in (None, 0, 1):
             notes.append("anamorphic")
-        order = packets.in_display_order(tick)
+        broken, lacks_end = breaks_off(path, stream.id) if container == "mpegts" else (False, False)
+        if broken:
+            notes.append("ends_abruptly")
+        lacks_end = lacks_end and packets.num_shown > 1
+        order = packets.in_display_order(tick, lacks_end=lacks_end)
         way = "index" if order is not None and not packets.touch(damaged_bytes) else "decode"
         if order is None:
             empty = np.zeros(0, np.int64)
@@ -147,12 +156,14 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             duration_seconds=duration,
             way=way,
             orientation=number,
+            cropping=stated_cropping(opened, stream),
             notes=tuple(notes),
             num_packets=packets.num_packets,
             reached_seconds=packets.reached_seconds,
             stated_fps=stated_fps,
             begins_with_keyframe=packets.begins_with_keyframe,
             damaged_bytes=damaged_bytes,
+            lacks_end=lacks_end,
         )
 
 
@@ -206,22 +217,28 @@ class _Packets:
             self.codec not in INDEX_CODECS
             or getattr(context, "field_order", 0) not in _PROGRESSIVE_OR_UNKNOWN
         )
+        pixels = max(context.width * context.height, 1)
+        num_checked = int(np.clip(MAX_CHECKED_PIXELS // pixels, *NUM_CHECKED_PACKETS))
         streams = () if self.container in _STATED_BY_CONTAINER else (self.stream,)
         own, checks_until = self.stream.index, None
         reached: dict[int, tuple[int, int]] = {}  # by stream: first and last tick
         ticks = {stream.index: stream.time_base for stream in self.opened.streams}
         try:
             for packet in packets_of(self.opened, *streams):
-                index, pts = packet.stream_index, packet.pts
+                pts, index = packet.pts, packet.stream_index
                 if pts is not None and not packet.is_corrupt:
-                    first, last = reached.get(index, (pts, pts))
+                    # This runs for every packet of a file: no call that it can do without.
                     end = pts + (packet.duration or 0)
-                    reached[index] = (min(first, pts), max(last, end))
+                    bounds = reached.get(index)
+                    if bounds is None:
+                        reached[index] = (pts, end)
+                    elif end > bounds[1] or pts < bounds[0]:
+                        reached[index] = (min(bounds[0], pts), max(bounds[1], end))
                 if index != own:
                     continue
                 self._take(packet, pts)
                 if checks_until is None and packet.is_keyframe:
-                    checks_until = self.num_packets + NUM_CHECKED_PACKETS
+                    checks_until = self.num_packets + num_checked
                 if not self.is_odd and (checks_until is None or self.num_packets < checks_until):
                     self._check(packet)
             if not self.is_odd and (checks_until is None or self.num_packets < checks_until):
@@ -229,20 +246,20 @@ class _Packets:
         except av.error.FFmpegError:
             self.is_odd = True  # the file cannot be read on: players end here
         # The clock of a stream may start at any time; elsewhere lengths count from zero.
-        bounds = [] if self.container in STREAMS_OF_PACKETS else [0.0]
+        bounds_seconds = [] if self.container in STREAMS_OF_PACKETS else [0.0]
         for index, ends in reached.items():
-            bounds += [float(end * (ticks.get(index) or 0)) for end in ends]
-        self.reached_seconds = max(bounds, default=0.0) - min(bounds, default=0.0)
+            bounds_seconds += [float(end * (ticks.get(index) or 0)) for end in ends]
+        self.reached_seconds = max(bounds_seconds, default=0.0) - min(bounds_seconds, default=0.0)
 
     def _take(self, packet: av.Packet, pts: int | None) -> None:
         self.num_packets += 1
         if self.container == "matroska":
             self.byte_positions.append(-1 if packet.pos is None else packet.pos)
-        if packet.is_corrupt or packet.has_sidedata("new_extradata"):
+        is_keyframe, dts = packet.is_keyframe, packet.dts
+        if packet.is_corrupt or (is_keyframe and packet.has_sidedata("new_extradata")):
             self.is_odd = True
         if packet.is_discard:  # outside the edit list: decoded by players, never shown
             return
-        is_keyframe, dts = packet.is_keyframe, packet.dts
         if self.num_packets == 1 and not is_keyframe:
             self.begins_with_keyframe = False
         self.num_shown += 1
@@ -281,8 +298,11 @@ class _Packets:
             for position in self.byte_positions
         )
 
-    def in_display_order(self, tick: Fraction) -> _Order | None:
-        """Sort the shown packets by stamp; None where they do not tell the pictures."""
+    def in_display_order(self, tick: Fraction, *, lacks_end: bool) -> _Order | None:
+        """Sort the shown packets by stamp; None where they do not tell the pictures.
+
+        A stream whose last picture lacks its end is over before that is shown.
+        """
         # AVI numbers its frames as they are stored, which says nothing where B-frames reorder them.
         context = self.stream.codec_context
         is_reordered = self.container == "avi" and context.name in ("h264", "hevc")
@@ -290,9 +310,12 @@ class _Packets:
             return None
         pts_P, dts_P = np.asarray(self.pts, np.int64), np.asarray(self.dts, np.int64)
         is_keyframe_P = np.asarray(self.is_keyframe, bool)
+        if lacks_end:
+            kept = pts_P < pts_P[-1]
+            pts_P, dts_P, is_keyframe_P = pts_P[kept], dts_P[kept], is_keyframe_P[kept]
+        if not len(pts_P) or not (self.begins_with_keyframe or is_keyframe_P.any()):
+            return None
         if not self.begins_with_keyframe:
-            if not is_keyframe_P.any():
-                return None
             # What lies or is shown before the first keyframe cannot be decoded.
             first = int(np.argmax(is_keyframe_P))
             kept = (np.arange(len(pts_P)) >= first) & (pts_P >= pts_P[first])
@@ -308,7 +331,8 @@ class _Packets:
         longest = steps.max(initial=0) * float(tick)
         if self.container in STREAMS_OF_PACKETS and longest > MAX_STEP_SECONDS:
             return None
-        if self.checked != pts_N[: len(self.checked)].tolist() or not self.checked:
+        checked = self.checked[: len(pts_N)] if lacks_end else self.checked
+        if checked != pts_N[: len(checked)].tolist() or not checked:
             return None
         keyframes_K = np.flatnonzero(is_keyframe_P[stored_N])
         # Matroska indexes its keyframes by presentation stamps; the others search decode stamps.

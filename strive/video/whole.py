@@ -5,13 +5,15 @@ pairs, stamps that lack or lie, damage. One decoding counts the pictures and fin
 another picks by their ordinals.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import av.error
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.video.frame import PictureType
 
 from strive.errors import DecodeError
@@ -27,6 +29,13 @@ from strive.video.source import (
     rate_and_duration,
     read_index,
 )
+
+# Supplemental information, which players pass over where it is malformed and a decoder that reports
+# damage does not. Of HEVC what is filtered has start codes, however it came.
+_SEI_FILTERS = {
+    "h264": "filter_units=remove_types=6",
+    "hevc": "hevc_mp4toannexb,filter_units=remove_types=39|40",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +67,22 @@ def decode_whole(source: VideoSource) -> VideoSource:
     ask_for_time(min(source.reached_seconds, source.num_packets) / 2)
     shown, bad_packets, first = _decode_all(source, reports_damage=True)
     if bad_packets:
+        if source.codec in _SEI_FILTERS:
+            with suppress(DecodeError):  # that of the filter: what was found holds
+                bad_packets &= _decode_all(source, reports_damage=True, takes_sei=False)[1]
         # Once more as players do it, who conceal what is damaged and show it.
         shown, _, first = _decode_all(source, reports_damage=False)
     if first is None:
         raise DecodeError("no_frames", f"{source.path.name} has no picture that can be decoded")
+    if source.lacks_end:
+        bad_packets.add(source.num_packets - 1)
     is_damaged_N = _damaged(shown, bad_packets)
     end = _whole_packets(source, bad_packets)
-    # Where the file ends within a picture, the video ends before it.
-    while len(shown) > 1 and shown[-1].packet >= end and is_damaged_N[len(shown) - 1]:
-        shown.pop()
+    # Where the file ends within a picture, the video ends before that is shown.
+    for ordinal in range(1, len(shown)):
+        if shown[ordinal].packet >= end and is_damaged_N[ordinal]:
+            del shown[ordinal:]
+            break
     orientation_number, is_exact = orientation.of_picture(first)
     pts_N, is_mended = _times([picture.pts for picture in shown], source)
     fps, duration = rate_and_duration(source.stated_fps, pts_N, len(shown), source.seconds_per_tick)
@@ -120,7 +136,7 @@ def pictures_at(source: VideoSource, indices_F: np.ndarray) -> Iterator[av.Video
     """
     wanted = iter(indices_F.tolist())
     index = next(wanted, None)
-    for ordinal, (picture, _) in enumerate(_pictures(source, set(), reports_damage=False)):
+    for ordinal, (picture, _) in enumerate(_pictures(source, set(), False)):
         if ordinal == index:
             yield picture
             index = next(wanted, None)
@@ -132,13 +148,13 @@ def pictures_at(source: VideoSource, indices_F: np.ndarray) -> Iterator[av.Video
 
 
 def _decode_all(
-    source: VideoSource, *, reports_damage: bool
+    source: VideoSource, *, reports_damage: bool, takes_sei: bool = True
 ) -> tuple[list[_Shown], set[int], av.VideoFrame | None]:
     """Return all pictures, the packets with which something is wrong, and the first picture."""
     bad: set[int] = set()
     shown: list[_Shown] = []
     first = None
-    for picture, packet in _pictures(source, bad, reports_damage=reports_damage):
+    for picture, packet in _pictures(source, bad, reports_damage, takes_sei):
         first = first or picture
         starts_group = bool(picture.key_frame) and picture.pict_type == PictureType.I
         shown.append(_Shown(picture.pts, packet, starts_group, picture.is_corrupt))
@@ -146,7 +162,7 @@ def _decode_all(
 
 
 def _pictures(
-    source: VideoSource, bad: set[int], *, reports_damage: bool
+    source: VideoSource, bad: set[int], reports_damage: bool, takes_sei: bool = True
 ) -> Iterator[tuple[av.VideoFrame, int]]:
     """Yield every picture with the number of its packet; what goes wrong is added to `bad`."""
     with open_container(source.path) as opened:
@@ -154,6 +170,7 @@ def _pictures(
         if reports_damage:
             report_damage(stream)
         context = stream.codec_context
+        sei_filter = None if takes_sei else _sei_filter(stream)
         number = -1
         flagged: list[int] = []
         keyframes: set[int] = set()
@@ -175,13 +192,28 @@ def _pictures(
                 if source.is_damaged_at(-1 if packet.pos is None else packet.pos):
                     bad.add(number)
             try:
-                for picture in context.decode(packet):
-                    came_from = picture.opaque
-                    yield picture, came_from if isinstance(came_from, int) else number
+                parts: Sequence[av.Packet | None] = (packet,)
+                if sei_filter is not None and packet is not None:
+                    parts = sei_filter.filter(packet)
+                    if not parts:
+                        bad.add(number)  # nothing in it was readable as units
+                for part in parts:
+                    for picture in context.decode(part):
+                        came_from = picture.opaque
+                        yield picture, came_from if isinstance(came_from, int) else number
             except av.error.FFmpegError:
                 bad.add(number)
     for position in flagged:
         bad |= _flagged_bad(position, bad, keyframes, source)
+
+
+def _sei_filter(stream: av.VideoStream) -> BitStreamFilterContext:
+    """Return what takes the supplemental information out of a stream's packets."""
+    context = stream.codec_context
+    found = BitStreamFilterContext(_SEI_FILTERS[context.name], stream)
+    if context.name == "hevc" and (context.extradata or b"").startswith(b"\1"):
+        context.extradata = None  # it says that units have lengths in front
+    return found
 
 
 def _flagged_bad(

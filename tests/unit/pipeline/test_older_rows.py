@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from video import coded_clips as clips
+from video.odd_clips import COLOUR, with_clap, with_pixel_crop
 
 from pipeline.conftest import World, question
 from strive.cache.audit import cache_info, verify_cache
@@ -25,9 +26,11 @@ OLDER = {
     "sei.mkv": (270, ""),
     "plain.mkv": (0, "remuxed"),
     "edited.mp4": (0, "remuxed"),
+    "clap.mp4": (0, ""),
+    "cropped.mkv": (0, ""),
     "gone.mp4": (90, ""),
 }
-REDONE = ["edited.mp4", "mirrored.mp4", "sei.mkv", "turned.mp4", "upside_down.mp4"]
+REDONE = sorted(set(OLDER) - {"plain.mp4", "plain.mkv", "gone.mp4"})
 
 
 @pytest.fixture
@@ -43,6 +46,10 @@ def older(tmp_path: Path) -> tuple[World, Path]:
     clips.remux(plain, root / "plain.mkv")
     shutil.copy(root / "plain.mkv", root / "sei.mkv")
     clips.write_clip(root / "edited.mp4", 30, g=10)
+    smaller = with_clap(plain.read_bytes(), (100, 1), (80, 1), (0, 1), (0, 1))
+    (root / "clap.mp4").write_bytes(smaller)
+    coloured = clips.write_clip(root / "coloured.mkv", 30, **COLOUR)
+    (root / "cropped.mkv").write_bytes(with_pixel_crop(coloured.read_bytes(), left=28, top=16))
     data = tmp_path / "records.jsonl"
     write_records(data, [question(number, name) for number, name in enumerate(sorted(OLDER))])
     world, cache = World(root, data), tmp_path / "cache"
@@ -91,6 +98,8 @@ def test_only_what_may_be_wrong_is_redone(older: tuple[World, Path]) -> None:
         "sei.mkv": 1,
         "plain.mkv": 1,
         "edited.mp4": 1,
+        "clap.mp4": 1,
+        "cropped.mkv": 1,
         "gone.mp4": 8,  # not there any more: the cache serves without
     }
     again = precompute(world.options(cache))

@@ -1,6 +1,7 @@
 """Video files that players show and packet counters get wrong, made from small numbered clips."""
 
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +29,40 @@ def with_edit_list(data: bytes, entries: list[tuple[int, int]]) -> bytes:
         (length,) = struct.unpack_from(">I", changed, at)
         struct.pack_into(">I", changed, at, length + len(new) - len(old))
     return bytes(changed)
+
+
+def with_clap(data: bytes, *numbers: tuple[int, int]) -> bytes:
+    """Give an MP4 of H.264 whose index comes last a `clap` box.
+
+    `numbers` are the fractions of width, height, and how far its middle lies right and down.
+    """
+    new = struct.pack(">I4s8i", 40, b"clap", *(value for number in numbers for value in number))
+    changed = bytearray(data)
+    at = changed.rindex(b"avcC") - 4
+    changed[at:at] = new
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        at = changed.rindex(box) - 4
+        (length,) = struct.unpack_from(">I", changed, at)
+        struct.pack_into(">I", changed, at, length + len(new))
+    return bytes(changed)
+
+
+# Options of FFmpeg with which its Matroska files say enough of colour to make room.
+COLOUR: dict[str, object] = {
+    **{"color_primaries": 1, "color_trc": 1, "colorspace": 1, "color_range": "tv"},
+    "chroma_sample_location": "topleft",
+}
+
+
+def with_pixel_crop(data: bytes, **sides: int) -> bytes:
+    """Have a Matroska file written with `COLOUR` speak of cropping where it spoke of colour."""
+    kinds = {"bottom": b"\x54\xaa", "top": b"\x54\xbb", "left": b"\x54\xcc", "right": b"\x54\xdd"}
+    new = b"".join(kinds[side] + b"\x81" + bytes([value]) for side, value in sides.items())
+    at = data.index(b"\x55\xb0")
+    room = 3 + (data[at + 2] & 0x7F)
+    unused = room - len(new) - 2
+    new += b"\xec" + bytes([0x80 | unused]) + bytes(unused)
+    return data[:at] + new + data[at + room :]
 
 
 def write_packed(path: Path, num_frames: int) -> Path:
@@ -147,6 +182,19 @@ def write_fields(path: Path, container: str, num_frames: int) -> Path:
         packets = [(unit, number == 0) for number, unit in enumerate(units)]
         _mux(out, stream, packets, Fraction(1, 50))
     raw.unlink()
+    return path
+
+
+def with_packets(source: Path, path: Path, change: Callable[[int, bytes], bytes]) -> Path:
+    """Copy a video with its packets changed; `change` gets a packet's number and content."""
+    with av.open(str(source)) as opened, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(opened.streams.video[0], opaque=True)
+        packets = (packet for packet in opened.demux(video=0) if packet.size)
+        for number, old in enumerate(packets):
+            new = av.Packet(change(number, bytes(old)))
+            new.stream, new.time_base, new.is_keyframe = stream, old.time_base, old.is_keyframe
+            new.pts, new.dts, new.duration = old.pts, old.dts, old.duration
+            out.mux(new)
     return path
 
 

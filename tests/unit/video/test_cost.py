@@ -1,4 +1,4 @@
-"""What an ordinary file costs: its packets once, 64 pictures as a check, and what is wanted."""
+"""What an ordinary file costs: its packets once, a check of some pictures, and what is wanted."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,3 +65,18 @@ def test_packets_and_pictures_of_an_ordinary_file(
     # With B-frames FFmpeg may go to the keyframe before the one that was asked for.
     assert expected <= counted.packets <= expected + num_seeks * group
     assert 0 < counted.checked <= 64
+
+
+@pytest.mark.parametrize(
+    ("size", "most"),
+    # 64 pictures of 640x360 have 14,745,600 pixels: 36 times 848x480 = 407,040 and a rest.
+    [((48, 64), 64), ((480, 848), 36), ((720, 1280), 16), ((1080, 1920), 16)],
+)
+def test_the_check_of_large_pictures_is_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], most: int
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", 80, size=size, preset="ultrafast")
+    counted = Counted(monkeypatch)
+    assert source.read_index(path).way == "index"
+    # A decoder that holds pictures back has shown fewer of them by then.
+    assert most - 4 < counted.checked <= most

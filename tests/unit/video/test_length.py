@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+import av
 import ffmpeg
 import pytest
 
@@ -149,6 +150,43 @@ def test_a_recording_that_ends_within_a_picture(tmp_path: Path) -> None:
     video = decode_frames(path, FramePlan("uniform", 64))
     assert "ends_abruptly" in video.notes
     assert numbers_of(video.frames_FHWC) == list(range(20))
+
+
+@pytest.mark.parametrize(("codec", "step"), [("libx264", 192), ("libx265", 188)])
+def test_what_is_shown_of_a_recording_that_breaks_off(
+    tmp_path: Path, codec: str, step: int
+) -> None:
+    """HEVC does not tell that a picture lacks its end; the file does."""
+    how = {"libx264": {"bf": 2, "g": 30}, "libx265": {"x265-params": "log-level=none:bframes=2"}}
+    noise = "format=yuv420p,noise=c0s=40:c0f=t"
+    shape = {"mpegts_m2ts_mode": int(step == 192), "f": "mpegts", "vf": noise, "qp": 20}
+    whole = write_clip(tmp_path / "whole.ts", 90, codec=codec, **how[codec], **shape)
+    data, pid = whole.read_bytes(), 0x1011 if step == 192 else 0x100
+    with av.open(str(whole)) as opened:
+        stamps = [packet.pts for packet in opened.demux(video=0) if packet.size]
+    begins = [
+        (at, int.from_bytes(data[at + 1 : at + 3], "big") & 0x4000)
+        for at in range(step - 188, len(data), step)
+        if int.from_bytes(data[at + 1 : at + 3], "big") & 0x1FFF == pid
+    ]
+    path = tmp_path / "a.ts"
+    firsts = [number for number, (_, is_first) in enumerate(begins) if is_first]
+    for picture in (70, 71, 72, 73):  # some of them B-frames
+        assert firsts[picture + 1] - firsts[picture] > 3
+        # Within its third packet: it is left out, and what is shown after it.
+        path.write_bytes(data[: begins[firsts[picture] + 2][0] + 88])
+        shown = sum(stamp < stamps[picture] for stamp in stamps[:picture])
+        for plan in (PLAN, FramePlan("uniform", 64)):
+            video = decode_frames(path, plan)
+            assert "ends_abruptly" in video.notes and video.source_num_frames == shown
+            assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
+        # Within its first packet: nothing of it is there, and all before it.
+        path.write_bytes(data[: begins[firsts[picture]][0] + 88])
+        video = decode_frames(path, PLAN)
+        assert "ends_abruptly" in video.notes and video.source_num_frames == picture
+    for end in (0, step, 5 * step):
+        path.write_bytes(data[: len(data) - end])
+        assert "ends_abruptly" not in decode_frames(path, PLAN).notes
 
 
 def test_a_stream_written_live_states_nothing(tmp_path: Path) -> None:

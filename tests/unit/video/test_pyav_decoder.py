@@ -278,8 +278,8 @@ def test_interlaced_pictures_are_scaled_as_one(moving: Path) -> None:
     progressive = as_progressive(picture)
     assert not progressive.interlaced_frame
     np.testing.assert_array_equal(progressive.to_ndarray(), picture.to_ndarray())
-    # The same planes in a picture that never was interlaced.
+    # The same planes in a picture that never was interlaced, nor says where its colours sit.
     plain = av.VideoFrame.from_ndarray(picture.to_ndarray(), "yuv420p")
-    np.testing.assert_array_equal(
-        FrameScaler(2000).from_picture(picture, 1), FrameScaler(2000).from_picture(plain, 1)
-    )
+    scaled = FrameScaler(2000).from_picture(picture, 1).astype(int)
+    expected = FrameScaler(2000).from_picture(plain, 1)
+    assert np.abs(scaled - expected).mean() < 3  # as two fields: over 5
