@@ -4,11 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-full lint format bench gpu-wheels clean
+.PHONY: install demo test test-full lint format docs wheel bench gpu-wheels clean
 
 # The programs of bench/, in this order; each prints ratios and writes bench/results/NAME.json.
 # docs/performance.md is made from those files at the end.
-BENCHES := decode precompute scale embed jpeg step data growth gpu
+BENCHES := decode precompute scale embed jpeg step data growth demo gpu
 
 install: $(STAMP)
 
@@ -33,6 +33,17 @@ test: lint
 test-full: lint
 	$(BIN)/pytest -m "not gpu"
 
+# The site of docs/, in site/; a link that leads nowhere ends it.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	touch $@
+
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 bench: $(VENV)/.bench
 	for name in $(BENCHES); do $(BIN)/python -m bench.$$name || exit 1; done
 	$(BIN)/python -m bench.performance
@@ -50,4 +61,4 @@ format: install
 	$(BIN)/ruff format strive tests bench
 
 clean:
-	rm -rf $(VENV) strive-workspace
+	rm -rf $(VENV) strive-workspace site dist

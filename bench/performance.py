@@ -1,4 +1,4 @@
-"""Make docs/performance.md, its plot, and the README's table of a step, from bench/results.
+"""Make docs/performance.md, its plot, and the README's tables, from bench/results.
 
 Nothing is measured here. A result file that is not there is said to be missing.
 
@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import performance_offline, performance_step
+from bench import demo, performance_offline, performance_step
 from bench.harness import RESULTS, flat
 
 DOCS = Path(__file__).parents[1] / "docs"
 README = DOCS.parent / "README.md"
-MARKS = ("<!-- made by `python -m bench.performance` -->", "<!-- made until here -->")
+MARK, END_MARK = "<!-- {}: made by `python -m bench.performance` -->", "<!-- made until here -->"
+README_TABLES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "demo": demo.readme_lines,
+    "step": performance_step.readme_lines,
+}
 PLOT = "performance-growth.svg"
 Result = Mapping[str, Any]
 Lines = Iterator[str]
@@ -99,12 +103,15 @@ def gpu_lines(results: Mapping[str, Result]) -> Lines:
         yield from ("", origin(result), "")
 
 
-def with_step_table(readme: str, results: Mapping[str, Result]) -> str:
-    """Put the table of a step between its two marks."""
-    before, _, rest = readme.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    lines = performance_step.readme_lines(results["step"]) if "step" in results else ()
-    return "\n".join([before + MARKS[0], *lines, MARKS[1] + after])
+def with_tables(readme: str, results: Mapping[str, Result]) -> str:
+    """Put each table of `README_TABLES` between its two marks."""
+    for name, table in README_TABLES.items():
+        mark = MARK.format(name)
+        before, _, rest = readme.partition(mark)
+        _, _, after = rest.partition(END_MARK)
+        lines = table(results[name]) if name in results else ()
+        readme = "\n".join([before + mark, *lines, END_MARK + after])
+    return readme
 
 
 def main() -> None:
@@ -115,7 +122,7 @@ def main() -> None:
     path = DOCS / "performance.md"
     path.write_text(page(results), encoding="utf-8")
     readme = README.read_text(encoding="utf-8")
-    README.write_text(with_step_table(readme, results), encoding="utf-8")
+    README.write_text(with_tables(readme, results), encoding="utf-8")
     missing = [name for name, _, _ in SECTIONS if name not in results]
     print(f"wrote {path}" + (f"; not measured yet: {', '.join(missing)}" if missing else ""))
 

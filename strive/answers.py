@@ -10,13 +10,13 @@ import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from strive.choices import GradingRules
 from strive.errors import unknown_name
 from strive.reading import plain_text, read_letter, read_number
 from strive.records import PROBLEM_TYPES, Record
 
-GradingRules = Literal["video_r1", "tolerant"]
 GRADING_RULES: tuple[str, ...] = get_args(GradingRules)
 GRADING_VERSION = 2
 """Raised whenever a grade can change; evaluation results carry it."""

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from strive import __version__
-from strive.commands import caches, house, looking, offline, online, quality, searching
-from strive.errors import ConfigError, StriveError
+from strive.commands import caches, configs, house, looking, offline, online, quality, searching
+from strive.errors import ConfigError, StriveError, unknown_name
 from strive.files import expanded
 from strive.terminal import one_line, prepare_streams, say
 
@@ -37,29 +38,93 @@ DISK_ERRORS = frozenset(
     )
 )
 
+
+def _tell_flags(params: list[Any]) -> None:
+    """Say of flags, too, what holds without them."""
+    for option in params:
+        if isinstance(option, TyperOption) and option.is_bool_flag and option.default is False:
+            option.help = f"{option.help}  \\[default: off]"
+
+
+class _Command(TyperCommand):
+    """Says of a config key that is given as an option how it is given."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        _tell_flags(self.params)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except _WrongCall as error:
+            option = str(getattr(error, "option_name", ""))
+            if self.name != "train" or not option.startswith("--"):
+                raise
+            from strive.configs.keys import other_name
+            from strive.configs.schema import TrainConfig
+
+            if (key := other_name(option.removeprefix("--"))) is None:
+                raise
+            given = f", as --set {key.ours}=VALUE" if key.ours in TrainConfig.model_fields else ""
+            raise ConfigError(f"train has no option {option}; here: {key}{given}") from None
+
+
+class _Group(TyperGroup):
+    """Names the nearest command, of a group inside too, where there is none of the name."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        _tell_flags(self.params)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name.lower() in ("help", "version"):
+            raise ConfigError(f"'{name}' is no command but an option: strive-cli --{name.lower()}")
+        if name not in self.commands and not name.startswith("-"):
+            inner = {
+                f"{group} {command}"
+                for group, commands in self.commands.items()
+                for command in getattr(commands, "commands", ())
+            }
+            raise unknown_name("command", name, {*self.commands, *inner})
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Reinforcement learning for video question answering (STRIVE, arXiv:2604.01824).\n\n"
     "Without data and models, every command runs on the embedded lab.",
+    epilog="Two calls to begin with; `strive-cli COMMAND --help` says more of each:\n\n"
+    "  strive-cli demo\n\n"
+    "  strive-cli precompute --data my.jsonl --video-root videos --dry-run",
 )
-cache_app = typer.Typer(no_args_is_help=True, help="Look after a cache.")
-lab_app = typer.Typer(no_args_is_help=True, help="The embedded lab: synthetic clips, tiny models.")
+cache_app = typer.Typer(
+    cls=_Group, no_args_is_help=True, help="A cache: its contents, failures, damage, leftovers."
+)
+lab_app = typer.Typer(
+    cls=_Group, no_args_is_help=True, help="The embedded lab: synthetic clips, tiny models."
+)
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "precompute": offline.precompute,
-    "train": online.train,
-    "evaluate": online.evaluate,
-    "rescore": online.rescore,
-    "compare": online.compare,
-    "inspect-scores": looking.inspect_scores,
-    "score-quality": quality.score_quality,
-    "search": searching.search,
-    "report": looking.report,
-    "demo": house.demo,
-    "doctor": house.doctor,
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Offline": {"precompute": offline.precompute},
+    "Train": {"train": online.train, "presets": configs.presets},
+    "Evaluate": {
+        "evaluate": online.evaluate,
+        "compare": online.compare,
+        "rescore": online.rescore,
+    },
+    "Look": {
+        "demo": house.demo,
+        "inspect-scores": looking.inspect_scores,
+        "score-quality": quality.score_quality,
+        "search": searching.search,
+        "report": looking.report,
+    },
+    "Care": {"doctor": house.doctor},
 }
 CACHE_COMMANDS: dict[str, Callable[..., None]] = {
     "info": caches.cache_info,
@@ -88,15 +153,16 @@ def _expanding(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-for _name, _function in COMMANDS.items():
-    app.command(_name)(_expanding(_function))
+for _panel, _commands in COMMANDS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, cls=_Command, rich_help_panel=_panel)(_expanding(_function))
 for _inner, _name, _commands in (
     (cache_app, "cache", CACHE_COMMANDS),
     (lab_app, "lab", LAB_COMMANDS),
 ):
-    app.add_typer(_inner, name=_name)
+    app.add_typer(_inner, name=_name, rich_help_panel="Care")
     for _name, _function in _commands.items():
-        _inner.command(_name)(_expanding(_function))
+        _inner.command(_name, cls=_Command)(_expanding(_function))
 
 
 def _show_version(value: bool) -> None:
@@ -108,7 +174,10 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show it, then stop."
+        ),
     ] = False,
     traceback: Annotated[
         bool,

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,8 +69,8 @@ def check_torch() -> Iterator[Finding]:
         yield Finding(
             "GPU",
             "optional",
-            "none: the lab runs on the CPU",
-            "7B policies need NVIDIA GPUs, a driver, and a CUDA build of torch",
+            "none",
+            "the lab runs on the CPU; 7B policies need NVIDIA GPUs, a driver and torch for CUDA",
         )
 
 
@@ -146,23 +146,56 @@ def check_hub() -> Iterator[Finding]:
     )
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    check_python,
-    check_machine,
-    check_torch,
-    lambda: check_import("transformers", "transformers"),
-    lambda: check_import("open_clip", "open_clip_torch"),
-    lambda: check_import("deepspeed", "deepspeed"),
-    lambda: check_import("av", "av"),
-    lambda: check_import("decord", "decord2"),
-    check_torchcodec,
-    lambda: check_import("faiss", "faiss-cpu"),
-    check_ffmpeg,
-    check_compiler,
-    check_hub,
-)
+CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "Python": check_python,
+    "processor and disk": check_machine,
+    "torch and GPUs": check_torch,
+    "transformers": lambda: check_import("transformers", "transformers"),
+    "open_clip": lambda: check_import("open_clip", "open_clip_torch"),
+    "DeepSpeed": lambda: check_import("deepspeed", "deepspeed"),
+    "PyAV": lambda: check_import("av", "av"),
+    "decord": lambda: check_import("decord", "decord2"),
+    "torchcodec": check_torchcodec,
+    "faiss": lambda: check_import("faiss", "faiss-cpu"),
+    "FFmpeg": check_ffmpeg,
+    "C++ compiler": check_compiler,
+    "model hub": check_hub,
+}
+
+_ALWAYS = ("Python", "free disk here", "torch", "transformers", "open_clip_torch", "av", "decord2")
+_TRAINING = (*_ALWAYS, "deepspeed")
+USES: dict[str, tuple[str, ...]] = {
+    "precompute": _ALWAYS,
+    "train and evaluate": _TRAINING,
+    "the lab and strive-cli demo": (*_TRAINING, "FFmpeg binary (bundled)"),
+    "search": (*_ALWAYS, "faiss-cpu"),
+    "7B policies (docs/scaling.md: what fits)": (*_TRAINING, "GPU"),
+    "downloads from the hub": ("Hugging Face hub",),
+    "--decoder torchcodec": ("torchcodec",),
+}
+"""What people do here, and the findings that must be fine for it; `GPU` stands for any one."""
 
 
-def examine() -> list[Finding]:
-    """Run every check, in the order of the pipeline."""
-    return [finding for check in CHECKS for finding in check()]
+def examine(noticing: Callable[[str], None] = lambda what: None) -> list[Finding]:
+    """Run every check, in the order of the pipeline; `noticing` hears which one begins."""
+    findings: list[Finding] = []
+    for what, check in CHECKS.items():
+        noticing(what)
+        findings += check()
+    return findings
+
+
+def verdict(findings: Sequence[Finding]) -> tuple[list[str], dict[str, str]]:
+    """Return the uses that this machine is ready for, and for each other one the reasons."""
+    lacking = {
+        finding.what: f"{finding.what} is lacking"
+        + (f" ({finding.found})" if finding.found != "none" else "")
+        for finding in findings
+        if finding.status != "ok"
+    }
+    reasons = {
+        use: ", ".join(lacking[what] for what in needed if what in lacking)
+        for use, needed in USES.items()
+    }
+    ready = [use for use, reason in reasons.items() if not reason]
+    return ready, {use: reason for use, reason in reasons.items() if reason}

@@ -127,9 +127,10 @@ class Interrupted(StriveError, RuntimeError):  # noqa: N818 - an interruption, n
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the closest known name, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
+    """Return ` (did you mean 'x'?)` for the closest known name in any case, or an empty string."""
+    names = {each.casefold(): each for each in known}
+    matches = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.5)
+    return f" (did you mean '{names[matches[0]]}'?)" if matches else ""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownNameError:

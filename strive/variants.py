@@ -20,12 +20,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from strive.choices import ScoreTransform
 from strive.errors import CacheError, ConfigError, unknown_name
 from strive.named import check_name, load_function, raised
 from strive.seeding import derive_rng
 
 ScoreKind = Literal["similarity", "weight"]
-ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
 SCORE_TRANSFORMS: tuple[str, ...] = get_args(ScoreTransform)
 
 MIN_CROP_FRACTION = 0.5

@@ -2,22 +2,23 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
+from strive.choices import FrameCodecName
 from strive.errors import CacheDamageError, unknown_name
 
 JPEG_QUALITY = 92
-FRAME_CODECS = ("jpeg", "raw")
+FRAME_CODECS: tuple[str, ...] = get_args(FrameCodecName)
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCodec:
     """A frame codec; `fields` go into the frames key."""
 
-    name: Literal["jpeg", "raw"] = "jpeg"
+    name: FrameCodecName = "jpeg"
 
     def __post_init__(self) -> None:
         if self.name not in FRAME_CODECS:

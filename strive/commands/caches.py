@@ -46,7 +46,7 @@ def cache_info(
 def cache_failures(
     cache: CacheOption = None, as_json: JsonOption = False, workspace: WorkspaceOption = None
 ) -> None:
-    """List what failed: which video or question, why, and what to do."""
+    """What failed: which video or question, why, what to do."""
     from strive.cache.failures import read_failures
     from strive.cache.layout import open_cache
     from strive.failure_kinds import way_out
@@ -74,12 +74,15 @@ def cache_verify(
     cache: CacheOption = None,
     video_root: Annotated[
         Path | None,
-        typer.Option(help="Also digest the videos under DIR and list those that changed since."),
+        typer.Option(
+            help="Also digest the videos under it and list those that changed."
+            "  \\[default: not looked at]"
+        ),
     ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Check every committed part and every frame's checksum; exit 1 on damage."""
+    """Check every part and every frame; exit 1 on damage."""
     from strive.cache.audit import verify_cache
 
     root = find_cache(cache, find_workspace(workspace))
@@ -116,11 +119,16 @@ def cache_prune(
     cache: CacheOption = None,
     scorer: Annotated[
         list[str] | None,
-        typer.Option(help="Drop this scorer (name or key) with its embeddings. Repeatable."),
+        typer.Option(
+            help="Drop this scorer (name or key) with its embeddings. Repeatable."
+            "  \\[default: none]"
+        ),
     ] = None,
     frames_key: Annotated[
         list[str] | None,
-        typer.Option(help="Drop this set of frames with its scorers. Repeatable."),
+        typer.Option(
+            help="Drop this set of frames with its scorers. Repeatable.  \\[default: none]"
+        ),
     ] = None,
     superseded: Annotated[
         bool,
@@ -138,7 +146,7 @@ def cache_prune(
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Remove what no reader can see: leftovers of killed runs, or whole sets that you name."""
+    """Remove leftovers of killed runs, or sets that you name."""
     from strive.cache.prune import apply_prune, plan_drop, plan_prune
 
     root = find_cache(cache, find_workspace(workspace))

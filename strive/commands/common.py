@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -21,6 +21,12 @@ CacheOption = Annotated[
     Path | None, typer.Option(help="Cache folder.  \\[default: in the workspace]")
 ]
 LAB_LINE = "embedded lab: synthetic clips and tiny models; give --data for your own"
+
+
+def listed(choices: Any) -> str:
+    """Write the names of a dict, or the words of a Literal, as `a, b or c`."""
+    *first, last = map(str, get_args(choices) or choices)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 __all__ = ["make_console", "say", "show"]  # one import of what commands print with

@@ -36,7 +36,7 @@ def demo(
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """The whole way on the lab: precompute, GRPO and STRIVE, evaluation, one HTML report."""
+    """The whole way on the lab: GRPO and STRIVE, one report."""
     from strive.experiments.demo import DemoSettings, run_demo
 
     say(LAB_LINE)
@@ -50,14 +50,27 @@ def demo(
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine has and lacks, with the fix."""
-    from strive.doctor import examine
+    """What this machine has and lacks, with the fix."""
+    from strive.doctor import CHECKS, examine, verdict
+    from strive.progress import show_progress
 
-    findings = examine()
+    with show_progress("looking", len(CHECKS), "checks") as progress:
+
+        def noticing(what: str) -> None:
+            progress.note(what)
+            progress.advance()
+
+        findings = examine(noticing)
+        progress.note()
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
         _print_findings(findings)
+        ready, not_ready = verdict(findings)
+        console = make_console()
+        console.print(f"Ready: {', '.join(ready) or 'nothing'}.", markup=False)
+        for use, reason in not_ready.items():
+            console.print(f"Not ready: {use}, because {reason}.", markup=False)
     if any(finding.status == "missing" for finding in findings):
         raise typer.Exit(1)
 
@@ -85,7 +98,7 @@ def lab_build(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Render and encode the lab's clips and write its records into the workspace."""
+    """Write the lab's clips and records into the workspace."""
     from strive.experiments.workspace import ensure_lab
 
     world = ensure_lab(find_workspace(workspace), num_clips=clips, seed=seed)
@@ -98,7 +111,7 @@ def lab_build(
 
 
 def lab_list(as_json: JsonOption = False) -> None:
-    """List the lab's models, their size and what was measured when they were made."""
+    """The lab's models, and what was measured of them."""
     from strive.lab.models import describe
 
     models = describe()

@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strive.choices import ScoreTransform, Worst
 from strive.commands.common import (
     CacheOption,
     JsonOption,
@@ -28,36 +29,48 @@ def inspect_scores(
     scorer: Annotated[
         str | None, typer.Option(help="Whose scores.  \\[default: the cache's only scorer]")
     ] = None,
-    question: Annotated[str | None, typer.Option(help="Show this question id.")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Show this question id.  \\[default: the whole cache]")
+    ] = None,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Show a seeded sample of N questions.")
+        int | None,
+        typer.Option(
+            min=1, help="Show a seeded sample of N questions.  \\[default: the whole cache]"
+        ),
     ] = None,
     worst: Annotated[
-        Literal["flat", "peaky", "truncated"] | None,
-        typer.Option(help="List the questions that are worst in this way."),
+        Worst | None,
+        typer.Option(help="List the questions that are worst in this way.  \\[default: none]"),
     ] = None,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Put two scorers side by side: where do they differ?"),
+        typer.Option(
+            metavar="A B",
+            help="Put two scorers side by side: where do they differ?  \\[default: none]",
+        ),
     ] = None,
     frame_temperature: Annotated[float, typer.Option(help="Tau of Eq. 4.")] = 0.4,
     score_transform: Annotated[
-        Literal["none", "zscore", "minmax", "logit"],
+        ScoreTransform,
         typer.Option(help="Done to the scores before Eq. 4."),
     ] = "none",
     num_segments: Annotated[int, typer.Option(min=1, help="K: frames per variant.")] = 16,
     num_variants: Annotated[int, typer.Option(min=1, help="M: variants drawn.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the draws and of --sample.")] = 0,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page that works offline: frames, curve, picks.")
+        Path | None,
+        typer.Option(
+            help="Write a page that works offline: frames, curve, picks.  \\[default: none]"
+        ),
     ] = None,
     png: Annotated[
-        Path | None, typer.Option(help="Write a picture of one question, for a paper.")
+        Path | None,
+        typer.Option(help="Write a picture of one question, for a paper.  \\[default: none]"),
     ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Show what the scores say and which frames training would draw from them."""
+    """What the scores say, which frames training would draw."""
     from strive.report import inspect
     from strive.report.inspect_html import render_inspect_page
     from strive.report.inspect_terminal import print_question, print_questions, print_summary
@@ -162,7 +175,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")],
     html: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Put the training dynamics of several runs side by side (the paper's Fig. 3)."""
+    """Training curves of several runs side by side (Fig. 3)."""
     from strive.report.dynamics import render_dynamics_page
     from strive.report.pages import write_page
     from strive.report.runs import read_runs

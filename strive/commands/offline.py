@@ -1,33 +1,47 @@
 """`precompute`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strive.choices import (
+    DecoderName,
+    Engine,
+    FrameCodecName,
+    FramePlanName,
+    LongText,
+    Query,
+    ScorerDtype,
+)
 from strive.commands.common import (
     LAB_LINE,
     JsonOption,
     WorkspaceOption,
     find_workspace,
+    listed,
     make_console,
     plain_json,
     print_json,
     say,
 )
+from strive.pipeline.scorers import SCORERS
 
 if TYPE_CHECKING:
     from strive.pipeline.options import PrecomputeOptions
     from strive.pipeline.summary import PrecomputeSummary
 
 
-RECORDS, SCORERS, FRAMES, RUNNING = "Records", "Scorers", "Frames", "Running"
+RECORDS, SCORING, FRAMES, RUNNING = "Records", "Scorers", "Frames", "Running"
 
 
 def precompute(
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Video-R1 JSON, JSONL or Parquet. Repeatable.", rich_help_panel=RECORDS),
+        typer.Option(
+            help="Video-R1 JSON, JSONL or Parquet. Repeatable.  \\[default: the lab]",
+            rich_help_panel=RECORDS,
+        ),
     ] = None,
     video_root: Annotated[
         Path | None,
@@ -43,7 +57,9 @@ def precompute(
     where: Annotated[
         list[str] | None,
         typer.Option(
-            "--filter", help="Keep records with field=value. Repeatable.", rich_help_panel=RECORDS
+            "--filter",
+            help="Keep records with field=value. Repeatable.  \\[default: all]",
+            rich_help_panel=RECORDS,
         ),
     ] = None,
     skip_bad_records: Annotated[
@@ -54,76 +70,83 @@ def precompute(
     ] = False,
     subset: Annotated[
         int | None,
-        typer.Option(help="Seeded sample of this many questions.", rich_help_panel=RECORDS),
+        typer.Option(
+            help="Seeded sample of this many questions.  \\[default: all]", rich_help_panel=RECORDS
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of --subset.  \\[default: 0]", rich_help_panel=RECORDS)
     ] = None,
     for_config: Annotated[
         str | None,
-        typer.Option(help="Just what a run of this preset or file reads.", rich_help_panel=RECORDS),
+        typer.Option(
+            help="Just what a run of this preset or file reads.  \\[default: none]",
+            rich_help_panel=RECORDS,
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Only the first N videos.", rich_help_panel=RECORDS)
+        int | None,
+        typer.Option(help="Only the first N videos.  \\[default: all]", rich_help_panel=RECORDS),
     ] = None,
     scorer: Annotated[
         list[str] | None,
         typer.Option(
-            help="A name, or module:function. Repeatable.  \\[default: siglip2]",
-            rich_help_panel=SCORERS,
+            help=f"{', '.join(SCORERS)}, or module:function. Repeatable.  \\[default: siglip2]",
+            rich_help_panel=SCORING,
         ),
     ] = None,
     scorer_model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Its model: ID_OR_DIR, lab:NAME, or SCORER=... Repeatable.",
-            rich_help_panel=SCORERS,
+            help="Its model: ID_OR_DIR, lab:NAME, or SCORER=... Repeatable.  \\[default: its own]",
+            rich_help_panel=SCORING,
         ),
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="Model of policy and gradient: ID_OR_DIR.", rich_help_panel=SCORERS),
+        typer.Option(
+            help="Model of policy and gradient: ID_OR_DIR.  \\[default: Qwen2.5-VL-7B]",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     query: Annotated[
-        Literal["question", "question+options"],
+        Query,
         typer.Option(
-            metavar="TEXT", help="question, or question+options.", rich_help_panel=SCORERS
+            metavar="TEXT", help=f"What scorers read: {listed(Query)}.", rich_help_panel=SCORING
         ),
     ] = "question",
     long_text: Annotated[
-        Literal["truncate", "chunk-mean"],
+        LongText,
         typer.Option(
             metavar="RULE",
-            help="Beyond a scorer's context: truncate, or chunk-mean.",
-            rich_help_panel=SCORERS,
+            help=f"Beyond a scorer's context: {listed(LongText)}.",
+            rich_help_panel=SCORING,
         ),
     ] = "truncate",
     device: Annotated[
         str,
-        typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=SCORERS),
+        typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=SCORING),
     ] = "auto",
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
+        ScorerDtype | None,
         typer.Option(
             metavar="NAME",
-            help="float32, bfloat16 or float16; part of the key.  \\[default: by device]",
-            rich_help_panel=SCORERS,
+            help=f"{listed(ScorerDtype)}; part of the key.  \\[default: by device]",
+            rich_help_panel=SCORING,
         ),
     ] = None,
     embed_batch_size: Annotated[
         int,
         typer.Option(
-            min=1, help="Frames embedded at a time; part of the key.", rich_help_panel=SCORERS
+            min=1, help="Frames embedded at a time; part of the key.", rich_help_panel=SCORING
         ),
     ] = 64,
     frames: Annotated[
         int, typer.Option(min=1, help="F: frames kept per video.", rich_help_panel=FRAMES)
     ] = 64,
     frame_plan: Annotated[
-        Literal["uniform", "keyframe", "linspace", "fps"],
-        typer.Option(
-            metavar="PLAN", help="uniform, keyframe, linspace or fps.", rich_help_panel=FRAMES
-        ),
+        FramePlanName,
+        typer.Option(metavar="PLAN", help=f"{listed(FramePlanName)}.", rich_help_panel=FRAMES),
     ] = "uniform",
     max_pixels: Annotated[
         int | None,
@@ -132,14 +155,14 @@ def precompute(
         ),
     ] = None,
     frame_codec: Annotated[
-        Literal["jpeg", "raw"],
+        FrameCodecName,
         typer.Option(help="How frames are stored.", rich_help_panel=FRAMES),
     ] = "jpeg",
     decoder: Annotated[
-        Literal["auto", "torchcodec", "decord", "pyav"],
+        DecoderName,
         typer.Option(
             metavar="NAME",
-            help="torchcodec, decord, pyav, or auto: the first that can.",
+            help=f"{listed(DecoderName)}; auto: the first that can.",
             rich_help_panel=FRAMES,
         ),
     ] = "auto",
@@ -176,7 +199,7 @@ def precompute(
         typer.Option(help="Decode processes.  \\[default: by cores]", rich_help_panel=RUNNING),
     ] = None,
     engine: Annotated[
-        Literal["local", "ray"],
+        Engine,
         typer.Option(help="This machine, or a Ray cluster.", rich_help_panel=RUNNING),
     ] = "local",
     shard: Annotated[
@@ -203,7 +226,7 @@ def precompute(
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """OFFLINE: decode each video once, score its frames for each question, fill the cache."""
+    """Decode videos once, score their frames, fill the cache."""
     from strive.experiments import offline
     from strive.pipeline.options import PrecomputeOptions
 

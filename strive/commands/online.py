@@ -2,20 +2,25 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strive.answers import TEMPLATES
+from strive.choices import DecodeMode, EvaluationProtocol, FramesMode, GradingRules, PositionRule
 from strive.commands.common import (
     LAB_LINE,
     JsonOption,
     WorkspaceOption,
     find_workspace,
+    listed,
     make_console,
     print_json,
     say,
 )
 from strive.errors import ConfigError
+from strive.evaluate.benchmarks import BENCHMARKS
+from strive.variants import VARIANT_KINDS
 
 if TYPE_CHECKING:
     from strive.configs.schema import TrainConfig
@@ -25,31 +30,60 @@ DRY_RUN_PANEL = "With --dry-run (GPU figures: an H100's)"
 
 
 def train(
+    word: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WORD",
+            help="With --keys: a word, or another trainer's name.",
+            show_default="all keys",
+        ),
+    ] = None,
     config: Annotated[
         list[str] | None,
-        typer.Option(help="Preset or YAML file. Repeatable, later ones win."),
+        typer.Option(
+            help="Preset or YAML file. Repeatable, later ones win."
+            "  \\[default: lab_strive, on the lab]"
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value of any config key. Repeatable."),
+        typer.Option(
+            "--set", help="key=value of any config key (--keys). Repeatable.  \\[default: none]"
+        ),
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Records that select questions of the cache. Repeatable."),
+        typer.Option(
+            help="Records that select questions of the cache. Repeatable.  \\[default: all of them]"
+        ),
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Cache that precompute left.")] = None,
-    model: Annotated[str | None, typer.Option(help="Policy: hub id, folder, or lab:NAME.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache that precompute left.  \\[default: in the workspace]")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Policy: hub id, folder, or lab:NAME.  \\[default: as in --config]"),
+    ] = None,
     variants: Annotated[
         str | None,
         typer.Option(
-            help="none (GRPO), deterministic, stochastic, importance, random, or module:function."
+            help=f"{', '.join(VARIANT_KINDS)}, or module:function; none is GRPO."
+            "  \\[default: as in --config]"
         ),
     ] = None,
-    scorer: Annotated[str | None, typer.Option(help="Whose scores importance reads.")] = None,
-    spatial: Annotated[
-        bool | None, typer.Option("--spatial/--no-spatial", help="Augment each variant's frames.")
+    scorer: Annotated[
+        str | None, typer.Option(help="Whose scores importance reads.  \\[default: the only ones]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Rollout steps.")] = None,
+    spatial: Annotated[
+        bool | None,
+        typer.Option(
+            "--spatial/--no-spatial",
+            help="Augment each variant's frames.  \\[default: as in --config]",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Rollout steps.  \\[default: as in --config]")
+    ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Run folder.  \\[default: the next free in the workspace]")
     ] = None,
@@ -58,6 +92,13 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and estimates, then stop.")
+    ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys",
+            help="List the config keys, or with --keys WORD those about WORD, then stop.",
+        ),
     ] = False,
     processes: Annotated[
         int | None,
@@ -98,7 +139,14 @@ def train(
     ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """ONLINE: GRPO over M visual variants x G completions, with DeepSpeed."""
+    """GRPO over M visual variants x G completions, with DeepSpeed."""
+    if keys:
+        from strive.commands.configs import print_keys
+
+        print_keys(word, make_console(), as_json=as_json)
+        return
+    if word is not None:
+        raise ConfigError(f"train takes no '{word}': options begin with --, and --keys looks it up")
     from strive.experiments.training import resolve_config, train_in_workspace
 
     place = find_workspace(workspace)
@@ -126,7 +174,8 @@ def train(
         return
     if as_json or processes is not None or any(gpu.values()):
         raise ConfigError(
-            "--json, --processes and --gpu-... belong to --dry-run; add it, or leave them out"
+            "--processes and --gpu-... belong to --dry-run, --json to --dry-run or --keys; add it, "
+            "or leave them out"
         )
     summary = train_in_workspace(place, resolved, run_dir, resume=resume)
     if is_main:
@@ -153,37 +202,39 @@ def _show_plan(
 
 def evaluate(
     model: Annotated[
-        str, typer.Option(help="Hub id, folder (a run's final/), or lab:NAME.")
+        str, typer.Option(help="Policy: hub id, folder (a run's final/), or lab:NAME.")
     ] = "lab:qwen2_5_vl",
     benchmark: Annotated[
-        list[str] | None, typer.Option(help="Benchmark by name. Repeatable.  \\[default: lab]")
+        list[str] | None, typer.Option(help=f"{listed(BENCHMARKS)}. Repeatable.  \\[default: lab]")
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Its questions and videos.  \\[default: the lab's]")
     ] = None,
     split: Annotated[str, typer.Option(help="Which of the benchmark's splits.")] = "test",
     protocol: Annotated[
-        Literal["video_r1", "direct"], typer.Option(help="Prompt of the benchmark's protocol.")
+        EvaluationProtocol, typer.Option(help="Prompt of the benchmark's protocol.")
     ] = "video_r1",
     prompt_template: Annotated[
         str | None,
-        typer.Option(help="Prompt by name, instead.  \\[default: short on the lab]"),
+        typer.Option(help=f"Instead: {listed(TEMPLATES)}.  \\[default: short on the lab]"),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per video.")] = 32,
     frames_mode: Annotated[
-        Literal["uniform", "evidence", "blank"],
+        FramesMode,
         typer.Option(help="evidence: all evidence frames are among them; blank: grey frames."),
     ] = "uniform",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 1024,
     position_rule: Annotated[
-        Literal["published", "transformers"],
+        PositionRule,
         typer.Option(help="The rule that the policy was trained under (docs/models.md)."),
     ] = "published",
     decode: Annotated[
-        Literal["auto", "dynamic", "static"],
+        DecodeMode,
         typer.Option(help="Key-value cache; auto: static and compiled on a GPU."),
     ] = "auto",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N questions.  \\[default: all]")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Output folder.  \\[default: the next free in the workspace]"),
@@ -194,9 +245,8 @@ def evaluate(
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Answer a benchmark's questions greedily; every answer is kept and can be graded again."""
+    """Answer a benchmark's questions; every answer is kept."""
     from strive.errors import unknown_name
-    from strive.evaluate.benchmarks import BENCHMARKS
     from strive.evaluate.runner import EvaluateOptions
     from strive.evaluate.runner import evaluate as run
     from strive.experiments.workspace import ensure_lab, resolve_model
@@ -210,11 +260,12 @@ def evaluate(
         say(LAB_LINE)
         data_root = ensure_lab(place).root
         prompt_template = prompt_template or "short"
+    out = out or place.new_evaluation(Path(model.removeprefix("lab:")).name)
     results = run(
         EvaluateOptions(
             model=resolve_model(model),
             data_root=data_root,
-            out=out or place.new_evaluation(Path(model.removeprefix("lab:")).name),
+            out=out,
             benchmarks=benchmarks,
             split=split,
             protocol=protocol,
@@ -229,12 +280,13 @@ def evaluate(
         )
     )
     _show_results(results, as_json=as_json)
+    say(f"answers: {out}; beside another policy's: strive-cli compare {out} OTHER_OUT_DIR")
 
 
 def rescore(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="An evaluation's folder.")],
     grading: Annotated[
-        Literal["video_r1", "tolerant"] | None,
+        GradingRules | None,
         typer.Option(help="Rule set.  \\[default: the one it was graded with]"),
     ] = None,
     as_json: JsonOption = False,
@@ -250,7 +302,11 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The one to subtract.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Paired difference of two evaluations, clustered by video."""
+    """Difference of two evaluations, paired by question.
+
+    It holds for these two policies. Trainings of one method differ as well: to
+    compare methods, train several seeds of each.
+    """
     import dataclasses
 
     from strive.evaluate.again import compare as run

@@ -2,10 +2,11 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from strive.choices import GroupedBy, ScoreTransform
 from strive.commands.common import (
     CacheOption,
     JsonOption,
@@ -45,22 +46,28 @@ def score_quality(
     ] = None,
     frame_temperature: Annotated[float, typer.Option(help="Tau of Eq. 4.")] = 0.4,
     score_transform: Annotated[
-        Literal["none", "zscore", "minmax", "logit"],
+        ScoreTransform,
         typer.Option(help="Done to the scores before Eq. 4."),
     ] = "none",
     num_segments: Annotated[int, typer.Option(min=1, help="K: frames per variant.")] = 16,
     by: Annotated[
-        Literal["data_source", "problem_type"] | None,
-        typer.Option(help="Also show each group of questions."),
+        GroupedBy | None,
+        typer.Option(help="Also show each group of questions.  \\[default: all together]"),
     ] = None,
     markdown: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"Put the table between {BEGIN} and {END} of a page."),
+        typer.Option(
+            metavar="FILE",
+            help=f"Put the table between {BEGIN} and {END} of a page.  \\[default: none]",
+        ),
     ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Measure how well scores find known evidence spans: ROC-AUC, recall, lift. No model runs."""
+    """How well scores find known evidence: ROC-AUC, lift, ...
+
+    No model runs.
+    """
     from strive.pipeline.quality import QualitySettings
     from strive.pipeline.quality import score_quality as measure
 

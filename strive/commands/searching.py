@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 def search(
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="What the frames should show.")
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="What the frames should show.",
+            show_default="none, with --duplicates",
+        ),
     ] = None,
     cache: CacheOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many frames.")] = 10,
@@ -50,12 +55,13 @@ def search(
         typer.Option(help="Its model: ID_OR_DIR or lab:NAME.  \\[default: as precomputed]"),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a contact sheet that works offline.")
+        Path | None,
+        typer.Option(help="Write a contact sheet that works offline.  \\[default: none]"),
     ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Find the frames of the whole cache that are nearest to a text; mark near-duplicates."""
+    """Frames of the whole cache nearest to a text; duplicates."""
     from strive.experiments.workspace import resolve_model
     from strive.pipeline import search as searching
 

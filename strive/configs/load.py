@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from strive.configs.keys import other_name
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, MissingInputError, nearest
 from strive.files import expanded
@@ -34,6 +35,12 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def preset_about(name: str) -> str:
+    """Return the first line of a preset's own comment, which says what it is."""
+    first = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip()
+
+
 def find_config(name_or_file: str) -> Path:
     """Return the YAML file of a preset or path.
 
@@ -47,7 +54,7 @@ def find_config(name_or_file: str) -> Path:
     if not path.is_file():
         raise MissingInputError(
             f"--config '{name_or_file}' is neither a file nor a preset"
-            f"{nearest(name_or_file, preset_names())}; presets: {', '.join(preset_names())}"
+            f"{nearest(name_or_file, preset_names())}; strive-cli presets lists them"
         )
     return path
 
@@ -105,7 +112,7 @@ def _find_base(base: Any, path: Path) -> Path:
         return beside
     raise MissingInputError(
         f"{path}: {EXTENDS} '{base}' is neither a preset nor a file beside it"
-        f"{nearest(base, preset_names())}; presets: {', '.join(preset_names())}"
+        f"{nearest(base, preset_names())}; strive-cli presets lists them"
     )
 
 
@@ -186,8 +193,14 @@ def build_config(values: Mapping[str, Any]) -> TrainConfig:
 def _explain(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        known = list(TrainConfig.model_fields)
-        hint = nearest(key, known) or f"; known: {', '.join(known)}"
-        return f"unknown config key '{key}'{hint}"
+        # A dotted key of another trainer stands there as mappings inside one another.
+        inner = item["input"]
+        while isinstance(inner, dict) and len(inner) == 1:
+            (name, inner), *_ = inner.items()
+            key = f"{key}.{name}"
+        if there := other_name(key):
+            return f"unknown config key '{key}'; here: {there}"
+        hint = nearest(key, TrainConfig.model_fields)
+        return f"unknown config key '{key}'{hint}; strive-cli train --keys lists them"
     message = _FORMS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     return f"config key '{key}' is {item['input']!r}: {message}" if key else message

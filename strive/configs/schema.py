@@ -17,9 +17,20 @@ from pydantic import (
     model_validator,
 )
 
+from strive.choices import (
+    AttentionMode,
+    DecodeMode,
+    GradingRules,
+    Grouping,
+    LogProbMode,
+    Objective,
+    PositionRule,
+    Ratio,
+    Schedule,
+    ScoreTransform,
+)
 from strive.files import expanded
 
-ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
 UserPath = Annotated[Path, AfterValidator(expanded)]
 
 
@@ -67,7 +78,8 @@ class TrainConfig(BaseModel):
 
     # --- visual variants (Sec. 3.3) ---------------------------------------------------------
     variants: str = "importance"
-    """`none` (GRPO), `deterministic`, `stochastic`, `importance`, or `module:function`."""
+    """`none` (GRPO), `deterministic`, `stochastic`, `random`, `importance`, or a user's own
+    `module:function`."""
     spatial: bool = False
     """Spatial augmentation of each variant: colour jitter and small affine maps (Sec. 4.2)."""
     num_variants: PositiveInt = 2
@@ -82,7 +94,7 @@ class TrainConfig(BaseModel):
     # --- model inputs -----------------------------------------------------------------------
     prompt_template: str = "video_r1"
     """`video_r1` (think and answer tags), `direct`, or `short` (the question and its options)."""
-    position_rule: Literal["published", "transformers"] = "published"
+    position_rule: PositionRule = "published"
     """Where Qwen2.5-VL's text starts after a video: at the maximum position plus 1 (what the
     weights were trained with), or as transformers 5.3 and later place it."""
     max_pixels: PositiveInt | None = None
@@ -99,7 +111,7 @@ class TrainConfig(BaseModel):
     """Sample among the k most probable tokens; 0 is no limit."""
     max_new_tokens: PositiveInt = 768
     """Longest completion, in tokens."""
-    decode: Literal["auto", "dynamic", "static"] = "auto"
+    decode: DecodeMode = "auto"
     """Key-value cache of a rollout: `dynamic` grows with every token, `static` keeps its shape, so
     that a GPU runs the decode step as one compiled graph; `auto`: static on a GPU."""
 
@@ -109,12 +121,12 @@ class TrainConfig(BaseModel):
     their weights; whatever is named replaces the default."""
     check_rewards: bool = True
     """Call every reward function once before the run, on texts made for it."""
-    grading: Literal["video_r1", "tolerant"] = "video_r1"
+    grading: GradingRules = "video_r1"
     """Rule set that grades answers; `video_r1` is the paper's strict accuracy."""
-    grouping: Literal["joint", "per_variant", "hierarchical"] = "joint"
+    grouping: Grouping = "joint"
     """Pool that advantages are normalised over: all M x G completions (Eq. 3), the G of each
     variant (GRPO per variant), or the sum of both."""
-    objective: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    objective: Objective = "grpo"
     """`grpo`: divide by the std, mean over each completion's tokens; `dr_grpo`: no std, constant
     length; `dapo`: divide by the std, mean over all tokens of the step."""
     std_correction: Literal[0, 1] = 1
@@ -132,13 +144,13 @@ class TrainConfig(BaseModel):
     correct_kl_bias: bool = False
     """Weigh the KL term by the ratio, which makes its gradient unbiased (TRL's default); not: Eq. 1
     as written."""
-    ratio: Literal["token", "sequence"] = "token"
+    ratio: Ratio = "token"
     """Ratio per token (as TRL) or per completion (as Eq. 1 reads)."""
     updates_per_rollout: PositiveInt = 1
     """Optimiser steps on each rollout; with 1 the ratio is 1 and clipping never binds."""
-    logprobs: Literal["packed", "plain"] = "packed"
+    logprobs: LogProbMode = "packed"
     """One shared-prefix row per variant, or one full row per completion (slow reference)."""
-    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    attention: AttentionMode = "auto"
     """How packed rows attend: `sdpa` segment by segment, `flex` in one flex-attention kernel that
     skips what is not seen (GPU only); `auto`: flex on a GPU."""
 
@@ -156,7 +168,7 @@ class TrainConfig(BaseModel):
     """AdamW weight decay."""
     warmup_steps: NonNegativeInt = 0
     """Optimiser steps of linear warm-up."""
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """Learning rate after warm-up."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradient norm that gradients are clipped to."""

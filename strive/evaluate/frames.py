@@ -6,12 +6,13 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strive.cache.frames import FrameReader
+from strive.choices import FramesMode
 from strive.errors import ConfigError, unknown_name
 from strive.records import Record
 from strive.variants import evidence_seen, uniform_frames
@@ -20,7 +21,6 @@ from strive.video_paths import resolve_video
 if TYPE_CHECKING:
     from strive.models.inputs import VideoFrames
 
-FramesMode = Literal["uniform", "evidence", "blank"]
 FRAMES_MODES: tuple[str, ...] = get_args(FramesMode)
 GREY = 128
 POOL_FRAMES = 64

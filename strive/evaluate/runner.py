@@ -17,10 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from strive.answers import TEMPLATES, GradingRules, build_question
+from strive.answers import TEMPLATES, build_question
+from strive.choices import (
+    DecodeMode,
+    EvaluationProtocol,
+    FramesMode,
+    GradingRules,
+    PositionRule,
+)
 from strive.errors import ConfigError, DecodeError, OutsideRootError, unknown_name
 from strive.evaluate.benchmarks import read_benchmark
-from strive.evaluate.frames import CacheFrames, FileFrames, FrameChoice, FramesMode, FrameSource
+from strive.evaluate.frames import CacheFrames, FileFrames, FrameChoice, FrameSource
 from strive.evaluate.out_folder import open_out
 from strive.evaluate.results import EvaluationResults, Failure, score_of
 from strive.evaluate.samples import Sample, append_samples, grade_sample
@@ -30,11 +37,9 @@ from strive.records import Record
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:
-    from strive.models.generate import DecodeMode
     from strive.models.inputs import VideoFrames
     from strive.models.loading import Policy
 
-Protocol = Literal["video_r1", "direct"]
 PROTOCOL_TEMPLATE = {"video_r1": "video_r1_eval", "direct": "direct"}
 
 
@@ -50,7 +55,7 @@ class EvaluateOptions:
     """Folder that `samples.jsonl` and `results.json` go to."""
     benchmarks: tuple[str, ...] = ("lab",)
     split: str = "test"
-    protocol: Protocol = "video_r1"
+    protocol: EvaluationProtocol = "video_r1"
     prompt_template: str | None = None
     """Overrides the protocol's template; the lab's policies were taught with `short`."""
     num_frames: int = 32
@@ -64,7 +69,7 @@ class EvaluateOptions:
     max_new_tokens: int = 1024
     batch_size: int = 16
     grading: GradingRules = "video_r1"
-    position_rule: Literal["published", "transformers"] = "published"
+    position_rule: PositionRule = "published"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
@@ -84,8 +89,8 @@ class EvaluateOptions:
 
     def check(self) -> None:
         """Refuse values that cannot work, before a model is loaded."""
-        if self.protocol not in get_args(Protocol):
-            raise unknown_name("protocol", self.protocol, get_args(Protocol))
+        if self.protocol not in get_args(EvaluationProtocol):
+            raise unknown_name("protocol", self.protocol, get_args(EvaluationProtocol))
         if self.template not in TEMPLATES:
             raise unknown_name("prompt_template", self.template, TEMPLATES)
         FrameChoice(self.num_frames, self.frames_mode)

@@ -102,6 +102,12 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         f"first {comparison.num_only_a}, only in the second {comparison.num_only_b}",
         soft_wrap=True,
     )
+    console.print(
+        "the interval is over questions, for these two policies; trainings of one method differ "
+        "too: to compare methods, train several seeds of each",
+        style="dim",
+        soft_wrap=True,
+    )
     if comparison.num_other_prompts:
         console.print(
             f"[yellow]{comparison.num_other_prompts} of them were asked with another text, other "

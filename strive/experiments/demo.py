@@ -79,8 +79,8 @@ def run_demo(
     print_runs(runs, console)
     print_evaluations(evaluations, console)
     console.print(
-        "One seed of tiny models on synthetic clips: it shows that the way works, and says nothing "
-        "about 7B accuracy.",
+        "One seed of tiny models on synthetic clips: it shows that the way works. It cannot tell "
+        "GRPO and STRIVE apart, and says nothing about 7B accuracy.",
         soft_wrap=True,
     )
     page = write_page(html, _page(workspace, runs, evaluations, seconds, num_clips, settings.seed))

@@ -8,7 +8,7 @@ of a checkpointed layer gets the same one, and the vision tower never sees it.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ from transformers.integrations.sdpa_attention import (
 )
 from transformers.masking_utils import sdpa_mask
 
+from strive.choices import AttentionMode
 from strive.errors import ConfigError, ModelError, unknown_name
 from strive.models.compiling import Backend, compile_whole
 from strive.models.rows import PADDING, PROMPT, Rows
 
-AttentionMode = Literal["auto", "sdpa", "flex"]
 MODES: tuple[str, ...] = ("auto", "sdpa", "flex")
 NAME = "strive_segments"
 BLOCK = 128

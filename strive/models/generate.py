@@ -7,7 +7,7 @@ batch, on G, or on how many processes share the work.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from strive.choices import DecodeMode
 from strive.errors import ConfigError, unknown_name
 from strive.models.compiling import Backend
 from strive.models.decoding import (
@@ -32,7 +33,6 @@ from strive.models.loading import Policy, evaluation_mode
 from strive.models.rows import PADDING, Rows, prompt_rows
 from strive.models.vision import encode_videos, merge_features
 
-DecodeMode = Literal["auto", "dynamic", "static"]
 DECODE_MODES: tuple[str, ...] = ("auto", "dynamic", "static")
 
 

@@ -7,7 +7,7 @@ forward. Both give the same numbers (float32: to 1e-5) and the same gradients.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from strive.choices import AttentionMode, LogProbMode
 from strive.errors import unknown_name
-from strive.models.attention import AttentionMode
 from strive.models.family import VisionFeatures
 from strive.models.inputs import PromptInputs
 from strive.models.language import language_forward
@@ -24,7 +24,6 @@ from strive.models.loading import Policy
 from strive.models.rows import packed_rows
 from strive.models.vision import merge_features
 
-LogProbMode = Literal["packed", "plain"]
 MODES: tuple[str, ...] = ("packed", "plain")
 LOGITS_PER_CHUNK = 2**25
 """Most logits that exist at once: 128 MiB in float32, 220 tokens of a 152,000-word vocabulary."""

@@ -17,14 +17,12 @@ A completion continues from the prompt's last position plus 1, equal on all thre
 what `generate` of transformers does under either rule.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from strive.choices import PositionRule
 from strive.errors import ModelError, unknown_name
 
-PositionRule = Literal["published", "transformers"]
 POSITION_RULES: tuple[str, ...] = ("published", "transformers")
 Grid = tuple[int, int, int]
 

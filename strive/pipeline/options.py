@@ -2,22 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from strive.cache.codec import FrameCodec
 from strive.cache.layout import make_key
+from strive.choices import Engine, LongText, Query
 from strive.errors import ConfigError, unknown_name
 from strive.pipeline.prepare import PrepareRule
 from strive.pipeline.scorers import check_scorer_name
-from strive.pipeline.session import QUERY_TEMPLATES
 from strive.video.decode import decoder_order
 from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
 from strive.video.length import parse_max_missing
 from strive.video.resize import RESIZE_RULE
 from strive.video.worker import DEFAULT_TIMEOUT_SECONDS
-
-LONG_TEXTS = ("truncate", "chunk-mean")
-ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +45,7 @@ class PrecomputeOptions:
     frame_codec: str = "jpeg"
     decoder: str = "auto"
     query: str = "question"
-    long_text: Literal["truncate", "chunk-mean"] = "truncate"
+    long_text: LongText = "truncate"
     allow_outside_root: bool = False
     repair: bool = False
     max_missing: str | None = None
@@ -82,9 +79,9 @@ class PrecomputeOptions:
         decoder_order(self.decoder)
         parse_max_missing(self.max_missing)
         _check_range("--max-pixels", self.max_pixels, 1)
-        _check_name("query (--query)", self.query, QUERY_TEMPLATES)
-        _check_name("long-text rule (--long-text)", self.long_text, LONG_TEXTS)
-        _check_name("engine (--engine)", self.engine, ENGINES)
+        _check_name("query (--query)", self.query, get_args(Query))
+        _check_name("long-text rule (--long-text)", self.long_text, get_args(LongText))
+        _check_name("engine (--engine)", self.engine, get_args(Engine))
         _check_range("--workers", self.workers, 1)
         _check_range("--limit", self.limit, 1)
         _check_range("--subset", self.subset, 1)

@@ -30,7 +30,6 @@ from strive.pipeline.scorers import (
 )
 from strive.records import Record
 
-QUERY_TEMPLATES = ("question", "question+options")
 # How a scorer is fed: frames in batches across videos, all frames of one video, frames with each
 # question, or no frames at all.
 ScorerMode = Literal["batched", "split", "joint", "frame_free"]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from strive.cache.layout import CacheLayout, open_cache
 from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import find_scorer, list_scorers
+from strive.choices import Worst
 from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
 from strive.records import Record
 from strive.report.format import to_jsonable
@@ -52,8 +53,6 @@ __all__ = [
     "to_jsonable",
     "view_question",
 ]
-
-Worst = Literal["flat", "peaky", "truncated"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from strive.cache.layout import CacheLayout, open_cache
 from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import QuestionScores, ScoreReader, find_scorer
+from strive.choices import ScoreTransform
 from strive.progress import show_progress
 from strive.records import Record
-from strive.variants import ScoreTransform
 
 FLAT_RANGE = 1e-3
 """A question is flat when its scores span less than this (for weights: this share of the largest).

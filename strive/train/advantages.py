@@ -10,15 +10,13 @@ With the defaults, `joint` equals TRL 1.16's `scale_rewards="group"` with `num_g
 `scale_rewards="none"`.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from strive.choices import Grouping
 from strive.errors import unknown_name
 
 FloatArray = NDArray[np.floating]
-Grouping = Literal["joint", "per_variant", "hierarchical"]
 EQUAL_WITHIN = 1e-9
 """Rewards closer than this are equal: sums of weights differ in their last bits."""
 

@@ -22,15 +22,12 @@ sequence-level ratio is the geometric mean over tokens (GSPO), which `ratio="seq
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from strive.choices import Objective, Ratio
 from strive.errors import unknown_name
-
-Objective = Literal["grpo", "dr_grpo", "dapo"]
-Ratio = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True)

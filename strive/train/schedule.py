@@ -1,9 +1,8 @@
 """Learning rate as a function of the optimiser step: a resumed run needs no state for it."""
 
 import math
-from typing import Literal
 
-Schedule = Literal["constant", "cosine"]
+from strive.choices import Schedule
 
 
 def learning_rate_at(

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from strive.doctor import USES
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "open_clip", "deepspeed", "decord", "matplotlib")
 COMMANDS = (
     ["--help"],
     ["precompute", "--help"],
     ["train", "--help"],
+    ["train", "--keys"],
+    ["presets"],
     ["evaluate", "--help"],
     ["inspect-scores", "--help"],
     ["report", "--help"],
@@ -81,7 +85,8 @@ def test_help_fits_the_terminal(columns: int) -> None:
         (["evaluate", "--benchmark", "labb"], ["labb", "lab"]),
         (["precompute", "--shard", "3/2"], ["3/2"]),
         (["precompute", "--dtype", "int8"], ["int8", "bfloat16"]),
-        (["precomptue"], ["precomptue"]),
+        (["precomptue"], ["precomptue", "did you mean 'precompute'", "inspect-scores"]),
+        (["train", "--set", "temperature=1"], ["here: sampling_temperature"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -120,6 +125,10 @@ def test_doctor_finds_what_the_lab_needs() -> None:
     findings = {row["what"]: row for row in json.loads(result.stdout)}
     for what in ("Python", "torch", "transformers", "deepspeed", "FFmpeg binary (bundled)"):
         assert findings[what]["status"] == "ok"
+    # What the verdict rests on is looked at.
+    needed = {what for use in USES.values() for what in use}
+    assert needed - set(findings) <= {"GPU"}
+    assert "looking: 13/13 checks" in result.stderr
     # Whatever is not fine comes with what to do about it.
     assert all(row["fix"] for row in findings.values() if row["status"] != "ok")
 

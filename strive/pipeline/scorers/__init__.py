@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from strive.choices import LongText
 from strive.errors import ModelError, ScorerError, StriveError
 from strive.named import check_name, load_function
 from strive.records import Record
@@ -56,7 +57,7 @@ class ScorerRequest:
     device: str = "auto"
     dtype: str | None = None
     batch_size: int = 64
-    long_text: Literal["truncate", "chunk-mean"] = "truncate"
+    long_text: LongText = "truncate"
 
 
 @dataclass(frozen=True, slots=True)

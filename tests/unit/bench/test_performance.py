@@ -10,7 +10,7 @@ from bench.performance import (
     SECTIONS,
     page,
     read_results,
-    with_step_table,
+    with_tables,
 )
 from bench.performance_step import growth_lines, plot_growth
 from bench.step import CASES, FLOORS, Answers, figures_of, show, token_ceiling
@@ -87,7 +87,8 @@ def test_pages_are_made_from_the_result_files():
     assert set(results) >= {name for name, _, _ in SECTIONS}
     assert (DOCS / "performance.md").read_text(encoding="utf-8") == page(results)
     readme = README.read_text(encoding="utf-8")
-    assert with_step_table(readme, results) == readme
+    assert with_tables(readme, results) == readme
+    assert all(" | ".join(cells) in readme for cells in results["demo"]["figures"]["rows"])
     step = results["step"]["figures"]["cases"]["8192 language"]
     assert f"| ours | {step['median_seconds']['ours']['step']:.1f} |" in readme
 

@@ -185,6 +185,7 @@ def test_tables_fit(tmp_path: Path, width: int) -> None:
     print_results(rescore(out), console)
     print_comparison(compare(out, out), console)
     text = console.export_text()
+    assert "train several seeds of each" in text  # what a comparison does not say
     assert "25.0" in text and "no [header]" in text and "unparsed 25.0 %" in text
     tables = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
     assert max(map(len, tables)) <= width

@@ -1,0 +1,40 @@
+"""The words that options and config keys allow, each set in one place.
+
+A name to which a user can add (scorers, kinds of variant, rewards, benchmarks) is an entry of a
+dict in its own room instead; see `named.py`.
+"""
+
+from typing import Literal
+
+# --- offline ---------------------------------------------------------------------------------
+FramePlanName = Literal["uniform", "keyframe", "linspace", "fps"]
+DecoderName = Literal["auto", "torchcodec", "decord", "pyav"]
+FrameCodecName = Literal["jpeg", "raw"]
+LongText = Literal["truncate", "chunk-mean"]
+"""What becomes of a question that is longer than a scorer's context."""
+Query = Literal["question", "question+options"]
+"""What a scorer reads of a question."""
+Engine = Literal["local", "ray"]
+ScorerDtype = Literal["float32", "bfloat16", "float16"]
+
+# --- variants, rewards, loss -----------------------------------------------------------------
+ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
+"""What is done to similarity scores before Eq. 4."""
+GradingRules = Literal["video_r1", "tolerant"]
+Grouping = Literal["joint", "per_variant", "hierarchical"]
+Objective = Literal["grpo", "dr_grpo", "dapo"]
+Ratio = Literal["token", "sequence"]
+Schedule = Literal["constant", "cosine"]
+
+# --- models ----------------------------------------------------------------------------------
+PositionRule = Literal["published", "transformers"]
+DecodeMode = Literal["auto", "dynamic", "static"]
+LogProbMode = Literal["packed", "plain"]
+AttentionMode = Literal["auto", "sdpa", "flex"]
+
+# --- evaluation and looking ------------------------------------------------------------------
+FramesMode = Literal["uniform", "evidence", "blank"]
+"""`evidence`: all evidence frames are among those shown; `blank`: grey frames."""
+EvaluationProtocol = Literal["video_r1", "direct"]
+Worst = Literal["flat", "peaky", "truncated"]
+GroupedBy = Literal["data_source", "problem_type"]

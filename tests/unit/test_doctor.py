@@ -1,0 +1,28 @@
+"""What a machine is ready for follows from what was found on it."""
+
+from strive import doctor
+from strive.doctor import USES, Finding, verdict
+
+FINE = [Finding(what, "ok", "1.0") for what in sorted({w for use in USES.values() for w in use})]
+
+
+def test_nothing_is_lacking() -> None:
+    assert verdict(FINE) == (list(USES), {})
+
+
+def test_a_gap_stands_in_the_way_of_what_needs_it_alone() -> None:
+    lacking = Finding("GPU", "optional", "none", "buy one")
+    ready, not_ready = verdict([*(found for found in FINE if found.what != "GPU"), lacking])
+    (use,) = not_ready
+    assert use.startswith("7B policies") and not_ready[use] == "GPU is lacking"
+    assert "the lab and strive-cli demo" in ready
+    no_av = [Finding("av", "missing", "No module named 'av'"), *FINE]
+    assert verdict(no_av)[1]["precompute"] == "av is lacking (No module named 'av')"
+    assert "--decoder torchcodec" in verdict(no_av)[0]
+
+
+def test_checks_are_told_as_they_begin(monkeypatch) -> None:
+    checks = {"first": lambda: iter(FINE[:1]), "second": lambda: iter(FINE[1:3])}
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    heard: list[str] = []
+    assert doctor.examine(heard.append) == FINE[:3] and heard == ["first", "second"]
