@@ -33,7 +33,7 @@ def test_meanings_name_what_there_is() -> None:
     for name in set(TEMPLATES) - {"video_r1_eval"}:  # evaluation's own wording
         assert name in found["prompt_template"].meaning
     for name in REWARDS:
-        assert name in found["rewards"].default
+        assert name in found["rewards"].meaning
 
 
 def test_other_names_lead_to_what_there_is() -> None:
