@@ -70,7 +70,7 @@ def prepare_prompts(
     )
     grids: list[Grid] = [tuple(grid) for grid in patches["video_grid_thw"].tolist()]
     pixels = patches["pixel_values_videos"].split([math.prod(grid) for grid in grids])
-    rendered = _render(policy, texts)
+    rendered = render_prompts(policy.processor, texts)
     expanded = [
         policy.family.expand_prompt(
             processor, prompt, grid, video.pts_seconds_K, policy.position_rule
@@ -133,7 +133,7 @@ def _snap_video(policy: Policy, video: VideoFrames, max_pixels: int | None) -> T
     )
 
 
-def _render(policy: Policy, texts: Sequence[str]) -> list[str]:
+def render_prompts(processor: Any, texts: Sequence[str]) -> list[str]:
     """The processor's chat template: one user turn, the video before the text."""
     conversations = [
         [
@@ -141,18 +141,19 @@ def _render(policy: Policy, texts: Sequence[str]) -> list[str]:
                 "role": "user",
                 "content": [
                     {"type": "video"},
-                    {"type": "text", "text": _as_plain_text(text, policy.tokenizer)},
+                    {"type": "text", "text": as_plain_text(text, processor.tokenizer)},
                 ],
             }
         ]
         for text in texts
     ]
-    return policy.processor.apply_chat_template(
+    rendered: list[str] = processor.apply_chat_template(
         conversations, tokenize=False, add_generation_prompt=True
     )
+    return rendered
 
 
-def _as_plain_text(text: str, tokenizer: Any) -> str:
+def as_plain_text(text: str, tokenizer: Any) -> str:
     """Keep a question from writing control tokens (`<|im_end|>`, `<|video_pad|>`, ...).
 
     A space after the first character takes their meaning away. Tags such as `<think>` are part of

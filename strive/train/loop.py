@@ -30,6 +30,7 @@ from strive.train.interrupts import StopRequest, raising_at_sigterm
 from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
 from strive.train.out_of_memory import explaining_out_of_memory
+from strive.train.preflight import preflight
 from strive.train.processes import Processes, start_processes
 from strive.train.rewards import load_rewards
 from strive.train.rollout import PreparedQuestion, prepare_questions
@@ -45,6 +46,7 @@ from strive.train.start import (
 )
 from strive.train.step import Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
+from strive.train.watch import LearningWatch
 from strive.train.writers import MetricWriters, write_checkpoint, write_final
 
 HeldOut = Callable[[Policy, Processes], Mapping[str, float]]
@@ -110,11 +112,14 @@ def train(
     questions = range(config.questions_per_step)
     processes.of_main(lambda: shard(questions, config.num_variants, 0, world_size))
     rewards = load_rewards(list(config.rewards))
+    lines = preflight(config, data)
     folder = RunFolder(run_dir)
     look = partial(first_step_of, folder, config, data, processes, resume)
     with holding(folder, look, processes) as first_step:
         if processes.is_main:
             show(_first_line(config, data, processes, first_step))
+            for line in lines:
+                say(line)
         loading = explaining_out_of_memory(config, processes, "loading the policy")
         with raising_at_sigterm(), loading:
             trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
@@ -169,11 +174,9 @@ def _first_line(
     config: TrainConfig, data: TrainingData, processes: Processes, first_step: int
 ) -> str:
     scorer = f"scores of {data.scorer_name}" if data.scorer_name else "no scores needed"
-    left_out = data.num_failed + data.num_unscored
     return (
         f"train: {config.variants} variants, {scorer}; "
         f"{len(data.records)} questions of {data.layout.root}"
-        + (f" ({left_out} left out: no video or no scores)" if left_out else "")
         + f"; policy {config.model}; {config.questions_per_step} questions x "
         f"{config.num_variants} variants x {config.num_generations} completions a step; "
         f"{processes.world_size} {processes.device.type} process"
@@ -253,6 +256,7 @@ def _run_steps(
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
     config, processes = trainer.config, trainer.processes
+    watch = LearningWatch(config)
     # A tokenizer must not serve two threads: the reading one gets its own.
     processor = copy.deepcopy(trainer.policy.processor)
     reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
@@ -266,6 +270,9 @@ def _run_steps(
             metrics = _one_step(trainer, prefetcher, folder, step, is_first=step == first_step)
             done = step + 1
             writers.metrics(done, metrics)
+            if processes.is_main:
+                for text in watch.see(metrics, is_last=done == config.steps):
+                    say(f"warning: {text}")
             held_out = _evaluate(trainer, evaluate_held_out, done, writers, folder)
             if on_step is not None and processes.is_main:
                 best = folder.read_best()

@@ -40,6 +40,7 @@ METRICS = {
     "policy/rollout_mismatch_max",
     "completion/length_mean",
     "completion/truncated_fraction",
+    "completion/parsed_fraction",
     "variants/frame_overlap",
     "variants/effective_frames",
     "variants/evidence_seen",
