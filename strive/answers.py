@@ -338,9 +338,9 @@ class Unmatched:
             f"{tolerant_knob} matches {self.num_tolerant} of them, or " if self.num_tolerant else ""
         )
         return (
-            f"{self.num_unmatched} of {self.num_records} solutions can be earned by no answer "
-            f"under grading {self.grading}: {'; '.join(self.examples)}; {tolerant}write them as "
-            "the prompt asks for answers (one option letter, a bare number)"
+            f"{self.num_unmatched} of {self.num_records} solutions can never be earned under "
+            f"grading {self.grading}: {'; '.join(self.examples)}; {tolerant}write them as the "
+            "prompt asks for answers (the letter of an option that carries it, a bare number)"
         )
 
 

@@ -213,7 +213,7 @@ def test_the_summary_says_what_training_will_make_of_scores_and_solutions(
     run: Run, tmp_path: Path
 ) -> None:
     data = tmp_path / "records.jsonl"
-    unmatched = [dataclasses.replace(record, solution="(A)") for record in run.records]
+    unmatched = [dataclasses.replace(record, solution="?!") for record in run.records]
     write_records(data, unmatched)
     training = TrainConfig(num_frames=4, frame_temperature=0.4)
     options = {"data": (data,), "training": training}
@@ -226,11 +226,11 @@ def test_the_summary_says_what_training_will_make_of_scores_and_solutions(
     console = Console(width=120, record=True, file=io.StringIO())
     print_precompute(summary, console)
     shown = " ".join(console.export_text().split())
-    assert "solutions can be earned by no answer under grading video_r1" in shown
+    assert "solutions can never be earned under grading video_r1" in shown
     assert "inspect-scores --scorer policy --suggest-temperature" in shown
     dry = run.precompute(
         tmp_path / "none", scorers=("random",), scorer_models={}, dry_run=True, **options
     )
     assert dry.unmatched is not None and dry.peaks == {}
     print_estimate(dry, console)
-    assert "can be earned by no answer" in " ".join(console.export_text().split())
+    assert "can never be earned" in " ".join(console.export_text().split())

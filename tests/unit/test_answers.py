@@ -282,7 +282,7 @@ def test_the_line_about_unmatched_solutions() -> None:
     assert found is not None
     assert (found.num_unmatched, found.num_records, found.num_tolerant) == (4, 5, 3)
     assert found.text().startswith(
-        "4 of 5 solutions can be earned by no answer under grading video_r1: question q1: 'B. "
+        "4 of 5 solutions can never be earned under grading video_r1: question q1: 'B. "
         "green' is none of the options' letters (A, B, C); question q2: '(C)'"
     )
     assert "q4" not in found.text() and "--set grading=tolerant matches 3 of them" in found.text()

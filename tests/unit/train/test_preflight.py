@@ -53,7 +53,7 @@ def test_solutions_that_nothing_can_earn(make_config, cache_root, tmp_path):
     some = edited(cache_root, tmp_path, q0={"solution": "B. blue"}, q3={"solution": "(B)"})
     _, lines = start(make_config(data=(some,)))
     [line] = [line for line in lines if "earned" in line]
-    assert line.startswith("warning: 2 of 6 solutions can be earned by no answer under grading")
+    assert line.startswith("warning: 2 of 6 solutions can never be earned under grading")
     assert "question q0: 'B. blue'" in line and "grading=tolerant matches 2" in line
     assert not [x for x in start(make_config(data=(some,), grading="tolerant"))[1] if "earned" in x]
 
