@@ -421,10 +421,10 @@ class GroupRows:
 
 def held_out_records(
     config: TrainConfig, frames: FrameReader | None = None
-) -> tuple[tuple[Record, ...], FrameReader]:
+) -> tuple[tuple[Record, ...], FrameReader, int]:
     """Read what is evaluated while a run trains, and the frames (opened if need be) that it shows.
 
-    Records whose video failed offline are left out.
+    Records whose video failed offline are left out; the last value counts them.
 
     Raises:
         ConfigError: the files hold no video record, or none whose video could be cached.
@@ -442,7 +442,7 @@ def held_out_records(
             f"{', '.join(map(str, config.held_out))}{why}; name other records, or set "
             "evaluate_every=0"
         )
-    return tuple(with_video), frames
+    return tuple(with_video), frames, len(records) - len(with_video)
 
 
 def open_frames(layout: CacheLayout, config: TrainConfig) -> FrameReader:

@@ -163,7 +163,7 @@ def held_out_callable(
     from strive.groups import held_out_records
 
     choice = FrameChoice(config.num_frames)
-    records, frames = held_out_records(config)
+    records, frames, _ = held_out_records(config)
     source = CacheFrames(frames, choice)
     settings = AskSettings(
         template=config.prompt_template,

@@ -41,7 +41,9 @@ def preflight(config: TrainConfig, data: VariantReader) -> list[str]:
     too_long = _too_long(config, opened, data.records, data.frames, "questions")
     data.leave_out(frozenset(too_long))
     if config.evaluate_every:
-        records, frames = held_out_records(config, data.frames)
+        records, frames, num_failed = held_out_records(config, data.frames)
+        if num_failed:
+            lines.append(f"held out: {num_failed} left out, their video failed offline")
         _too_long(config, opened, records, frames, "held-out questions", may_skip=False)
         unmatched = find_unmatched(records, config.grading)
         if unmatched is not None:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.layout import open_cache
 from strive.cache.questions import read_questions, write_questions
 from strive.errors import CacheError, ConfigError, ModelError
@@ -206,3 +207,21 @@ def test_notes_of_the_runs_videos_are_counted(make_config, new_cache, tmp_path):
     write_records(some, read_questions(open_cache(cache))[1:5])
     _, lines = start(make_config(cache=cache, data=(some,)))
     assert lines[0] == "notes of their videos: 1 late_start, 1 gaps (docs/files.md)"
+
+
+def test_held_out_records_whose_video_failed_are_left_out_and_counted(
+    make_config, new_cache, tmp_path
+):
+    cache = new_cache()
+    layout = open_cache(cache)
+    row = FailureRow("bad.mp4", "bad.mp4", "decode", "damaged", "x", 0.1, layout.frames_keys()[0])
+    commit_failures(layout, [row], writer="test")
+    good = read_questions(layout)[0]
+    path = tmp_path / "held.jsonl"
+    bad = dataclasses.replace(good, question_id="bad", video_id="bad.mp4")
+    write_records(path, [good, bad])
+    _, lines = start(held_out(make_config, path, cache=cache))
+    assert lines[-1] == "held out: 1 left out, their video failed offline"
+    write_records(path, [bad])
+    with pytest.raises(ConfigError, match=r"nothing to ask.*1 whose video failed offline"):
+        start(held_out(make_config, path, cache=cache))
