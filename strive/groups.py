@@ -121,13 +121,17 @@ class VariantReader:
         return self.scores.name if self.scores else None
 
     def describe(self) -> dict[str, object]:
-        """The run folder's account of what was read: keys and counts."""
+        """The run folder's account of what was read: keys and counts.
+
+        Questions that are too long are among `num_questions`: which they are follows from the
+        configuration and the policy, and need not be known to tell one run from another.
+        """
         return {
             "cache": str(self.layout.root),
             "frames_key": self.frames.frames_key,
             "scorer": self.scorer_name,
             "scorer_key": self.scores.scorer_key if self.scores else None,
-            "num_questions": len(self.records),
+            "num_questions": len(self.records) + self.num_too_long,
             "num_questions_without_video": self.num_failed,
             "num_questions_unscored": self.num_unscored,
             "num_questions_too_long": self.num_too_long,

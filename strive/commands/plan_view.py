@@ -75,9 +75,10 @@ def _parameters_text(plan: Mapping[str, Any]) -> str:
 def _data_text(plan: Mapping[str, Any]) -> str:
     data = plan["data"]
     scorer = f"scores of {data['scorer']}" if data["scorer"] else "no scores"
+    asked = data["num_questions"] - data["num_questions_too_long"]
     return escape(
-        f"{data['num_questions']:,} questions of {data['cache']}, {scorer}"
-        + f"; {plan['config']['steps']:,} steps are {plan['epochs']:.2f} epochs"
+        f"{asked:,} questions of {data['cache']}, {scorer}"
+        f"; {plan['config']['steps']:,} steps are {plan['epochs']:.2f} epochs"
     )
 
 

@@ -112,10 +112,10 @@ def train(
     questions = range(config.questions_per_step)
     processes.of_main(lambda: shard(questions, config.num_variants, 0, world_size))
     rewards = load_rewards(list(config.rewards))
-    lines = preflight(config, data)
     folder = RunFolder(run_dir)
     look = partial(first_step_of, folder, config, data, processes, resume)
     with holding(folder, look, processes) as first_step:
+        lines = preflight(config, data)
         if processes.is_main:
             show(_first_line(config, data, processes, first_step))
             for line in lines:

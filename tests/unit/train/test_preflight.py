@@ -19,6 +19,7 @@ from strive.records import Record, write_records
 from strive.train.data import TrainingData
 from strive.train.plan import dry_run
 from strive.train.preflight import preflight
+from strive.train.start import comparable_cache
 from strive.video_frames import VideoFrames
 
 
@@ -225,3 +226,13 @@ def test_held_out_records_whose_video_failed_are_left_out_and_counted(
     write_records(path, [bad])
     with pytest.raises(ConfigError, match=r"nothing to ask.*1 whose video failed offline"):
         start(held_out(make_config, path, cache=cache))
+
+
+def test_a_resumed_run_is_told_by_what_was_asked_for(make_config, cache_root, tmp_path):
+    """Before and after the prompts that are too long are known."""
+    file = edited(cache_root, tmp_path, q4={"problem": "What color is the ring? " * 700})
+    config = make_config(data=(file,), variants="random", skip_long_prompts=True)
+    data = TrainingData(config)
+    before = comparable_cache(data)
+    preflight(config, data)
+    assert data.num_too_long == 1 and comparable_cache(data) == before
