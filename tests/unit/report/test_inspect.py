@@ -14,7 +14,7 @@ from strive.cache.layout import create_cache, ensure_settings, open_cache
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError, UnknownNameError
-from strive.report import inspect, inspect_terminal
+from strive.report import inspect, inspect_html, inspect_terminal
 from strive.report.inspect import InspectSettings
 from strive.variants import draw_variants
 
@@ -287,3 +287,13 @@ def test_suggested_temperatures(cache: Path) -> None:
     add_scorer(cache, "gradient", weights_F, kind="weight")
     with pytest.raises(ConfigError, match="'gradient' are weights"):
         inspect.suggest_temperatures(inspect.open_source(cache, "gradient"), InspectSettings())
+
+
+def test_pools_that_leave_no_choice_have_no_peak(cache: Path) -> None:
+    settings = InspectSettings(num_segments=100)
+    summary = inspect.summarise(cache, settings=settings)
+    assert summary.scorers[0].peak is None and "peak" not in text_of(summary).split("flat")[0]
+    source = inspect.open_source(cache)
+    view = inspect.view_question(source, "1", settings=settings)
+    assert "<th" in inspect_html.render_inspect_page(source, [view], summary=summary)
+    assert inspect.to_jsonable(summary)["scorers"][0]["peak"] is None
