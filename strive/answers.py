@@ -317,7 +317,7 @@ _GRADERS: dict[str, dict[str, Callable[[str, str], float]]] = {
 # --- solutions that no answer can earn -----------------------------------------------------------
 
 _TAGS = re.compile(r"</?answer>")
-_OPTION_LABEL = re.compile(r"[\W_]*([A-Za-z]|\d{1,2}(?=\s*[.):]))(?![^\W_])")
+_OPTION_LABEL = re.compile(r"[\W_]*([A-Za-z](?=\s*(?:[.):\],/]|-\s|$))|\d{1,2}(?=[.):](?:\s|$)))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +389,15 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
 
 
 def _option_labels(options: tuple[str, ...]) -> list[str]:
-    """What stands before the options ("A. red", "(b) red", "3) red"); none unless all have one."""
-    found = [match.group(1) for option in options if (match := _OPTION_LABEL.match(option))]
-    return found if len(set(found)) == len(options) else []
+    """What stands before the options ("A. red", "(b) red", "3) red", "A red" of A, B, C ...).
+
+    Of an option without a label, such as "none of these", its text; empty where labels are few.
+    """
+    in_order = [f"{chr(ord('A') + place)} " for place in range(len(options))]
+    if all(map(str.startswith, options, in_order)):
+        return [start.strip() for start in in_order]
+    found = [_OPTION_LABEL.match(option) for option in options]
+    labels = [match.group(1) for match in found if match]
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        return []
+    return [match.group(1) if match else text for match, text in zip(found, options, strict=True)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from strive.errors import MissingInputError, ModelError, short_reason
@@ -121,7 +122,9 @@ def require_trainable(opened: OpenedModel) -> None:
     Raises:
         ModelError: they are quantised.
     """
-    quantised = getattr(opened.config, "quantization_config", None)
+    quantised = None
+    for config in (opened.config, opened.config.text_config):
+        quantised = quantised or getattr(config, "quantization_config", None)
     if quantised:
         fields = quantised if isinstance(quantised, dict) else vars(quantised)
         method = fields.get("quant_method", "an unnamed method")
@@ -254,9 +257,15 @@ def _require_chat_template(processor: Any, name: str) -> None:
             "model that this one was made from"
         )
     content = [{"type": "video"}, {"type": "text", "text": "a"}]
-    rendered = processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
+    try:
+        rendered = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:
+        raise ModelError(
+            f"the chat template of '{name}' cannot be rendered ({short_reason(error)}); copy "
+            "chat_template.jinja from the model that this one was made from"
+        ) from error
     if processor.video_token not in rendered:
         raise ModelError(
             f"the chat template of '{name}' leaves out the video of a question; copy "

@@ -125,6 +125,9 @@ def test_a_folder_without_a_chat_template(model: Path) -> None:
     path = model / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
     assert open_model(model).processor.chat_template == template
+    (model / "chat_template.jinja").write_text("{% for message in messages %}")
+    with pytest.raises(ModelError, match="cannot be rendered"):
+        open_model(model)
     (model / "chat_template.jinja").write_text("{{ messages[0]['role'] }}")
     with pytest.raises(ModelError, match="leaves out the video"):
         open_model(model)
