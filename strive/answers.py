@@ -374,6 +374,10 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
     is_choice = record.problem_type == "multiple choice"
     labels = _option_labels(record.options) if is_choice else []
     candidates = [*labels, *map(str.upper, labels)] if labels else list(record.options)
+    # Texts earn by the words that they share: the first alone tells, and long ones cost much.
+    is_text = record.problem_type in ("OCR", "free-form")
+    if is_text and _earns_itself(record.problem_type, gold.split()[0], rules):
+        return None
     if any(
         grade_completion(record, f"<answer>{candidate}</answer>", rules=rules) > 0
         for candidate in (candidates if is_choice else [gold])
@@ -386,6 +390,11 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
     if record.problem_type in ("numerical", "regression") and _strict_number(gold) is None:
         return f"{shown} is no bare number"
     return f"{shown} earns nothing even when it is answered word for word"
+
+
+@lru_cache(maxsize=10_000)
+def _earns_itself(problem_type: str, word: str, rules: GradingRules) -> bool:
+    return grade(problem_type, word, word, rules=rules) > 0
 
 
 def _option_labels(options: tuple[str, ...]) -> list[str]:
