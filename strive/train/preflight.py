@@ -112,6 +112,7 @@ def _too_long(
         longest_seconds=longest,
         max_pixels=config.max_pixels,
         position_rule=config.position_rule,
+        kept_in=frames.folder.parents[1] / "prompt-tokens",
     )
     if found and not (may_skip and config.skip_long_prompts):
         place = max(found, key=lambda place: found[place])

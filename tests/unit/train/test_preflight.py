@@ -139,6 +139,44 @@ def test_lengths_are_those_of_the_prompts(model, rule):
     assert found(max(wanted)) == {} and found(max(wanted) - 1)
 
 
+def test_counts_of_many_texts_are_kept_for_the_next_start(tmp_path):
+    opened = open_model(lab_model_path("qwen2_5_vl"))
+    texts = [f"What is {number} of {number}?" for number in range(1200)]
+    tokenizer, calls = opened.processor.tokenizer, []
+
+    class Counting:
+        """The tokenizer, with a note of how many texts it was given."""
+
+        def __call__(self, texts, **options):
+            calls.append(len(texts) if isinstance(texts, list) else 1)
+            return tokenizer(texts, **options)
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+    opened.processor.tokenizer = Counting()
+
+    def find(texts):
+        calls.clear()
+        found = long_prompts(
+            opened, texts, [(56, 56)] * len(texts), limit=0, num_frames=4, longest_seconds=1.0,
+            max_pixels=None, position_rule="published", kept_in=tmp_path / "kept",
+        )  # fmt: skip
+        return found, sum(calls)
+
+    first, num_first = find(texts)
+    again, num_again = find(texts)
+    assert again == first and (num_first - num_again) == 1200
+    more, num_more = find([*texts, "Another one?"])
+    assert more == first | {1200: more[1200]} and num_more == num_again + 1
+    [file] = (tmp_path / "kept").iterdir()
+    file.write_bytes(b"damaged")
+    assert find(texts) == (first, num_first)
+    file.parent.chmod(0o500)
+    assert find([f"{text}!" for text in texts])[1] == num_first
+    file.parent.chmod(0o700)
+
+
 def test_a_prompt_that_does_not_fit_is_refused_or_left_out(make_config, cache_root, tmp_path):
     long = "What color is the ring? " * 700
     file = edited(cache_root, tmp_path, q4={"problem": long})
