@@ -96,8 +96,9 @@ def _add_peak(table: Table, summary: "PrecomputeSummary", name: str) -> None:
             if peak.is_flat
             else ""
         )
-        text = escape(f"{peak.text}{way_out}")
-        table.add_row("  importance", f"[yellow]{text}[/]" if peak.is_flat else text)
+        text = escape(f"{summary.draws}: {peak.text}{way_out}")
+        label = f"importance {escape(name)}" if summary.estimate else "  importance"
+        table.add_row(label, f"[yellow]{text}[/]" if peak.is_flat else text)
 
 
 def _add_unmatched(table: Table, summary: "PrecomputeSummary") -> None:
@@ -152,6 +153,8 @@ def print_estimate(summary: "PrecomputeSummary", console: Console) -> None:
         f"{estimate.decode_seconds_per_video:.2f} s to decode, "
         f"{estimate.embed_seconds_per_video:.2f} s to embed",
     )
+    for name in summary.peaks:
+        _add_peak(table, summary, name)
     _add_unmatched(table, summary)
     console.print(table)
 

@@ -293,7 +293,12 @@ def _count_results(
         if asked_ids & states.keys():
             reader = ScoreReader(layout, scorer.session.key, asked.records)
             summary.peaks[scorer.session.name] = _peak(options.training, reader, asked.records)
-    summary.unmatched = find_unmatched(asked.records, options.training.grading)
+    training = options.training
+    summary.draws = (
+        f"at frame_temperature {training.frame_temperature:g}, score_transform "
+        f"{training.score_transform}"
+    )
+    summary.unmatched = find_unmatched(asked.records, training.grading)
 
 
 def _peak(training: TrainConfig, reader: ScoreReader, records: Sequence[Record]) -> Peak | None:

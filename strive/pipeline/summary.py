@@ -105,6 +105,7 @@ class PrecomputeSummary(StageCounts):
     # How far the draws of the run that was named (else of the paper's settings) are from uniform,
     # by scorer, and which solutions no answer can earn under its grading.
     peaks: dict[str, Peak | None] = field(default_factory=dict)
+    draws: str = ""  # the settings of those draws
     unmatched: Unmatched | None = None
     engine: str = "local"  # with what a cluster has
     num_workers: int = 0
