@@ -223,7 +223,7 @@ def test_the_summary_says_what_training_will_make_of_scores_and_solutions(
     strong = summary.peaks["random"]
     assert strong is not None and not strong.is_flat and strong.probability > 0.5
     assert summary.unmatched is not None and summary.unmatched.num_unmatched == len(unmatched)
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Console(width=240, record=True, file=io.StringIO())
     print_precompute(summary, console)
     shown = " ".join(console.export_text().split())
     assert "solutions can never be earned under grading video_r1" in shown
