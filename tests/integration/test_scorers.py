@@ -171,6 +171,7 @@ def test_chunk_mean_is_another_key_and_cuts_nothing(run: Run) -> None:
 
 def test_a_changed_record_makes_every_scorers_scores_of_it_stale(run: Run, tmp_path: Path) -> None:
     cache = shutil.copytree(run.cache, tmp_path / "cache")
+    keys = run.precompute(cache).scorer_keys  # other tests may have added others of these names
     data = tmp_path / "records.jsonl"
     text, spans = run.records[2].question_id, run.records[3].question_id
     changed = list(run.records)
@@ -180,7 +181,6 @@ def test_a_changed_record_makes_every_scorers_scores_of_it_stale(run: Run, tmp_p
     # One scorer is run again; the cache now holds the new text for all.
     summary = run.precompute(cache, data=(data,), scorers=("random",), scorer_models={})
     assert summary.num_scored == 1
-    keys = keys_of(cache)
     for name in SCORERS:
         reader = ScoreReader(open_cache(cache), keys[name])
         wanted = {} if name == "random" else {text: "text"}
@@ -188,13 +188,13 @@ def test_a_changed_record_makes_every_scorers_scores_of_it_stale(run: Run, tmp_p
             wanted |= {spans: "text"}
         assert reader.stale == wanted, name
         assert (text in reader) == (name == "random") and len(reader.question_ids) > 3
-    rows = {row.name: row for row in summarise(cache).scorers}
-    missing = {name: (row.num_stale, row.num_missing) for name, row in rows.items()}
+    rows = {row.key: row for row in summarise(cache).scorers}
+    missing = {n: (rows[keys[n]].num_stale, rows[keys[n]].num_missing) for n in SCORERS}
     assert missing["random"] == (0, 0) and missing["siglip2"] == (1, 1)
     assert missing["oracle"] == (2, 3)  # one question has no spans
-    quality = score_quality(cache, scorers=("siglip2", "random"))
-    left_out = {row.scorer: row.left_out for row in quality.rows}
-    assert left_out["siglip2"].get(STALE) == 1 and STALE not in left_out["random"]
+    quality = score_quality(cache, scorers=(keys["siglip2"], keys["random"]))
+    left_out = {row.key: row.left_out for row in quality.rows}
+    assert left_out[keys["siglip2"]].get(STALE) == 1 and STALE not in left_out[keys["random"]]
     # Made anew, they are what they were for what did not change.
     again = run.precompute(
         cache,
@@ -223,7 +223,7 @@ def test_the_summary_says_what_training_will_make_of_scores_and_solutions(
     strong = summary.peaks["random"]
     assert strong is not None and not strong.is_flat and strong.probability > 0.5
     assert summary.unmatched is not None and summary.unmatched.num_unmatched == len(unmatched)
-    console = Console(width=240, record=True, file=io.StringIO())
+    console = Console(width=300, record=True, file=io.StringIO())
     print_precompute(summary, console)
     shown = " ".join(console.export_text().split())
     assert "solutions can never be earned under grading video_r1" in shown
