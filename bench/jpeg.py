@@ -20,6 +20,7 @@ from bench.harness import RESULTS, write_result
 from bench.jpeg_policy import measure_policy
 from bench.jpeg_pools import QUALITIES, Pool, camera_pools, lab_pools, through_jpeg
 from bench.jpeg_table import write_section
+from strive.cache.scores import query_of
 from strive.lab.models import lab_model_path
 from strive.pipeline.scorers import (
     ALLOWED_TRANSFORMS,
@@ -29,7 +30,7 @@ from strive.pipeline.scorers import (
     SplitScorer,
     load_scorer,
 )
-from strive.pipeline.session import cosines, query_of
+from strive.pipeline.session import cosines
 from strive.variants import probabilities_of
 
 NUM_SEGMENTS, TAU = 16, 0.4

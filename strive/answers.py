@@ -8,7 +8,8 @@ regression reward). Rule set `tolerant` reads what a person would accept (`readi
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, get_args
 
@@ -282,3 +283,101 @@ _GRADERS: dict[str, dict[str, Callable[[str, str], float]]] = {
         "regression": _regression_tolerant,
     },
 }
+
+
+# --- solutions that no answer can earn -----------------------------------------------------------
+
+_TAGS = re.compile(r"</?answer>")
+_OPTION_LABEL = re.compile(r"[\W_]*([A-Za-z](?=\s*(?:[.):\],/]|-\s|$))|\d{1,2}(?=[.):](?:\s|$)))")
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """Solutions that no answer of the form that the prompt asks for can earn."""
+
+    num_unmatched: int
+    num_records: int
+    grading: str
+    examples: tuple[str, ...]
+    """Three of them, with why."""
+    num_tolerant: int
+    """How many of them the tolerant rules would match."""
+
+    def text(self, tolerant_knob: str = "--set grading=tolerant") -> str:
+        """One line: how many, three examples, and the way out."""
+        tolerant = (
+            f"{tolerant_knob} matches {self.num_tolerant} of them, or " if self.num_tolerant else ""
+        )
+        return (
+            f"{self.num_unmatched} of {self.num_records} solutions can never be earned under "
+            f"grading {self.grading}: {'; '.join(self.examples)}; {tolerant}write them as the "
+            "prompt asks for answers (the letter of an option that carries it, a bare number)"
+        )
+
+
+def find_unmatched(records: Iterable[Record], rules: GradingRules) -> Unmatched | None:
+    """Look for solutions that no answer can earn under a rule set; None if there are none."""
+    num_records = num_tolerant = num_unmatched = 0
+    examples: list[str] = []
+    for record in records:
+        num_records += 1
+        why = why_unmatched(record, rules)
+        if why is not None:
+            num_unmatched += 1
+            num_tolerant += rules != "tolerant" and why_unmatched(record, "tolerant") is None
+            if len(examples) < 3:
+                examples.append(f"question {record.question_id}: {why}")
+    if not num_unmatched:
+        return None
+    return Unmatched(num_unmatched, num_records, rules, tuple(examples), num_tolerant)
+
+
+def why_unmatched(record: Record, rules: GradingRules) -> str | None:
+    """Say why no answer of the form that the prompt asks for earns anything; None if one does.
+
+    Candidates are the labels of the options (of options without labels, their texts), otherwise the
+    solution itself; the graders judge them.
+    """
+    gold = _TAGS.sub("", record.solution).strip()
+    shown = f"'{gold[:40]}...'" if len(gold) > 40 else f"'{gold}'"
+    if not gold:
+        return "the solution is empty"
+    is_choice = record.problem_type == "multiple choice"
+    labels = _option_labels(record.options) if is_choice else []
+    candidates = [*labels, *map(str.upper, labels)] if labels else list(record.options)
+    # Texts earn by the words that they share: the first alone tells, and long ones cost much.
+    is_text = record.problem_type in ("OCR", "free-form")
+    if is_text and _earns_itself(record.problem_type, gold.split()[0], rules):
+        return None
+    if any(
+        grade_completion(record, f"<answer>{candidate}</answer>", rules=rules) > 0
+        for candidate in (candidates if is_choice else [gold])
+    ):
+        return None
+    if labels:
+        return f"{shown} is none of the options' letters ({', '.join(labels[:8])})"
+    if is_choice:
+        return f"{shown} is the text of no option, and the options carry no letters"
+    if record.problem_type in ("numerical", "regression") and _strict_number(gold) is None:
+        return f"{shown} is no bare number"
+    return f"{shown} earns nothing even when it is answered word for word"
+
+
+@lru_cache(maxsize=10_000)
+def _earns_itself(problem_type: str, word: str, rules: GradingRules) -> bool:
+    return grade(problem_type, word, word, rules=rules) > 0
+
+
+def _option_labels(options: tuple[str, ...]) -> list[str]:
+    """What stands before the options ("A. red", "(b) red", "3) red", "A red" of A, B, C ...).
+
+    Of an option without a label, such as "none of these", its text; empty where labels are few.
+    """
+    in_order = [f"{chr(ord('A') + place)} " for place in range(len(options))]
+    if all(map(str.startswith, options, in_order)):
+        return [start.strip() for start in in_order]
+    found = [_OPTION_LABEL.match(option) for option in options]
+    labels = [match.group(1) for match in found if match]
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        return []
+    return [match.group(1) if match else text for match, text in zip(found, options, strict=True)]

@@ -9,6 +9,7 @@ extra fields out of `__init__` (errors cross process borders and must pickle).
 """
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -124,6 +125,12 @@ class Interrupted(StriveError, RuntimeError):  # noqa: N818 - an interruption, n
     """The user interrupted the work; what was committed is kept and the same call resumes."""
 
     exit_code = 130
+
+
+def short_reason(error: Exception | str) -> str:
+    """Write what another library said as part of a line, cut between words."""
+    text = str(error) or type(error).__name__
+    return textwrap.shorten(text, 240, placeholder=" ...")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,8 +6,9 @@ run on another number of processes, or another trainer with the same configurati
 questions and the same frames.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +19,16 @@ from strive.cache.failures import read_failures
 from strive.cache.frames import FrameReader, VideoInfo
 from strive.cache.layout import CacheLayout, default_frames_key, open_cache
 from strive.cache.questions import read_questions
-from strive.cache.scores import QuestionScores, ScoreReader, find_scorer, list_scorers
+from strive.cache.scores import (
+    QuestionScores,
+    ScoreReader,
+    ScorerInfo,
+    find_scorer,
+    list_scorers,
+)
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError
+from strive.measures import Peak, typical_peak
 from strive.records import Record, read_records, sample_records
 from strive.seeding import derive_rng
 from strive.variants import (
@@ -95,17 +103,17 @@ class VariantReader:
             )
         self.config = config
         self.layout = open_cache(config.cache)
-        self.scores = _open_scores(self.layout, config)
-        frames_key = self.scores.frames_key if self.scores else default_frames_key(self.layout)
-        self.frames = FrameReader(self.layout, frames_key)
-        self.num_failed = self.num_unscored = 0
         self._augment = augment
-        self.records = self._select_records()
-        if len(self.records) < config.questions_per_step:
-            raise ConfigError(
-                f"questions_per_step is {config.questions_per_step} but there are "
-                f"{len(self.records)} questions; lower questions_per_step or add questions"
-            )
+        self.num_changed = self.num_failed = self.num_unscored = self.num_too_long = 0
+        self.changed_fields: Counter[str] = Counter()
+        """Of `num_changed` records that `data` gives otherwise than the cache: what differs."""
+        asked = self._read_records()
+        self.scores = _open_scores(self.layout, config, asked)
+        self.frames = open_frames(self.layout, config)
+        with_video = self._with_video(asked)
+        self.num_failed = len(asked) - len(with_video)
+        self.records = self._scored(with_video)
+        self._require_enough()
 
     @property
     def scorer_name(self) -> str | None:
@@ -113,54 +121,107 @@ class VariantReader:
         return self.scores.name if self.scores else None
 
     def describe(self) -> dict[str, object]:
-        """The run folder's account of what was read: keys and counts."""
+        """The run folder's account of what was read: keys and counts.
+
+        Questions that are too long are among `num_questions`: which they are follows from the
+        configuration and the policy, and need not be known to tell one run from another.
+        """
         return {
             "cache": str(self.layout.root),
             "frames_key": self.frames.frames_key,
             "scorer": self.scorer_name,
             "scorer_key": self.scores.scorer_key if self.scores else None,
-            "num_questions": len(self.records),
+            "num_questions": len(self.records) + self.num_too_long,
             "num_questions_without_video": self.num_failed,
             "num_questions_unscored": self.num_unscored,
+            "num_questions_too_long": self.num_too_long,
+            "num_questions_changed": self.num_changed,
         }
 
-    def _select_records(self) -> list[Record]:
+    @property
+    def num_left_out(self) -> int:
+        """Questions that were asked for and are no part of the run."""
+        return self.num_failed + self.num_unscored + self.num_too_long
+
+    def leave_out(self, question_ids: frozenset[str]) -> None:
+        """Take questions out of the run whose prompts are too long for its policy.
+
+        Raises:
+            ConfigError: fewer are left than a step needs.
+        """
+        kept = [record for record in self.records if record.question_id not in question_ids]
+        self.num_too_long = len(self.records) - len(kept)
+        self.records = kept
+        self._require_enough()
+
+    def notes(self) -> Counter[str]:
+        """Videos of the run's questions by what is odd about them (docs/files.md)."""
+        return self.frames.notes({record.video_id for record in self.records})
+
+    def peak(self) -> Peak | None:
+        """How far Eq. 4 is from uniform over the run's questions; None where it is not used."""
+        if self.scores is None or self.config.variants not in NEEDS_SCORES:
+            return None
+        found = (self.scores.get(record.question_id) for record in self.records)
+        return typical_peak(
+            [scores.scores_F for scores in found if scores is not None],
+            score_kind=self.scores.kind,
+            num_segments=self.config.num_frames,
+            frame_temperature=self.config.frame_temperature,
+            score_transform=self.config.score_transform,
+            logit_scale=self.scores.logit_scale,
+        )
+
+    def _require_enough(self) -> None:
+        config, left_out = self.config, self.num_left_out
+        if len(self.records) < config.questions_per_step:
+            raise ConfigError(
+                f"questions_per_step is {config.questions_per_step} but there are "
+                f"{len(self.records)} questions"
+                + (f" ({left_out} left out: {self.left_out_text()})" if left_out else "")
+                + "; lower questions_per_step or add questions"
+            )
+
+    def left_out_text(self) -> str:
+        """Why questions were left out, with counts."""
+        reasons = {
+            "no video": self.num_failed,
+            "no current scores": self.num_unscored,
+            "too long": self.num_too_long,
+        }
+        return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+
+    def _read_records(self) -> list[Record]:
         """The run's questions in order of their ids, whatever order the cache was written in."""
         records = {record.question_id: record for record in read_questions(self.layout)}
         if self.config.data:
             read = read_records(self.config.data, skip_bad=self.config.skip_bad_records)
-            chosen = [record.question_id for record in read.records]
-            missing = [question_id for question_id in chosen if question_id not in records]
-            if missing:
-                raise CacheError(
-                    f"{len(missing)} of {len(chosen)} questions are not in {self.layout.root} "
-                    f"(first: '{missing[0]}'); add them with {self._command()}"
+            missing = [r.question_id for r in read.records if r.question_id not in records]
+            if missing or not read.records:
+                what = (
+                    f"{len(missing)} of {len(read.records)} questions are not in "
+                    f"{self.layout.root} (first: '{missing[0]}'); add them with"
+                    if missing
+                    else f"no video record in {', '.join(map(str, self.config.data))}; add some "
+                    "and score them with"
                 )
-            records = {question_id: records[question_id] for question_id in chosen}
+                raise CacheError(f"{what} {_command(self.config)}")
+            # What the caller gives is asked and graded, not what an older file said.
+            for record in read.records:
+                differing = _differing_fields(record, records[record.question_id])
+                self.num_changed += bool(differing)
+                self.changed_fields.update(differing)
+            records = {record.question_id: record for record in read.records}
         ordered = [records[question_id] for question_id in sorted(records)]
         # The sample is drawn before anything is left out, so that it is the one that
         # `precompute --for-config` prepared; a video that failed then makes it smaller.
         wanted = self.config.num_questions
         if wanted is not None and wanted < len(ordered):
             ordered = list(sample_records(ordered, wanted, self.config.seed))
-        return self._scored(self._with_video(ordered))
+        return ordered
 
     def _with_video(self, records: list[Record]) -> list[Record]:
-        """Leave out questions whose video failed offline: counted there and here."""
-        absent = [record for record in records if record.video_id not in self.frames]
-        if not absent:
-            return records
-        failures = read_failures(self.layout)
-        failed = {failure.video_id for failure in failures if failure.question_id is None}
-        unknown = [record for record in absent if record.video_id not in failed]
-        if unknown:
-            raise CacheError(
-                f"{len(unknown)} questions have no frames in {self.frames.folder} (first: "
-                f"'{unknown[0].question_id}', video '{unknown[0].video_id}'); make them with "
-                f"{self._command()}"
-            )
-        self.num_failed = len(absent)
-        return [record for record in records if record.video_id in self.frames]
+        return _with_video(records, self.frames, self.layout, self.config)
 
     def _scored(self, records: list[Record]) -> list[Record]:
         if self.scores is None:
@@ -169,21 +230,23 @@ class VariantReader:
         if unscored and not self.config.skip_unscored:
             ids = {record.question_id for record in unscored}
             failed = {row.question_id for row in read_failures(self.layout)} & ids
-            why = f"; {len(failed)} of them failed: strive-cli cache failures" * bool(failed)
+            stale = Counter(self.scores.stale[name] for name in ids if name in self.scores.stale)
+            why = "".join(
+                f"; {count} of them have scores of another {what}, which are stale: their {changed}"
+                for what, count, changed in (
+                    ("text", stale["text"], "question has changed since"),
+                    ("set of frames", stale["frames"], "video was decoded anew"),
+                )
+                if count
+            )
+            why += f"; {len(failed)} of them failed: strive-cli cache failures" * bool(failed)
             raise CacheError(
-                f"{len(unscored)} of {len(records)} questions have no '{self.scores.name}' scores "
-                f"(first: '{unscored[0].question_id}'{why}); make them with {self._command()}, or "
-                "set skip_unscored=true"
+                f"{len(unscored)} of {len(records)} questions have no current "
+                f"'{self.scores.name}' scores (first: '{unscored[0].question_id}'{why}); make them "
+                f"with {_command(self.config, self.scores.name)}, or set skip_unscored=true"
             )
         self.num_unscored = len(unscored)
         return [record for record in records if record.question_id in self.scores]
-
-    def _command(self) -> str:
-        scorer = f" --scorer {self.scores.name}" if self.scores else ""
-        return (
-            f"`strive-cli precompute --cache {self.layout.root}{scorer}` and the --data and "
-            "--video-root of that cache (neither for the lab's)"
-        )
 
     def questions_of(self, step: int) -> list[Record]:
         """All questions of a step (from 0): consecutive parts of a fresh order every epoch.
@@ -360,14 +423,96 @@ class GroupRows:
         )
 
 
-def _open_scores(layout: CacheLayout, config: TrainConfig) -> ScoreReader | None:
-    """Scores for the kinds that read them; a user's own kind gets them where there is no choice."""
+def held_out_records(
+    config: TrainConfig, frames: FrameReader | None = None
+) -> tuple[tuple[Record, ...], FrameReader, int]:
+    """Read what is evaluated while a run trains, and the frames (opened if need be) that it shows.
+
+    Records whose video failed offline are left out; the last value counts them.
+
+    Raises:
+        ConfigError: the files hold no video record, or none whose video could be cached.
+        CacheError: the cache lacks frames; the message says which command makes them.
+    """
+    assert config.cache is not None
+    layout = open_cache(config.cache)
+    frames = frames or open_frames(layout, config)
+    records = read_records(config.held_out, skip_bad=config.skip_bad_records).records
+    with_video = _with_video(list(records), frames, layout, config, what="held-out questions")
+    if not with_video:
+        why = f", {len(records)} whose video failed offline" * bool(records)
+        raise ConfigError(
+            f"held_out names nothing to ask: no video record in "
+            f"{', '.join(map(str, config.held_out))}{why}; name other records, or set "
+            "evaluate_every=0"
+        )
+    return tuple(with_video), frames, len(records) - len(with_video)
+
+
+def open_frames(layout: CacheLayout, config: TrainConfig) -> FrameReader:
+    """Open the frames that a run reads: those that its scores are of, else the only ones."""
+    info = _scorer_of(layout, config)
+    return FrameReader(layout, info.frames_key if info else default_frames_key(layout))
+
+
+def _with_video(
+    records: list[Record],
+    frames: FrameReader,
+    layout: CacheLayout,
+    config: TrainConfig,
+    *,
+    what: str = "questions",
+) -> list[Record]:
+    """Leave out questions whose video failed offline: counted there, and by the caller.
+
+    Raises:
+        CacheError: the video of one was never tried.
+    """
+    absent = [record for record in records if record.video_id not in frames]
+    if not absent:
+        return records
+    failed = {row.video_id for row in read_failures(layout) if row.question_id is None}
+    unknown = [record for record in absent if record.video_id not in failed]
+    if unknown:
+        raise CacheError(
+            f"{len(unknown)} of {len(records)} {what} have no frames in {frames.folder} (first: "
+            f"'{unknown[0].question_id}', video '{unknown[0].video_id}'); make them with "
+            f"{_command(config)}"
+        )
+    return [record for record in records if record.video_id in frames]
+
+
+def _command(config: TrainConfig, scorer: str | None = None) -> str:
+    """What brings records into a run's cache."""
+    name = scorer or config.scorer
+    option = f" --scorer {name}" if name else ""
+    return (
+        f"`strive-cli precompute --cache {config.cache}{option}` and the --data and --video-root "
+        "of these records (neither for the lab's)"
+    )
+
+
+def _differing_fields(record: Record, cached: Record) -> list[str]:
+    if record == cached:
+        return []
+    return [f.name for f in fields(Record) if getattr(record, f.name) != getattr(cached, f.name)]
+
+
+def _scorer_of(layout: CacheLayout, config: TrainConfig) -> ScorerInfo | None:
+    """Whose scores a run reads; a user's own kind gets them where there is no choice."""
     own_kind = config.variants not in VARIANT_KINDS
     scorers = list_scorers(layout) if own_kind else []
     wanted = config.variants in NEEDS_SCORES or (own_kind and (config.scorer or len(scorers) == 1))
-    if not wanted:
+    return find_scorer(layout, config.scorer) if wanted else None
+
+
+def _open_scores(
+    layout: CacheLayout, config: TrainConfig, records: Sequence[Record]
+) -> ScoreReader | None:
+    info = _scorer_of(layout, config)
+    if info is None:
         return None
-    scores = ScoreReader(layout, find_scorer(layout, config.scorer).key)
+    scores = ScoreReader(layout, info.key, records)
     if config.score_transform not in scores.allowed_transforms:
         raise ConfigError(
             f"score_transform is '{config.score_transform}' but scorer '{scores.name}' gives "

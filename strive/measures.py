@@ -5,6 +5,10 @@ Every function takes questions whose pools have one size, and gives for each row
 is measured in seconds. Axes: Q questions, F pool frames, K segments.
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
@@ -105,6 +109,18 @@ def effective_rows(probabilities_QF: Floats, num_segments: int) -> tuple[Floats,
     return effective_QK.mean(axis=1), (effective_QK / lengths_K).mean(axis=1)
 
 
+def peak_rows(probabilities_QF: Floats, num_segments: int) -> tuple[Floats, Floats]:
+    """P of the best frame of each row's most peaked segment, and what uniform would be: [Q], [Q].
+
+    The most peaked segment is the one whose best frame stands furthest above 1 / length.
+    """
+    bounds_K2 = filled_bounds(probabilities_QF.shape[1], num_segments)
+    best_QK = np.maximum.reduceat(probabilities_QF, bounds_K2[:, 0], axis=1)
+    uniform_K = 1.0 / (bounds_K2[:, 1] - bounds_K2[:, 0])
+    most_Q1 = _column((best_QK / uniform_K).argmax(axis=1))
+    return np.take_along_axis(best_QK, most_Q1, axis=1)[:, 0], uniform_K[most_Q1[:, 0]]
+
+
 def overlap_rows(probabilities_QF: Floats, num_segments: int) -> Floats:
     """Chance that two variants show the same frame, mean over segments of sum P(t)^2: [Q]."""
     num_filled = len(filled_bounds(probabilities_QF.shape[1], num_segments))
@@ -202,3 +218,122 @@ def jaccard_rows(a_QF: Floats, b_QF: Floats, k: int) -> Floats:
         np.put_along_axis(flags_QF, top_QK, True, axis=1)
         chosen.append(flags_QF)
     return (chosen[0] & chosen[1]).sum(axis=1) / (chosen[0] | chosen[1]).sum(axis=1)
+
+
+NEARLY_UNIFORM = 1.1
+"""P(t) whose best frame is drawn less than so many times as often as by a uniform draw is flat:
+training then draws frames at random, whatever the scores say."""
+WANTED_PEAK = 0.5
+"""P of the best frame that `suggest_temperatures` looks for: as likely as all others together."""
+MAX_QUESTIONS = 10_000
+"""Of more questions, as many are measured, evenly chosen."""
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """How peaked Eq. 4 is, as medians over questions whose segments leave a choice.
+
+    `probability` is that of the best frame in a question's most peaked segment, `uniform` what it
+    would be without scores.
+    """
+
+    probability: float
+    uniform: float
+    overlap: float
+    """Chance that two variants show the same frame (mean over questions)."""
+    num_questions: int
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the draws are nearly uniform."""
+        return self.probability < NEARLY_UNIFORM * self.uniform
+
+    @property
+    def text(self) -> str:
+        """The two figures beside one another, and what a flat P(t) means."""
+        flat = ": within 10 % of it, so frames are drawn at random" if self.is_flat else ""
+        return (
+            f"best frame of the most peaked segment P {self.probability:.2f}, uniform "
+            f"{self.uniform:.2f}{flat}"
+        )
+
+
+def typical_peak(
+    scores: Sequence[NDArray[np.floating]],
+    *,
+    score_kind: str,
+    num_segments: int,
+    frame_temperature: float,
+    score_transform: str = "none",
+    logit_scale: float = DEFAULT_LOGIT_SCALE,
+) -> Peak | None:
+    """Measure the scores [F] of some questions; None where no pool leaves a choice (F <= K).
+
+    Questions whose scores are not finite are left out.
+    """
+    by_size: dict[int, list[NDArray[np.floating]]] = {}
+    for scores_F in scores[:: -(-len(scores) // MAX_QUESTIONS) or 1]:
+        if len(scores_F) > num_segments and np.isfinite(scores_F).all():
+            by_size.setdefault(len(scores_F), []).append(scores_F)
+    found: list[Floats] = []
+    for rows in by_size.values():
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            p_QF = probability_rows(
+                np.stack(rows[start : start + _ROWS_AT_ONCE]).astype(np.float64),
+                score_kind=score_kind,
+                num_segments=num_segments,
+                frame_temperature=frame_temperature,
+                score_transform=score_transform,
+                logit_scale=logit_scale,
+            )
+            found.append(
+                np.stack([*peak_rows(p_QF, num_segments), overlap_rows(p_QF, num_segments)])
+            )
+    if not found:
+        return None
+    best_Q, uniform_Q, overlap_Q = np.concatenate(found, axis=1)
+    return Peak(
+        float(np.median(best_Q)), float(np.median(uniform_Q)), float(overlap_Q.mean()), len(best_Q)
+    )
+
+
+def suggest_temperature(
+    scores: Sequence[NDArray[np.floating]],
+    *,
+    num_segments: int,
+    score_transform: str = "none",
+    logit_scale: float = DEFAULT_LOGIT_SCALE,
+) -> tuple[float, Peak] | None:
+    """Tau of Eq. 4 at which the best frame of a question's most peaked segment has P = 0.5.
+
+    In the median over the questions, to two digits. None where no tau does that: scores are all
+    equal, or the pools leave no choice.
+    """
+
+    def at(tau: float) -> Peak | None:
+        return typical_peak(
+            scores,
+            score_kind="similarity",
+            num_segments=num_segments,
+            frame_temperature=tau,
+            score_transform=score_transform,
+            logit_scale=logit_scale,
+        )
+
+    # P falls from 1 to uniform as tau grows; it is searched for on a scale of logarithms.
+    low, high = 1e-6, 1e6
+    coldest, hottest = at(low), at(high)
+    if coldest is None or hottest is None:
+        return None
+    if not hottest.probability < WANTED_PEAK <= coldest.probability:
+        return None
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        peak = at(middle)
+        assert peak is not None
+        low, high = (middle, high) if peak.probability >= WANTED_PEAK else (low, middle)
+    tau = float(f"{low:.2g}")
+    found = at(tau)
+    assert found is not None
+    return tau, found

@@ -7,8 +7,8 @@ and touches only the frames that it was asked for.
 
 import hashlib
 import mmap
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -297,6 +297,24 @@ class FrameReader:
 
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._rows
+
+    def notes(self, video_ids: Container[str]) -> Counter[str]:
+        """Count, of these videos, how many have each note (docs/files.md)."""
+        notes = self._table.column("notes").to_pylist()
+        return Counter(
+            note
+            for video_id, row in self._rows.items()
+            if video_id in video_ids
+            for note in notes[row] or ()
+        )
+
+    def sizes(self, video_ids: Sequence[str]) -> tuple[list[tuple[int, int]], float]:
+        """Return height and width of each video's frames, and the longest duration in seconds."""
+        columns = ("height", "width", "duration_seconds")
+        height, width, seconds = (self._table.column(name).to_pylist() for name in columns)
+        rows = [self._rows[video_id] for video_id in video_ids]
+        longest = max((seconds[row] for row in rows), default=0.0)
+        return [(height[row], width[row]) for row in rows], longest
 
     def row(self, video_id: str) -> dict[str, Any]:
         """Return a video's row as stored.

@@ -1,11 +1,14 @@
 """Relevance scores: one row a question, the float32 scores of its video's pool frames.
 
-Any rescaling before Eq. 4 happens online (`score_transform`), so raw values are what is stored.
+Any rescaling before Eq. 4 happens online (`score_transform`), so raw values are what is stored. A
+row is current only for the text and the frames that it was made from; readers are given no other.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +16,9 @@ import pyarrow as pa
 from strive.cache.commit import commit_parquet, last_rows, new_part_path, read_parts
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
+from strive.cache.questions import read_questions
 from strive.errors import CacheDamageError, CacheError, nearest
+from strive.records import Record
 from strive.variants import DEFAULT_LOGIT_SCALE
 
 SCHEMA = pa.schema(
@@ -68,6 +73,27 @@ class ScorerInfo:
     kind: str
     frames_key: str
     num_questions: int
+
+
+def query_of(record: Record, template: str = "question") -> str:
+    """Return the text that a record's frames are scored against.
+
+    The question alone; with `question+options` its options follow, one a line.
+    """
+    if template == "question+options":
+        return "\n".join([record.problem.strip(), *record.options])
+    return record.problem.strip()
+
+
+def query_digest(record: Record, template: str = "question", *, needs_spans: bool = False) -> str:
+    """Return a digest of what of a record its scores are made from: a change makes them stale.
+
+    That is the query, and the evidence spans for a scorer that needs them.
+    """
+    text = query_of(record, template)
+    if needs_spans:
+        text += "\n" + json.dumps(record.evidence_spans_seconds)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def read_scorer_settings(layout: CacheLayout, scorer_key: str) -> dict[str, Any]:
@@ -133,9 +159,15 @@ def read_score_states(layout: CacheLayout, scorer_key: str) -> dict[str, ScoreSt
 
 
 class ScoreReader:
-    """Reads the scores of one scorer key."""
+    """Reads the current scores of one scorer key.
 
-    def __init__(self, layout: CacheLayout, scorer_key: str) -> None:
+    Scores of another text of a question than that in `records` (not given: the cache's questions),
+    or of frames that were since decoded anew, are `stale`: they are counted and not given.
+    """
+
+    def __init__(
+        self, layout: CacheLayout, scorer_key: str, records: Iterable[Record] | None = None
+    ) -> None:
         self.scorer_key = scorer_key
         self.settings = read_scorer_settings(layout, scorer_key)
         self.name: str = self.settings["name"]
@@ -145,14 +177,26 @@ class ScoreReader:
         table = read_parts(layout.scores(scorer_key), "part", SCHEMA).combine_chunks()
         self._video_ids = table.column("video_id").to_pylist()
         checksums = table.column("frames_checksum").to_pylist()
+        digests = table.column("query_digest").to_pylist()
         videos = read_video_states(layout, self.frames_key)
-        # Scores of frames that were since decoded anew would not line up with the pool.
-        self._rows = {
-            question_id: row
-            for question_id, row in last_rows(table, "question_id").items()
-            if (video := videos.get(self._video_ids[row])) is not None
-            and video.checksum == checksums[row]
-        }
+        template = self.settings["fields"].get("query", "question")
+        needs_spans = bool(self.settings.get("needs_spans"))
+        known = read_questions(layout) if records is None else records
+        by_id = {record.question_id: record for record in known}
+        self.stale: dict[str, Literal["text", "frames"]] = {}
+        """Questions whose scores were made from another text, or from other frames."""
+        self._rows: dict[str, int] = {}
+        for question_id, row in last_rows(table, "question_id").items():
+            record, video = by_id.get(question_id), videos.get(self._video_ids[row])
+            is_moved = record is not None and record.video_id != self._video_ids[row]
+            if is_moved or video is None or video.checksum != checksums[row]:
+                self.stale[question_id] = "frames"
+            elif record is not None and digests[row] != query_digest(
+                record, template, needs_spans=needs_spans
+            ):
+                self.stale[question_id] = "text"
+            else:
+                self._rows[question_id] = row
         self._num_text_tokens = table.column("num_text_tokens").to_pylist()
         self._text_truncated = table.column("text_truncated").to_pylist()
         self._scores, self._bounds = _flat_scores(table)
@@ -165,14 +209,14 @@ class ScoreReader:
 
     @property
     def question_ids(self) -> list[str]:
-        """All scored questions, in the order in which they were first committed."""
+        """All questions with current scores, in the order in which they were first committed."""
         return list(self._rows)
 
     def __contains__(self, question_id: str) -> bool:
         return question_id in self._rows
 
     def get(self, question_id: str) -> QuestionScores | None:
-        """Return the scores of a question, or None if it has none."""
+        """Return the current scores of a question, or None if it has none."""
         row = self._rows.get(question_id)
         if row is None:
             return None

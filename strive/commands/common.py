@@ -20,7 +20,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 CacheOption = Annotated[
     Path | None, typer.Option(help="Cache folder.  \\[default: in the workspace]")
 ]
-LAB_LINE = "embedded lab: synthetic clips and tiny models; give --data for your own"
+LAB = "embedded lab: synthetic clips and tiny models"
+LAB_LINE = f"{LAB}; give --data for your own"
 
 
 def listed(choices: Any) -> str:
@@ -57,7 +58,7 @@ def find_cache(cache: Path | None, workspace: "Workspace") -> Path:
             say(f"your own cache {own}")
             return own
     found = require_lab_cache(workspace)
-    say(f"{LAB_LINE} (cache {found})")
+    say(f"{LAB}; give --cache for your own (cache {found})")
     return found
 
 

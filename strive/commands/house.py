@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from strive.commands.common import (
-    LAB_LINE,
+    LAB,
     JsonOption,
     WorkspaceOption,
     find_workspace,
@@ -39,7 +39,7 @@ def demo(
     """The whole way on the lab: GRPO and STRIVE, one report."""
     from strive.experiments.demo import DemoSettings, run_demo
 
-    say(LAB_LINE)
+    say(LAB)
     place = find_workspace(workspace)
     run_demo(
         place,

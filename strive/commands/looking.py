@@ -56,6 +56,12 @@ def inspect_scores(
     ] = "none",
     num_segments: Annotated[int, typer.Option(min=1, help="K: frames per variant.")] = 16,
     num_variants: Annotated[int, typer.Option(min=1, help="M: variants drawn.")] = 2,
+    suggest_temperature: Annotated[
+        bool,
+        typer.Option(
+            "--suggest-temperature", help="Print the tau at which the best frame has P 0.5."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the draws and of --sample.")] = 0,
     html: Annotated[
         Path | None,
@@ -85,6 +91,18 @@ def inspect_scores(
     )
     root = find_cache(cache, find_workspace(workspace))
     console = make_console()
+    if suggest_temperature:
+        if compare or question or sample or worst or html or png:
+            raise ConfigError("--suggest-temperature goes with --scorer and --num-segments only")
+        from strive.report.inspect_terminal import print_suggestions
+
+        source = inspect.open_source(root, scorer)
+        suggestions = inspect.suggest_temperatures(source, settings)
+        if as_json:
+            print_json(inspect.to_jsonable(suggestions))
+        else:
+            print_suggestions(suggestions, source, console)
+        return
     if compare is not None:
         if scorer or worst or png:
             raise ConfigError("--compare goes with --question, --sample, --html and --json only")

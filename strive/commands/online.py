@@ -207,8 +207,17 @@ def evaluate(
     benchmark: Annotated[
         list[str] | None, typer.Option(help=f"{listed(BENCHMARKS)}. Repeatable.  \\[default: lab]")
     ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Your own records instead. Repeatable.  \\[default: a benchmark]"),
+    ] = None,
+    video_root: Annotated[
+        Path | None,
+        typer.Option(help="What their paths are relative to.  \\[default: --data's folder]"),
+    ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Its questions and videos.  \\[default: the lab's]")
+        Path | None,
+        typer.Option(help="A benchmark's questions and videos.  \\[default: the lab's]"),
     ] = None,
     split: Annotated[str, typer.Option(help="Which of the benchmark's splits.")] = "test",
     protocol: Annotated[
@@ -216,7 +225,9 @@ def evaluate(
     ] = "video_r1",
     prompt_template: Annotated[
         str | None,
-        typer.Option(help=f"Instead: {listed(TEMPLATES)}.  \\[default: short on the lab]"),
+        typer.Option(
+            help=f"Instead: {listed(TEMPLATES)}.  \\[default: short for the lab's models]"
+        ),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per video.")] = 32,
     frames_mode: Annotated[
@@ -249,16 +260,29 @@ def evaluate(
     from strive.errors import unknown_name
     from strive.evaluate.runner import EvaluateOptions
     from strive.evaluate.runner import evaluate as run
-    from strive.experiments.workspace import ensure_lab, resolve_model
+    from strive.experiments.workspace import LAB_PREFIX, ensure_lab, resolve_model
+    from strive.lab.world import read_world
 
     place = find_workspace(workspace)
     benchmarks = tuple(benchmark or ["lab"])
     for name in benchmarks:
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
-    if data_root is None:
+    on_lab = not data and data_root is None
+    if (data and (data_root or benchmark)) or (video_root and not data):
+        raise ConfigError(
+            "your own records are given with --data FILE and --video-root DIR, a benchmark with "
+            "--benchmark NAME and --data-root DIR; give one of the two"
+        )
+    if data:
+        data_root = video_root or data[0].parent
+    elif data_root is None:
         say(LAB_LINE)
         data_root = ensure_lab(place).root
+    elif not benchmark and read_world(data_root) is None:
+        own = data_root / f"{split}.jsonl"
+        data = [own] if own.is_file() else None
+    if on_lab or model.startswith(LAB_PREFIX):
         prompt_template = prompt_template or "short"
     out = out or place.new_evaluation(Path(model.removeprefix("lab:")).name)
     results = run(
@@ -267,6 +291,7 @@ def evaluate(
             data_root=data_root,
             out=out,
             benchmarks=benchmarks,
+            data=tuple(data or ()),
             split=split,
             protocol=protocol,
             prompt_template=prompt_template,

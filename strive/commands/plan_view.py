@@ -37,6 +37,9 @@ def _plan_table(plan: Mapping[str, Any]) -> Table:
     table = facts_table("Plan; nothing was computed or written")
     table.add_row("policy", _parameters_text(plan))
     table.add_row("data", _data_text(plan))
+    for line in plan["notes"]:
+        text = escape(line.removeprefix("warning: "))
+        table.add_row("", f"[yellow]{text}[/]" if line.startswith("warning: ") else text)
     table.add_row(
         "step",
         f"{config['questions_per_step']} questions x {config['num_variants']} variants x "
@@ -72,11 +75,10 @@ def _parameters_text(plan: Mapping[str, Any]) -> str:
 def _data_text(plan: Mapping[str, Any]) -> str:
     data = plan["data"]
     scorer = f"scores of {data['scorer']}" if data["scorer"] else "no scores"
-    left_out = data["num_questions_without_video"] + data["num_questions_unscored"]
+    asked = data["num_questions"] - data["num_questions_too_long"]
     return escape(
-        f"{data['num_questions']:,} questions of {data['cache']}, {scorer}"
-        + (f", {left_out} left out (no video or no scores)" if left_out else "")
-        + f"; {plan['config']['steps']:,} steps are {plan['epochs']:.2f} epochs"
+        f"{asked:,} questions of {data['cache']}, {scorer}"
+        f"; {plan['config']['steps']:,} steps are {plan['epochs']:.2f} epochs"
     )
 
 

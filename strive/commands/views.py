@@ -62,10 +62,12 @@ def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
     for name, share in summary.truncated_share.items():
         text = "" if share is None else f", text cut in {share:.1%} of the questions"
         table.add_row(f"scorer {escape(name)}", f"{summary.scorer_keys.get(name, '')}{text}")
+        _add_peak(table, summary, name)
     if summary.num_unscorable:
         table.add_row(
             "no score", f"{summary.num_unscorable} questions that a scorer cannot score (no spans)"
         )
+    _add_unmatched(table, summary)
     if summary.nothing_to_do:
         text = "nothing to do: the cache is complete for this call"
         if failed or unscored:
@@ -83,6 +85,25 @@ def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
             "what to do", f"strive-cli cache failures --cache {escape(str(summary.cache))}"
         )
     console.print(table)
+
+
+def _add_peak(table: Table, summary: "PrecomputeSummary", name: str) -> None:
+    """Add how far from uniform training would draw from a scorer's scores."""
+    peak = summary.peaks.get(name)
+    if peak is not None:
+        way_out = (
+            f"; strive-cli inspect-scores --scorer {name} --suggest-temperature"
+            if peak.is_flat
+            else ""
+        )
+        text = escape(f"{summary.draws}: {peak.text}{way_out}")
+        label = f"importance {escape(name)}" if summary.estimate else "  importance"
+        table.add_row(label, f"[yellow]{text}[/]" if peak.is_flat else text)
+
+
+def _add_unmatched(table: Table, summary: "PrecomputeSummary") -> None:
+    if summary.unmatched is not None:
+        table.add_row("solutions", f"[yellow]{escape(summary.unmatched.text())}[/]")
 
 
 def _add_this_run(table: Table, summary: "PrecomputeSummary") -> None:
@@ -132,6 +153,9 @@ def print_estimate(summary: "PrecomputeSummary", console: Console) -> None:
         f"{estimate.decode_seconds_per_video:.2f} s to decode, "
         f"{estimate.embed_seconds_per_video:.2f} s to embed",
     )
+    for name in summary.peaks:
+        _add_peak(table, summary, name)
+    _add_unmatched(table, summary)
     console.print(table)
 
 

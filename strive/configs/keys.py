@@ -47,6 +47,7 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         "",
         "max_completion_length max_response_length response_length generate_max_len max_tokens",
     ),
+    ("max_prompt_tokens", "", "max_prompt_length prompt_max_len"),
     (
         "steps",
         "rollout steps; train --dry-run says how many epochs they are",

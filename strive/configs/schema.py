@@ -99,6 +99,10 @@ class TrainConfig(BaseModel):
     weights were trained with), or as transformers 5.3 and later place it."""
     max_pixels: PositiveInt | None = None
     """Pixels per frame given to the policy; not given: the processor's own limit."""
+    max_prompt_tokens: PositiveInt | None = None
+    """Longest prompt, its video included; not given: the policy's context less max_new_tokens."""
+    skip_long_prompts: bool = False
+    """Count and skip questions whose prompt is longer, rather than stop."""
 
     # --- rollouts ---------------------------------------------------------------------------
     num_generations: PositiveInt = 4

@@ -1,7 +1,8 @@
 """An evaluation's folder: `settings.json`, `samples.jsonl` and, written last, `results.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from strive.evaluate.results import (
 )
 from strive.evaluate.samples import (
     Sample,
+    append_samples,
     read_samples,
     rewrite_samples,
 )
@@ -51,12 +53,16 @@ def write_results(out: Path, results: EvaluationResults) -> None:
     write_atomically(out / "results.json", text, knob="--out")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutFolder:
-    """An evaluation's folder, opened for one call."""
+    """An evaluation's folder, opened for one call: nothing in it changes before the first answer.
+
+    With `is_afresh`, what an earlier call left is in the way of this one's answers.
+    """
 
     root: Path
     settings: dict[str, Any]
+    is_afresh: bool
 
     @property
     def samples_file(self) -> Path:
@@ -65,7 +71,7 @@ class OutFolder:
 
     def current_samples(self, hashes: Mapping[QuestionKey, str]) -> dict[QuestionKey, Sample]:
         """Return stored answers, save those whose question or video has changed since."""
-        if not self.samples_file.is_file():
+        if self.is_afresh or not self.samples_file.is_file():
             return {}
         found = {(s.benchmark, s.question_id): s for s in read_samples(self.samples_file)}
         named = {benchmark for benchmark, _ in hashes}
@@ -74,6 +80,22 @@ class OutFolder:
             for key, sample in found.items()
             if key[0] not in named or hashes.get(key) == sample.prompt_hash
         }
+
+    def append(self, samples: Sequence[Sample]) -> None:
+        """Add answers, the first ones with the settings that they were made with.
+
+        Raises:
+            DiskError: the disk refused; answers of earlier batches are intact.
+        """
+        settings_file = self.root / "settings.json"
+        if self.is_afresh:
+            for name in ("settings.json", "samples.jsonl", "results.json"):
+                (self.root / name).unlink(missing_ok=True)
+            self.is_afresh = False
+        if not settings_file.is_file():
+            text = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(settings_file, text, knob="--out")
+        append_samples(self.samples_file, samples)
 
     def finish(
         self,
@@ -107,34 +129,38 @@ class OutFolder:
         return results
 
 
-def open_out(out: Path, settings: dict[str, Any], *, overwrite: bool) -> OutFolder:
+@contextmanager
+def open_out(out: Path, settings: dict[str, Any], *, overwrite: bool) -> Iterator[OutFolder]:
     """Open a folder afresh, or to go on with answers of the same settings.
+
+    A folder that was made for a call that then brought no answer goes with it.
 
     Raises:
         ConfigError: it holds answers made with other settings.
         DiskError: it cannot be made.
     """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for name in ("settings.json", "samples.jsonl", "results.json"):
-                (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise DiskError(f"cannot use {out}: {error.strerror}; give another --out") from None
-    settings_file = out / "settings.json"
-    if settings_file.is_file():
-        _require_same(out, read_json_object(settings_file), settings)
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(settings_file, text, knob="--out")
-    folder = OutFolder(out, settings)
-    drop_torn_line(folder.samples_file)
-    return folder
+    try:
+        settings_file = out / "settings.json"
+        if settings_file.is_file() and not overwrite:
+            _require_same(out, read_json_object(settings_file), settings)
+        folder = OutFolder(out, settings, is_afresh=overwrite)
+        drop_torn_line(folder.samples_file)
+        yield folder
+    finally:
+        for folder_made in made:
+            with suppress(OSError):  # it holds something
+                folder_made.rmdir()
 
 
 def _require_same(out: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     # The same questions under another path, or the same weights, are no other settings: prompts are
     # told apart by their text and video, models by their digest.
-    elsewhere = {"data_root"} | ({"model"} if settings.get("model_digest") else set())
+    elsewhere = {"data_root", "data"} | ({"model"} if settings.get("model_digest") else set())
     differing = sorted(n for n in settings if n not in elsewhere and found.get(n) != settings[n])
     if differing:
         shown = "; ".join(

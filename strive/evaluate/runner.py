@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from strive.answers import TEMPLATES, build_question
+from strive.answers import TEMPLATES, build_question, find_unmatched
 from strive.choices import (
     DecodeMode,
     EvaluationProtocol,
@@ -25,21 +25,32 @@ from strive.choices import (
     GradingRules,
     PositionRule,
 )
-from strive.errors import ConfigError, DecodeError, OutsideRootError, unknown_name
-from strive.evaluate.benchmarks import read_benchmark
+from strive.errors import (
+    ConfigError,
+    DecodeError,
+    MissingInputError,
+    OutsideRootError,
+    RecordsError,
+    TooManyFailuresError,
+    unknown_name,
+)
+from strive.evaluate.benchmarks import OWN, read_benchmark
 from strive.evaluate.frames import CacheFrames, FileFrames, FrameChoice, FrameSource
 from strive.evaluate.out_folder import open_out
 from strive.evaluate.results import EvaluationResults, Failure, score_of
-from strive.evaluate.samples import Sample, append_samples, grade_sample
+from strive.evaluate.samples import Sample, grade_sample
 from strive.evaluate.versions import model_digest
 from strive.progress import show_progress
-from strive.records import Record
+from strive.records import Record, read_records
+from strive.terminal import say
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:
     from strive.models.inputs import VideoFrames
     from strive.models.loading import Policy
 
+NUM_FIRST_ANSWERS = 50
+"""So many answers without one that can be read are a warning; fewer at the end, too."""
 PROTOCOL_TEMPLATE = {"video_r1": "video_r1_eval", "direct": "direct"}
 
 
@@ -50,10 +61,12 @@ class EvaluateOptions:
     model: str
     """Folder or hub id of the policy."""
     data_root: Path
-    """Folder of the benchmark's questions and videos."""
+    """Folder of the benchmark's questions and videos; with `data`, of the videos alone."""
     out: Path
     """Folder that `samples.jsonl` and `results.json` go to."""
     benchmarks: tuple[str, ...] = ("lab",)
+    data: tuple[Path, ...] = ()
+    """Records files of the user's own, asked in the place of benchmarks."""
     split: str = "test"
     protocol: EvaluationProtocol = "video_r1"
     prompt_template: str | None = None
@@ -265,12 +278,12 @@ def evaluate(options: EvaluateOptions, *, policy: Policy | None = None) -> Evalu
 
     Raises:
         ConfigError: `out` holds answers made with other settings.
+        RecordsError, MissingInputError: there is nothing to ask.
+        TooManyFailuresError: not one question could be asked.
     """
     options = _with_device(options)
     options.check()
-    records = {
-        name: read_benchmark(name, options.data_root, options.split) for name in options.benchmarks
-    }
+    records = _read_records(options)
     choice = FrameChoice(options.num_frames, options.frames_mode)
     source = _open_source(options, choice)
     asking = _ask_settings(options)
@@ -279,39 +292,115 @@ def evaluate(options: EvaluateOptions, *, policy: Policy | None = None) -> Evalu
         for name, rows in records.items()
         for r in rows
     }
-    folder = open_out(options.out, _settings(options, source), overwrite=options.overwrite)
-    done = folder.current_samples(hashes)
     asked = {name: rows[: options.limit] for name, rows in records.items()}
-    missing = {
-        name: [r for r in rows if (name, r.question_id) not in done] for name, rows in asked.items()
-    }
-    num_missing = sum(map(len, missing.values()))
-    started = time.monotonic()
-    failures: list[Failure] = []
-    if num_missing:
-        policy = policy or _load(options)
-        with show_progress("evaluate", num_missing, "questions") as bar:
-            for name, rows in missing.items():
-                for batch in evaluate_policy(
-                    policy, rows, source, settings=asking, choice=choice, benchmark=name
-                ):
-                    samples = [item for item in batch if isinstance(item, Sample)]
-                    append_samples(folder.samples_file, samples)
-                    done.update(((s.benchmark, s.question_id), s) for s in samples)
-                    failures.extend(item for item in batch if isinstance(item, Failure))
-                    bar.advance(len(batch))
-                    bar.note(_note(list(done.values()), failures))
-    order = {key: number for number, key in enumerate(hashes)}
-    # Answers of benchmarks that this call does not name stay, behind the others.
-    kept = sorted(done.values(), key=lambda s: order.get((s.benchmark, s.question_id), len(order)))
-    return folder.finish(
-        [grade_sample(sample, options.grading) for sample in kept],
-        failures,
-        benchmarks=options.benchmarks,
-        grading=options.grading,
-        num_resumed=sum(map(len, asked.values())) - num_missing,
-        seconds=time.monotonic() - started if num_missing else None,
-    )
+    _require_videos([r for rows in asked.values() for r in rows], source, options)
+    _warn_of_solutions([r for rows in asked.values() for r in rows], options)
+    settings = _settings(options, source)
+    with open_out(options.out, settings, overwrite=options.overwrite) as folder:
+        done = folder.current_samples(hashes)
+        missing = {
+            name: [r for r in rows if (name, r.question_id) not in done]
+            for name, rows in asked.items()
+        }
+        num_missing = sum(map(len, missing.values()))
+        started = time.monotonic()
+        answered: list[Sample] = []
+        failures: list[Failure] = []
+        if num_missing:
+            policy = policy or _load(options)
+            with show_progress("evaluate", num_missing, "questions") as bar:
+                for name, rows in missing.items():
+                    for batch in evaluate_policy(
+                        policy, rows, source, settings=asking, choice=choice, benchmark=name
+                    ):
+                        samples = [item for item in batch if isinstance(item, Sample)]
+                        if samples:
+                            folder.append(samples)
+                        done.update(((s.benchmark, s.question_id), s) for s in samples)
+                        if len(answered) < NUM_FIRST_ANSWERS <= len(answered) + len(samples):
+                            _warn_if_unread([*answered, *samples], options)
+                        answered.extend(samples)
+                        failures.extend(item for item in batch if isinstance(item, Failure))
+                        bar.advance(len(batch))
+                        bar.note(_note(list(done.values()), failures))
+            if 0 < len(answered) < NUM_FIRST_ANSWERS:
+                _warn_if_unread(answered, options)
+        if not done:
+            raise TooManyFailuresError(
+                f"none of {len(failures)} questions could be asked; the first: question "
+                f"'{failures[0].question_id}', video '{failures[0].video_id}', "
+                f"{failures[0].error}: {failures[0].message}"
+            )
+        order = {key: number for number, key in enumerate(hashes)}
+        # Answers of benchmarks that this call does not name stay, behind the others.
+        kept = sorted(
+            done.values(), key=lambda s: order.get((s.benchmark, s.question_id), len(order))
+        )
+        return folder.finish(
+            [grade_sample(sample, options.grading) for sample in kept],
+            failures,
+            benchmarks=tuple(records),
+            grading=options.grading,
+            num_resumed=sum(map(len, asked.values())) - num_missing,
+            seconds=time.monotonic() - started if num_missing else None,
+        )
+
+
+def _read_records(options: EvaluateOptions) -> dict[str, list[Record]]:
+    """The questions of each benchmark, or the user's own.
+
+    Raises:
+        RecordsError: there are none.
+    """
+    if options.data:
+        records = {OWN: list(read_records(options.data).records)}
+    else:
+        records = {
+            name: read_benchmark(name, options.data_root, options.split)
+            for name in options.benchmarks
+        }
+    empty = [name for name, rows in records.items() if not rows]
+    if empty:
+        where = ", ".join(map(str, options.data)) or f"{empty[0]} under {options.data_root}"
+        raise RecordsError(f"nothing to ask: no video record in {where}")
+    return records
+
+
+def _require_videos(
+    records: Sequence[Record], source: FrameSource, options: EvaluateOptions
+) -> None:
+    """Refuse to load a model for questions of which not one has its video.
+
+    Raises:
+        MissingInputError: the wrong folder, as a rule.
+    """
+    if all(source.identity(record) == "absent" for record in records):
+        where = f"the cache {options.cache}" if options.cache else f"{options.data_root}"
+        raise MissingInputError(
+            f"none of the videos of {len(records)} questions is in {where} (first: "
+            f"'{records[0].video_id}'); name their folder with "
+            f"{'--video-root' if options.data else '--data-root'}"
+        )
+
+
+def _warn_of_solutions(records: Sequence[Record], options: EvaluateOptions) -> None:
+    unmatched = find_unmatched(records, options.grading)
+    if unmatched is not None:
+        knob = f"strive-cli rescore {options.out} --grading tolerant"
+        say(f"warning: {unmatched.text(knob)}")
+
+
+def _warn_if_unread(samples: Sequence[Sample], options: EvaluateOptions) -> None:
+    """Say when not one of the first answers has the form that its question asks for."""
+    if not any(sample.parsed for sample in samples):
+        cut = sum(sample.truncated for sample in samples)
+        at = f" ({cut} were cut at --max-new-tokens {options.max_new_tokens})" if cut else ""
+        say(
+            f"warning: none of the first {len(samples)} answers can be read as one{at}: the policy "
+            f"may not know the prompt '{options.template}'; name the one that it was trained with, "
+            "--prompt-template (short for the lab's models), or look at "
+            f"{options.out / 'samples.jsonl'}"
+        )
 
 
 def _note(samples: Sequence[Sample], failures: Sequence[Failure]) -> str:
@@ -386,5 +475,6 @@ def _settings(options: EvaluateOptions, source: FrameSource) -> dict[str, Any]:
         "prompt_template": options.template,
         "frames": frames,
         "data_root": str(options.data_root),
+        "data": [str(path) for path in options.data],
         "decoding": "greedy",
     }

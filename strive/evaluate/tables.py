@@ -1,10 +1,14 @@
 """Terminal tables of an evaluation and of a comparison."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from strive.evaluate.again import Comparison
+from strive.evaluate.benchmarks import OWN
 from strive.evaluate.results import BenchmarkResults, EvaluationResults, Score
 from strive.statistics import PairedDifference
 
@@ -26,7 +30,7 @@ def print_results(results: EvaluationResults, console: Console) -> None:
         soft_wrap=True,
     )
     for benchmark in results.benchmarks:
-        console.print(_benchmark_table(benchmark))
+        console.print(_benchmark_table(benchmark, settings))
         console.print(_rates(benchmark), soft_wrap=True)
     if results.failures:
         console.print(f"[red]{len(results.failures)} questions could not be asked:[/]")
@@ -41,8 +45,11 @@ def print_results(results: EvaluationResults, console: Console) -> None:
             console.print(f"  and {hidden} more (results.json lists all)")
 
 
-def _benchmark_table(benchmark: BenchmarkResults) -> Table:
-    table = Table(title=benchmark.benchmark, title_justify="left", title_style="bold")
+def _benchmark_table(benchmark: BenchmarkResults, settings: Mapping[str, Any]) -> Table:
+    title = benchmark.benchmark
+    if title == OWN:
+        title = "your own records: " + ", ".join(settings["data"])
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     table.add_column("questions about", overflow="fold")
     for name in ("accuracy", "± SE", "n", "videos"):
         table.add_column(name, justify="right", no_wrap=True)

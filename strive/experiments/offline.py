@@ -78,6 +78,7 @@ def resolve(
             "data": files[:1] if on_lab else files,
             "held_out": held_out,
             "for_config": asked.for_config,
+            "training": config,
             "subset": config.num_questions,
             "seed": config.seed,
             "skip_bad_records": config.skip_bad_records,

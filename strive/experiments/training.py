@@ -160,17 +160,13 @@ def held_out_callable(
     """
     if not config.evaluate_every:
         return None
-    from strive.cache.frames import FrameReader
-    from strive.cache.layout import default_frames_key, open_cache
     from strive.evaluate.frames import CacheFrames, FrameChoice
     from strive.evaluate.runner import AskSettings, held_out_metrics
-    from strive.records import read_records
+    from strive.groups import held_out_records
 
-    assert config.cache is not None
-    layout = open_cache(config.cache)
     choice = FrameChoice(config.num_frames)
-    source = CacheFrames(FrameReader(layout, default_frames_key(layout)), choice)
-    records = read_records(config.held_out, skip_bad=config.skip_bad_records).records
+    records, frames, _ = held_out_records(config)
+    source = CacheFrames(frames, choice)
     settings = AskSettings(
         template=config.prompt_template,
         max_new_tokens=config.max_new_tokens,

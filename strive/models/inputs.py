@@ -73,7 +73,7 @@ def prepare_prompts(
     )
     grids: list[Grid] = [tuple(grid) for grid in patches["video_grid_thw"].tolist()]
     pixels = patches["pixel_values_videos"].split([math.prod(grid) for grid in grids])
-    rendered = _render(policy, texts)
+    rendered = render_prompts(policy.processor, texts)
     expanded = [
         policy.family.expand_prompt(
             processor, prompt, grid, video.pts_seconds_K, policy.position_rule
@@ -107,7 +107,7 @@ def snapped_size(
 
 
 def policy_size(
-    policy: Policy, num_frames: int, height: int, width: int, *, max_pixels: int | None = None
+    processor: Any, num_frames: int, height: int, width: int, *, max_pixels: int | None = None
 ) -> tuple[int, int]:
     """Size at which a policy is shown a video's frames: what its processor would resize them to.
 
@@ -115,7 +115,7 @@ def policy_size(
     settings and version holds. Two differences: a frame below its smallest size is not enlarged,
     and `max_pixels` limits a frame further.
     """
-    processor = policy.processor.video_processor
+    processor = processor.video_processor
     factor = processor.patch_size * processor.merge_size
     size = snapped_size(height, width, factor=factor, pixel_limit=max_pixels)
     # It refuses what is thinner than a patch or than a 200th of its length; such a frame gives way.
@@ -159,11 +159,11 @@ def _snap_video(policy: Policy, video: VideoFrames, max_pixels: int | None) -> T
     num_frames, height, width = video.frames_KHWC.shape[:3]
     if num_frames == 0:
         raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
-    size = policy_size(policy, num_frames, height, width, max_pixels=max_pixels)
+    size = policy_size(policy.processor, num_frames, height, width, max_pixels=max_pixels)
     return _resized(video.frames_KHWC, size)
 
 
-def _render(policy: Policy, texts: Sequence[str]) -> list[str]:
+def render_prompts(processor: Any, texts: Sequence[str]) -> list[str]:
     """The processor's chat template: one user turn, the video before the text."""
     conversations = [
         [
@@ -171,18 +171,19 @@ def _render(policy: Policy, texts: Sequence[str]) -> list[str]:
                 "role": "user",
                 "content": [
                     {"type": "video"},
-                    {"type": "text", "text": _as_plain_text(text, policy.tokenizer)},
+                    {"type": "text", "text": as_plain_text(text, processor.tokenizer)},
                 ],
             }
         ]
         for text in texts
     ]
-    return policy.processor.apply_chat_template(
+    rendered: list[str] = processor.apply_chat_template(
         conversations, tokenize=False, add_generation_prompt=True
     )
+    return rendered
 
 
-def _as_plain_text(text: str, tokenizer: Any) -> str:
+def as_plain_text(text: str, tokenizer: Any) -> str:
     """Keep a question from writing control tokens (`<|im_end|>`, `<|video_pad|>`, ...).
 
     A space after the first character takes their meaning away. Tags such as `<think>` are part of

@@ -1,20 +1,20 @@
 """Opening and saving a policy: a plain Hugging Face folder (or hub id) with its processor."""
 
 import contextlib
-import socket
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from strive.errors import MissingInputError, ModelError
+from strive.errors import MissingInputError, ModelError, short_reason
 from strive.files import expanded
 from strive.models.family import Family
+from strive.models.hub import go_offline_if_unreachable
 from strive.models.positions import PositionRule, check_rule
 from strive.models.qwen2_5_vl import Qwen25VL
 from strive.models.qwen3_vl import Qwen3VL
@@ -68,32 +68,44 @@ def load_policy(
 
     Remote code is never run. Raises `ModelError` for what cannot be opened and for other families.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     check_rule(position_rule)
-    name = str(model_id)
-    options = require_policy(name)
+    opened = open_model(model_id)
+    name = opened.name
     with _opening(name):
         model = open_weights(
-            AutoModelForImageTextToText, name, device=device, dtype=_as_dtype(dtype), **options
+            AutoModelForImageTextToText,
+            name,
+            device=device,
+            dtype=_as_dtype(dtype),
+            **_options(name),
         )
-        processor = AutoProcessor.from_pretrained(name, **options)
-    require_tokenizer(processor.tokenizer, name)
     model = model.to(device).eval()
-    return make_policy(model, processor, position_rule=position_rule, model_id=name)
+    return make_policy(model, opened.processor, position_rule=position_rule, model_id=name)
 
 
-def require_policy(name: str) -> dict[str, Any]:
-    """Refuse what cannot be a policy by its configuration; return the options to open it with.
+@dataclass(frozen=True)
+class OpenedModel:
+    """What is known of a policy before its weights are loaded."""
+
+    name: str
+    config: Any
+    processor: Any
+    family: Family
+
+
+def open_model(model_id: str | Path) -> OpenedModel:
+    """Open a policy's configuration and processor, which takes no time and no memory.
 
     Raises:
-        MissingInputError, ModelError: there is no such model, or it is of another family.
+        MissingInputError, ModelError: it cannot be opened, is no Qwen2.5-VL or Qwen3-VL, or lacks
+            what prompts are made with.
     """
-    options: dict[str, Any] = {
-        "trust_remote_code": False,
-        "local_files_only": not _may_download(name),
-    }
-    config = _read_config(name, options)
+    from transformers import AutoProcessor
+
+    name = str(model_id)
+    config = _read_config(name)
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(
@@ -101,7 +113,30 @@ def require_policy(name: str) -> dict[str, Any]:
             f"{' or '.join(FAMILIES)}; name another one with --model"
         )
     family.check(config)
-    return options
+    with _opening(name):
+        processor = AutoProcessor.from_pretrained(name, **_options(name))
+    require_tokenizer(processor.tokenizer, name)
+    _require_chat_template(processor, name)
+    return OpenedModel(name, config, processor, family)
+
+
+def require_trainable(opened: OpenedModel) -> None:
+    """Refuse weights of a kind that gradients cannot move.
+
+    Raises:
+        ModelError: they are quantised.
+    """
+    quantised = None
+    for config in (opened.config, opened.config.text_config):
+        quantised = quantised or getattr(config, "quantization_config", None)
+    if quantised:
+        fields = quantised if isinstance(quantised, dict) else vars(quantised)
+        method = fields.get("quant_method", "an unnamed method")
+        raise ModelError(
+            f"the weights of '{opened.name}' are quantised ({method}, quantization_config in its "
+            "config.json) and cannot be trained; give the model that they were made from with "
+            "--model (trainable=lora takes less memory)"
+        )
 
 
 def make_policy(
@@ -114,15 +149,9 @@ def make_policy(
     """Wrap an opened model and processor, for example one that was just built from a config.
 
     Raises:
-        ModelError: no end of turn is named, or there is no chat template.
+        ModelError: no end of turn is named.
     """
     config: Any = model.config
-    template = processor.chat_template
-    if template is None or (isinstance(template, dict) and "default" not in template):
-        raise ModelError(
-            f"'{model_id or config.model_type}' has no chat template, which prompts are made with; "
-            "copy chat_template.jinja from the model that it was made from"
-        )
     family = FAMILIES[config.model_type]
     tokenizer = processor.tokenizer
     eos_ids = _end_ids(model, tokenizer)
@@ -178,7 +207,7 @@ def open_weights(
         with _without_progress_bars():
             model, report = model_class.from_pretrained(name, output_loading_info=True, **options)
     except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = short_reason(error)
         raise ModelError(
             f"the weights of '{name}' are damaged or not those of its config.json: {reason}"
         ) from error
@@ -232,27 +261,47 @@ def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _may_download(name: str) -> bool:
-    """Whether the hub answers, found out in seconds: transformers retries for half a minute.
+def _require_chat_template(processor: Any, name: str) -> None:
+    """Refuse a folder whose prompts could not be made.
 
-    A proxy may reach what this machine cannot, so then it is left to transformers.
+    Raises:
+        ModelError: there is no chat template, or it writes no video.
     """
-    from huggingface_hub import constants
-
-    if Path(name).is_dir() or constants.HF_HUB_OFFLINE:
-        return False
-    address = urlsplit(constants.ENDPOINT)
-    if address.scheme in getproxies():
-        return True
-    port = address.port or (443 if address.scheme == "https" else 80)
+    if processor.chat_template is None:
+        # Folders of before processors had one keep it with the tokenizer.
+        processor.chat_template = processor.tokenizer.chat_template
+    if processor.chat_template is None:
+        raise ModelError(
+            f"'{name}' has no chat template: chat_template.jinja is missing; copy it from the "
+            "model that this one was made from"
+        )
+    content = [{"type": "video"}, {"type": "text", "text": "a"}]
     try:
-        socket.create_connection((address.hostname or "", port), timeout=5.0).close()
-    except OSError:
-        return False
-    return True
+        rendered = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:
+        raise ModelError(
+            f"the chat template of '{name}' cannot be rendered ({short_reason(error)}); copy "
+            "chat_template.jinja from the model that this one was made from"
+        ) from error
+    if processor.video_token not in rendered:
+        raise ModelError(
+            f"the chat template of '{name}' leaves out the video of a question; copy "
+            "chat_template.jinja from the model that this one was made from"
+        )
 
 
-def _read_config(name: str, options: dict[str, Any]) -> Any:
+def _options(name: str) -> dict[str, Any]:
+    """Remote code is never run, and a hub that does not answer is not asked again and again."""
+    is_folder = Path(name).is_dir()
+    return {
+        "trust_remote_code": False,
+        "local_files_only": is_folder or go_offline_if_unreachable(),
+    }
+
+
+def _read_config(name: str) -> Any:
     """The model's configuration, or one clear line for each way in which there is none."""
     from transformers import AutoConfig
 
@@ -260,8 +309,45 @@ def _read_config(name: str, options: dict[str, Any]) -> Any:
     looks_local = path.is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1
     if looks_local and not path.is_dir():
         raise MissingInputError(f"no model folder at '{name}'; --model takes a folder or a hub id")
+    _require_no_run_folder(path)
     with _opening(name):
-        return AutoConfig.from_pretrained(name, **options)
+        return AutoConfig.from_pretrained(name, **_options(name))
+
+
+def _require_no_run_folder(path: Path) -> None:
+    """Refuse what a training left beside its models.
+
+    Raises:
+        ModelError: it is a run's folder, a checkpoint, or adapters without their model.
+    """
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise ModelError(
+            f"'{path}' holds adapters without their model; merge them into it (peft's "
+            "merge_and_unload) and give the merged folder with --model"
+        )
+    for run in (path, *path.parents[:2]):
+        is_inside = path == run or path.relative_to(run).parts[0] == "checkpoints"
+        if not is_inside or not _is_run(run):
+            continue
+        what = "the folder of a run" if path == run else "a checkpoint of a run"
+        models = [run / name for name in ("final", "best") if (run / name).is_dir()]
+        raise ModelError(
+            f"'{path}' is {what}, which is no model; "
+            + (
+                f"its model is {' or '.join(map(str, models))}"
+                if models
+                else f"the run has left none yet: --resume --run-dir {run} goes on to {run}/final"
+            )
+        )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder's `config.json` is one that a training wrote."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"config", "data", "versions"} <= found.keys()
 
 
 @contextlib.contextmanager
@@ -288,7 +374,7 @@ def _opening(name: str) -> Iterator[None]:
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = short_reason(error)
         if Path(name).is_dir():
             raise ModelError(
                 f"the folder '{name}' cannot be opened as a model with its processor: {reason}"
@@ -301,13 +387,16 @@ def _opening(name: str) -> Iterator[None]:
 
 
 def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Ends of a completion: the generation config's list, else the tokenizer's end of turn."""
-    found = model.generation_config.eos_token_id if model.can_generate() else None
-    if found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
+    """Ends of a completion: those of the generation config and the tokenizer's end of turn.
+
+    Either may lack the one that a chat ends its turns with.
+    """
+    named = model.generation_config.eos_token_id if model.can_generate() else None
+    ids = [*(named if isinstance(named, list | tuple) else [named]), tokenizer.eos_token_id]
+    found = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+    if not found:
         raise ModelError("the model names no end-of-turn token; set eos_token_id in its config")
-    return tuple(found) if isinstance(found, list | tuple) else (int(found),)
+    return found
 
 
 def _never_sampled(config: Any, tokenizer: Any, eos_ids: tuple[int, ...]) -> Tensor:

@@ -5,9 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from strive.cache.failures import FailureRow
+from strive.cache.scores import query_of
 from strive.errors import DecodeError
 from strive.files import modified_ns
-from strive.pipeline.session import ScorerSession, query_digest, query_of
+from strive.pipeline.session import ScorerSession
 from strive.records import Record
 from strive.video_paths import locate_video
 
@@ -53,7 +54,7 @@ def question_failure(
         seconds,
         session.key,
         question_id=record.question_id,
-        query_digest=query_digest(record, session.template),
+        query_digest=session.digest_of(record),
         frames_checksum=checksum,
     )
 

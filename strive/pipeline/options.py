@@ -7,6 +7,7 @@ from typing import Any, get_args
 from strive.cache.codec import FrameCodec
 from strive.cache.layout import make_key
 from strive.choices import Engine, LongText, Query
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, unknown_name
 from strive.pipeline.prepare import PrepareRule
 from strive.pipeline.scorers import check_scorer_name
@@ -24,7 +25,8 @@ class PrecomputeOptions:
     `scorer_models` maps a scorer to an id or folder. `max_pixels` None means the frame plan's own
     budget; `max_missing` is `5s`, `10%`, `any` or None for the larger of one second and 2 %. With
     `for_config` (the name of a training configuration) `subset` and `seed` sample `data` as that
-    run will, and the records of `held_out` are all taken beside it.
+    run will, and the records of `held_out` are all taken beside it. `training` is the run for which
+    the summary says what scores and solutions are worth; nothing is computed otherwise for it.
     """
 
     data: tuple[Path, ...]
@@ -61,6 +63,7 @@ class PrecomputeOptions:
     retry_failed: bool = False
     overwrite: bool = False
     dry_run: bool = False
+    training: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""

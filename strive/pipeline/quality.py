@@ -40,6 +40,7 @@ COVERS_NOTHING = "span shows no pool frame"
 COVERS_ALL = "span covers the whole pool"
 NO_FRAMES = "video not cached"
 NO_SCORES = "no scores"
+STALE = "scores of an earlier text or earlier frames"
 NOT_FINITE = "scores not finite"
 _ROWS_AT_ONCE = 4096
 
@@ -225,7 +226,7 @@ def _scorer_rows(
     settings: QualitySettings,
     by: str | None,
 ) -> Iterator[QualityRow]:
-    reader = ScoreReader(layout, info.key)
+    reader = ScoreReader(layout, info.key, records)
     transform = settings.score_transform
     if transform not in reader.allowed_transforms:
         transform = "none"
@@ -282,6 +283,8 @@ def _label(record: Record, reader: ScoreReader, pools: Pools, spans: Spans) -> _
         return NO_FRAMES
     found = reader.get(record.question_id)
     pts_seconds_F = pools[record.video_id]
+    if found is None and record.question_id in reader.stale:
+        return STALE
     if found is None or len(found.scores_F) != len(pts_seconds_F):
         return NO_SCORES
     if not np.isfinite(found.scores_F).all():

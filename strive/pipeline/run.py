@@ -7,18 +7,21 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from strive.answers import find_unmatched
 from strive.cache.embeddings import VideoEmbeddings, iter_embeddings
 from strive.cache.failures import commit_failures
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
 from strive.cache.lock import writer_lock
 from strive.cache.questions import write_questions
-from strive.cache.scores import read_score_states
+from strive.cache.scores import ScoreReader, read_score_states
+from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted, TooManyFailuresError
 from strive.failure_kinds import way_out
+from strive.measures import Peak, typical_peak
 from strive.pipeline.estimate import default_workers, estimate_work
 from strive.pipeline.failing import NO_TEXT
 from strive.pipeline.options import PrecomputeOptions
@@ -29,6 +32,7 @@ from strive.pipeline.stage import Stage
 from strive.pipeline.summary import PrecomputeSummary
 from strive.pipeline.work import Asked, Work, find_work, select_records, write_sample_ids
 from strive.progress import show_progress
+from strive.records import Record
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Job, WorkerPool
 
@@ -79,7 +83,7 @@ def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
             summary.interrupted = True
     summary.total_seconds = time.monotonic() - started
     summary.explain_time()
-    _count_results(layout, asked, work, summary)
+    _count_results(options, layout, asked, work, summary)
     return summary
 
 
@@ -259,7 +263,11 @@ def _chunks(items: Iterator[VideoEmbeddings], size: int = 64) -> Iterator[list[V
 
 
 def _count_results(
-    layout: CacheLayout, asked: Asked, work: Work, summary: PrecomputeSummary
+    options: PrecomputeOptions,
+    layout: CacheLayout,
+    asked: Asked,
+    work: Work,
+    summary: PrecomputeSummary,
 ) -> None:
     """Count what the cache now holds of what was asked for."""
     for video_id, records in asked.by_video.items():
@@ -282,6 +290,28 @@ def _count_results(
         ]
         share = sum(truncated) / len(truncated) if truncated else None
         summary.truncated_share[scorer.session.name] = share
+        if asked_ids & states.keys():
+            reader = ScoreReader(layout, scorer.session.key, asked.records)
+            summary.peaks[scorer.session.name] = _peak(options.training, reader, asked.records)
+    training = options.training
+    summary.draws = (
+        f"at frame_temperature {training.frame_temperature:g}, score_transform "
+        f"{training.score_transform}"
+    )
+    summary.unmatched = find_unmatched(asked.records, training.grading)
+
+
+def _peak(training: TrainConfig, reader: ScoreReader, records: Sequence[Record]) -> Peak | None:
+    found = (reader.get(record.question_id) for record in records)
+    is_allowed = training.score_transform in reader.allowed_transforms
+    return typical_peak(
+        [scores.scores_F for scores in found if scores is not None],
+        score_kind=reader.kind,
+        num_segments=training.num_frames,
+        frame_temperature=training.frame_temperature,
+        score_transform=training.score_transform if is_allowed else "none",
+        logit_scale=reader.logit_scale,
+    )
 
 
 def _check_failures(options: PrecomputeOptions, summary: PrecomputeSummary) -> None:

@@ -1,6 +1,5 @@
 """One scorer in one call: its key (recalled without loading, if possible) and its numbers."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from strive.cache.commit import commit_json, read_json
 from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.layout import CacheLayout, ensure_settings, make_key, read_settings
-from strive.cache.scores import QuestionScores, ScoreRow
+from strive.cache.scores import QuestionScores, ScoreRow, query_digest, query_of
 from strive.errors import CacheDamageError, DecodeError, ModelError, ScorerError
 from strive.pipeline.scorers import (
     ALLOWED_TRANSFORMS,
@@ -33,21 +32,6 @@ from strive.records import Record
 # How a scorer is fed: frames in batches across videos, all frames of one video, frames with each
 # question, or no frames at all.
 ScorerMode = Literal["batched", "split", "joint", "frame_free"]
-
-
-def query_of(record: Record, template: str = "question") -> str:
-    """Return the text that a record's frames are scored against.
-
-    The question alone; with `question+options` its options follow, one a line.
-    """
-    if template == "question+options":
-        return "\n".join([record.problem.strip(), *record.options])
-    return record.problem.strip()
-
-
-def query_digest(record: Record, template: str = "question") -> str:
-    """Return a digest of the query: a changed text makes the stored scores stale."""
-    return hashlib.blake2b(query_of(record, template).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +106,11 @@ class ScorerSession:
     def can_score(self, record: Record) -> bool:
         """Whether the scorer has what it needs to score a question; loads nothing known."""
         return bool(record.evidence_spans_seconds) or not self._identified().needs_spans
+
+    def digest_of(self, record: Record) -> str:
+        """Return a digest of what of a record its scores are made from; loads nothing known."""
+        needs_spans = self._identified().needs_spans
+        return query_digest(record, self.template, needs_spans=needs_spans)
 
     def commit_settings(self) -> None:
         """Write the settings of this key, and what recalls it without loading."""
@@ -271,7 +260,7 @@ class ScorerSession:
             None if size is None else size.num_tokens,
             None if size is None else size.truncated,
         )
-        return ScoreRow(scores, query_digest(record, self.template), checksum)
+        return ScoreRow(scores, self.digest_of(record), checksum)
 
     def _text_lengths(self, queries: list[str]) -> Sequence[TextLength | None]:
         if hasattr(self.scorer, "text_lengths"):

@@ -4,6 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from strive.answers import Unmatched
+from strive.measures import Peak
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -99,6 +102,11 @@ class PrecomputeSummary(StageCounts):
     num_ok: int = 0
     redone: list[str] = field(default_factory=list)  # cached by rules that may have erred
     truncated_share: dict[str, float | None] = field(default_factory=dict)
+    # How far the draws of the run that was named (else of the paper's settings) are from uniform,
+    # by scorer, and which solutions no answer can earn under its grading.
+    peaks: dict[str, Peak | None] = field(default_factory=dict)
+    draws: str = ""  # the settings of those draws
+    unmatched: Unmatched | None = None
     engine: str = "local"  # with what a cluster has
     num_workers: int = 0
     num_nodes_used: int = 1

@@ -17,7 +17,7 @@ from strive.errors import MissingInputError, RecordsError
 from strive.files import content_digest, modified_ns
 from strive.pipeline.failing import NO_TEXT, no_text_failure
 from strive.pipeline.options import PrecomputeOptions
-from strive.pipeline.session import ScorerSession, query_digest
+from strive.pipeline.session import ScorerSession
 from strive.records import (
     Record,
     read_records,
@@ -235,7 +235,7 @@ def find_work(
                     scorer.num_unscorable += 1
                     continue
                 row = scored.get(record.question_id)
-                digest = query_digest(record, session.template)
+                digest = session.digest_of(record)
                 if (
                     state is not None
                     and row is not None

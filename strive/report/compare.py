@@ -26,7 +26,7 @@ MEASURES = ("spearman", "top_k_jaccard", "p_correlation", "expected_overlap")
 
 @dataclass(frozen=True, slots=True)
 class QuestionComparison:
-    """One question under two scorers; figures are NaN where one of them is flat.
+    """One question under two scorers; figures are NaN where the scores of one are constant.
 
     `top_k_jaccard` is over the K best frames of each, `p_correlation` that of P(t) over the pool,
     `expected_overlap` the chance that a variant of one and a variant of the other show the same
@@ -154,7 +154,7 @@ def compare_scorers(source: CompareSource) -> ScorerComparison:
 
 
 def _how_alike(row: QuestionComparison) -> tuple[bool, float]:
-    """Sort key: least alike first, flat questions (nothing to compare) last."""
+    """Sort key: least alike first, constant scores (nothing to compare) last."""
     return math.isnan(row.spearman), row.spearman
 
 

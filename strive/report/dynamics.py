@@ -6,7 +6,7 @@ from typing import Any
 from strive.errors import ConfigError
 from strive.report.charts import charts_of
 from strive.report.pages import render_page
-from strive.report.runs import Run, config_differences, read_run, read_runs
+from strive.report.runs import Run, accuracy_note, config_differences, read_run, read_runs
 
 __all__ = ["FIGURE_3", "Run", "dynamics_values", "read_run", "read_runs", "render_dynamics_page"]
 
@@ -56,6 +56,7 @@ def dynamics_values(runs: Sequence[Run]) -> dict[str, Any]:
         "outcomes": charts_of(runs, OUTCOMES),
         "further": charts_of(runs, FURTHER),
         "differences": config_differences(runs),
+        "accuracy_note": accuracy_note(runs),
     }
 
 

@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from strive import variants
+from strive import measures, variants
 from strive.cache.failures import read_failures
 from strive.cache.frames import VideoInfo
 from strive.cache.layout import CacheLayout, open_cache
@@ -34,6 +34,7 @@ from strive.report.scores import (
     measure_questions,
     open_source,
     question_stats,
+    scored_questions,
 )
 from strive.seeding import derive_rng
 
@@ -49,6 +50,7 @@ __all__ = [
     "importance_points",
     "open_source",
     "select_questions",
+    "suggest_temperatures",
     "summarise",
     "to_jsonable",
     "view_question",
@@ -65,11 +67,18 @@ class ScorerSummary:
     score_transform: str
     num_scored: int
     num_missing: int
-    """Questions whose video has frames and that have no scores yet."""
+    """Questions whose video has frames and that have no scores yet, or stale ones."""
+    num_stale: int
+    """Of these, the ones with scores of an earlier text or of earlier frames."""
     num_non_finite: int
     num_wrong_length: int
     truncated_share: float
     flat_share: float
+    """Questions whose P(t) is nearly uniform."""
+    constant_share: float
+    """Questions whose scores are all but equal."""
+    peak: measures.Peak | None
+    """None where the pools leave no choice."""
     score_mean: float
     score_std: float
     score_min: float
@@ -226,10 +235,20 @@ def _summarise_scorer(
         score_transform=settings.score_transform,
         num_scored=num_scored,
         num_missing=len(with_frames) - num_scored,
+        num_stale=sum(record.question_id in source.scores.stale for record in with_frames),
         num_non_finite=len(rows) - len(good),
         num_wrong_length=num_scored - len(rows),
         truncated_share=float(np.mean(truncated)) if truncated else math.nan,
         flat_share=mean("is_flat"),
+        constant_share=mean("is_constant"),
+        peak=measures.typical_peak(
+            _scores_of(source),
+            score_kind=source.info.kind,
+            num_segments=settings.num_segments,
+            frame_temperature=settings.frame_temperature,
+            score_transform=settings.score_transform,
+            logit_scale=source.logit_scale,
+        ),
         score_mean=score_mean,
         score_std=score_std,
         score_min=min((row.score_min for row in good), default=math.nan),
@@ -242,6 +261,43 @@ def _summarise_scorer(
         evidence_lift=mean("evidence_lift", with_evidence),
         num_with_evidence=len(with_evidence),
     )
+
+
+def _scores_of(source: InspectSource) -> list[NDArray[np.floating]]:
+    return [found.scores_F for _, found in scored_questions(source)]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """The tau at which the best frame has P 0.5 under a transform, and what that does."""
+
+    score_transform: str
+    frame_temperature: float | None
+    """None where no tau does it: the scores are all but equal, or the pools leave no choice."""
+    peak: measures.Peak | None
+
+
+def suggest_temperatures(
+    source: InspectSource, settings: InspectSettings
+) -> tuple[Suggestion, ...]:
+    """Look for a tau under each transform that one training can use as well as another.
+
+    Raises:
+        ConfigError: the scores are weights, which no temperature is applied to.
+    """
+    if source.info.kind != "similarity":
+        raise ConfigError(
+            f"scores of '{source.info.name}' are weights, which are normalised as they are: there "
+            "is no temperature to suggest; name another scorer with --scorer"
+        )
+    scores = _scores_of(source)
+    suggestions = []
+    for transform in ("none", "zscore"):
+        found = measures.suggest_temperature(
+            scores, num_segments=settings.num_segments, score_transform=transform
+        )
+        suggestions.append(Suggestion(transform, *(found or (None, None))))
+    return tuple(suggestions)
 
 
 def _pooled(good: list[QuestionStats]) -> tuple[float, float]:
@@ -281,9 +337,11 @@ def view_question(
     record = find_question(source, question_id)
     found = source.scores.get(question_id)
     if found is None:
+        stale = source.scores.stale.get(question_id)
+        why = f" (there are scores of an earlier {stale})" if stale else ""
         raise CacheError(
-            f"question '{question_id}' has no '{source.info.name}' scores yet; make them with "
-            f"strive-cli precompute --scorer {source.info.name}"
+            f"question '{question_id}' has no current '{source.info.name}' scores{why}; make them "
+            f"with strive-cli precompute --scorer {source.info.name}"
         )
     video = source.frames.info(record.video_id)
     scores_F = np.asarray(found.scores_F, dtype=np.float64)

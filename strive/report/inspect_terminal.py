@@ -12,7 +12,14 @@ from rich.text import Text
 
 from strive.answers import extract_answer_or_text
 from strive.report.format import number, percent
-from strive.report.inspect import DatasetSummary, QuestionStats, QuestionView, ScorerSummary
+from strive.report.inspect import (
+    DatasetSummary,
+    InspectSource,
+    QuestionStats,
+    QuestionView,
+    ScorerSummary,
+    Suggestion,
+)
 
 BARS = "▁▂▃▄▅▆▇█"
 LABEL_WIDTH = 11
@@ -108,15 +115,22 @@ def _histogram(frames_per_video: dict[int, int], num_bins: int = 4) -> str:
 def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
     settings = summary.settings
     table = _facts_table(f"Scorer {escape(row.name)}")
-    missing = f", [yellow]{row.num_missing} without scores yet[/]" if row.num_missing else ""
+    missing = f", [yellow]{row.num_missing} without current scores[/]" if row.num_missing else ""
     table.add_row("scored", f"{row.num_scored} questions{missing}")
+    if row.num_stale:
+        table.add_row(
+            "  stale",
+            f"[yellow]{row.num_stale} have scores of an earlier text or of earlier frames; "
+            "precompute makes them anew[/]",
+        )
     table.add_row(
         "scores",
         f"mean {number(row.score_mean)}  std {number(row.score_std)}  "
         f"min {number(row.score_min)}  max {number(row.score_max)}",
     )
     table.add_row("in a segment", f"std {number(row.within_segment_std, 4)}")
-    table.add_row("flat", f"{percent(row.flat_share)} of questions")
+    if row.constant_share > 0:
+        table.add_row("constant", f"[yellow]{percent(row.constant_share)} of questions[/]")
     table.add_row("text cut", f"{percent(row.truncated_share)} of questions")
     table.add_row(
         "P(t)",
@@ -127,6 +141,11 @@ def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
         f"{number(row.effective_frames, 2)} frames a segment, "
         f"{percent(row.effective_share)} of uniform",
     )
+    if row.peak is not None:
+        table.add_row(
+            "  peak", f"[yellow]{row.peak.text}[/]" if row.peak.is_flat else row.peak.text
+        )
+    table.add_row("  flat", f"{percent(row.flat_share)} of questions (peak within 10 % of uniform)")
     if settings.num_variants > 1:
         table.add_row(
             "  overlap", f"{percent(row.expected_overlap)} of frames shared by two variants"
@@ -149,6 +168,39 @@ def _draw_rule(row: ScorerSummary, summary: DatasetSummary) -> str:
         f"{settings.num_segments} segments, frame_temperature {settings.frame_temperature:g}, "
         f"score_transform {row.score_transform}"
     )
+
+
+def print_suggestions(
+    suggestions: Sequence[Suggestion], source: InspectSource, console: Console
+) -> None:
+    """Print the tau to use under each transform, what it does, and how training is told."""
+    table = Table(
+        title=f"Scorer {escape(source.info.name)}: where the best frame has P 0.5",
+        title_justify="left",
+        title_style="bold",
+    )
+    for name in ("score_transform", "frame_temperature", "P", "uniform", "overlap", "questions"):
+        table.add_column(name, justify="left" if name == "score_transform" else "right")
+    for row in suggestions:
+        if row.peak is None:
+            table.add_row(row.score_transform, "none does it", *["–"] * 4)
+            continue
+        table.add_row(
+            row.score_transform,
+            f"{row.frame_temperature:g}",
+            number(row.peak.probability, 2),
+            number(row.peak.uniform, 2),
+            percent(row.peak.overlap),
+            str(row.peak.num_questions),
+        )
+    console.print(table)
+    known = [row for row in suggestions if row.peak is not None]
+    if known:
+        console.print(
+            f"in training: --set frame_temperature={known[0].frame_temperature:g} --set "
+            f"score_transform={known[0].score_transform}",
+            soft_wrap=True,
+        )
 
 
 # --- several questions --------------------------------------------------------------------------

@@ -184,6 +184,28 @@ def _completions(folder: Path) -> tuple[dict[str, float], tuple[Example, ...]]:
     return by_evidence, examples
 
 
+DRAW_KEYS = (
+    "variants", "scorer", "num_variants", "num_frames", "frame_temperature", "score_transform",
+    "spatial",
+)  # fmt: skip
+"""What decides which frames a run's completions are written for."""
+
+
+def accuracy_note(runs: Sequence[Run]) -> str | None:
+    """Say that training accuracies cannot be compared, where runs draw their frames otherwise."""
+    differing = [
+        key for key in DRAW_KEYS if len({json.dumps(run.config.get(key)) for run in runs}) > 1
+    ]
+    if not differing:
+        return None
+    return (
+        "Accuracy here is that of completions over each run's own frames. These runs draw them "
+        f"otherwise ({', '.join(differing)}), so it cannot be compared between them: frames that "
+        "show more of the evidence make questions easier without a better policy. Compare "
+        "held-out accuracy, or evaluations of both policies (strive-cli compare)."
+    )
+
+
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Return the configuration keys that are not the same in all runs, with each run's value."""
     keys = sorted({key for run in runs for key in run.config})

@@ -20,8 +20,8 @@ from strive.choices import ScoreTransform
 from strive.progress import show_progress
 from strive.records import Record
 
-FLAT_RANGE = 1e-3
-"""A question is flat when its scores span less than this (for weights: this share of the largest).
+CONSTANT_RANGE = 1e-3
+"""Scores are constant when they span less than this (for weights: this share of the largest).
 float16 embeddings alone move a cosine by about 1e-4."""
 
 
@@ -57,7 +57,13 @@ class QuestionStats:
     effective_share: float
     """The same as a share of the segment's frames: 1 is uniform, near 0 always the same frame."""
     expected_overlap: float
+    peak_probability: float
+    """P of the best frame in the most peaked segment, and below what it would be without scores."""
+    peak_uniform: float
     is_flat: bool
+    """Whether the first is within 10 % of the second: P(t) is nearly uniform."""
+    is_constant: bool
+    """Whether the scores are all but equal, so that no temperature would help."""
     is_finite: bool
     num_text_tokens: int | None
     text_truncated: bool | None
@@ -81,9 +87,9 @@ class InspectSource:
     ) -> None:
         self.layout = layout
         self.info = find_scorer(layout, scorer)
-        self.scores = ScoreReader(layout, self.info.key)
-        self.pools = Pools(layout, self.info.frames_key) if pools is None else pools
         known = read_questions(layout) if records is None else records
+        self.scores = ScoreReader(layout, self.info.key, known)
+        self.pools = Pools(layout, self.info.frames_key) if pools is None else pools
         self.records = {record.question_id: record for record in known}
 
     @cached_property
@@ -150,7 +156,8 @@ def _measure_rows(
     figures_Q = zip(*(columns[name].tolist() for name in _FIGURES), strict=True)
     return [
         QuestionStats(
-            **dict(zip(_FIGURES, figures, strict=True)) | {"is_flat": figures[_FLAT] == 1.0},
+            **dict(zip(_FIGURES, figures, strict=True))
+            | {name: figures[_FIGURES.index(name)] == 1.0 for name in _FLAGS},
             question_id=record.question_id,
             video_id=record.video_id,
             problem=record.problem,
@@ -190,6 +197,7 @@ def _figures(
         logit_scale=source.logit_scale,
     )
     effective_Q, share_Q = measures.effective_rows(p_QF, k)
+    peak_Q, uniform_Q = measures.peak_rows(p_QF, k)
     scale_Q = scores_QF.max(axis=1) if kind == "weight" else np.ones(len(scores_QF))
     return {
         "score_mean": scores_QF.mean(axis=1),
@@ -200,7 +208,10 @@ def _figures(
         "effective_frames": effective_Q,
         "effective_share": share_Q,
         "expected_overlap": measures.overlap_rows(p_QF, k),
-        "is_flat": np.ptp(scores_QF, axis=1) < FLAT_RANGE * np.maximum(scale_Q, 1e-30),
+        "peak_probability": peak_Q,
+        "peak_uniform": uniform_Q,
+        "is_flat": peak_Q < measures.NEARLY_UNIFORM * uniform_Q,
+        "is_constant": np.ptp(scores_QF, axis=1) < CONSTANT_RANGE * np.maximum(scale_Q, 1e-30),
         "evidence_auc": measures.auc_rows(scores_QF, evidence_QF),
         "evidence_lift": measures.lift_rows(p_QF, evidence_QF, k),
     }
@@ -208,9 +219,10 @@ def _figures(
 
 _FIGURES = (
     "score_mean", "score_std", "score_min", "score_max", "within_segment_std", "effective_frames",
-    "effective_share", "expected_overlap", "is_flat", "evidence_auc", "evidence_lift",
+    "effective_share", "expected_overlap", "peak_probability", "peak_uniform", "is_flat",
+    "is_constant", "evidence_auc", "evidence_lift",
 )  # fmt: skip
-_FLAT = _FIGURES.index("is_flat")
+_FLAGS = ("is_flat", "is_constant")
 
 
 def question_stats(

@@ -11,7 +11,7 @@ from rich.table import Table
 from strive.report.dynamics import dynamics_values
 from strive.report.format import number, percent
 from strive.report.pages import render_page
-from strive.report.runs import Run
+from strive.report.runs import Run, accuracy_note
 from strive.statistics import PairedDifference
 
 
@@ -123,6 +123,9 @@ def print_evaluations(models: Sequence[EvaluatedModel], console: Console) -> Non
 def print_runs(runs: Sequence[Run], console: Console) -> None:
     """Print the training dynamics of some runs."""
     print_table("Training dynamics", RUN_HEADERS, run_rows(runs), console)
+    note = accuracy_note(runs)
+    if note is not None:
+        console.print(note, style="yellow", markup=False)
 
 
 # --- the demonstration --------------------------------------------------------------------------
@@ -144,6 +147,7 @@ def render_demo_page(
     """
     values = dynamics_values(runs) if runs else {
         "runs": [], "figure_3": [], "outcomes": [], "further": [], "differences": [],
+        "accuracy_note": None,
     }  # fmt: skip
     return render_page(
         "demo.html.j2",

@@ -6,7 +6,6 @@
 """
 
 import copy
-import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +25,6 @@ from strive.models.loading import (
     Policy,
     checkpoint_activations,
     load_policy,
-    require_policy,
 )
 from strive.terminal import say, show
 from strive.train.best import keep_if_best
@@ -38,6 +36,7 @@ from strive.train.interrupts import StopRequest, raising_at_sigterm
 from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
 from strive.train.out_of_memory import explaining_out_of_memory
+from strive.train.preflight import preflight
 from strive.train.processes import Processes, start_processes
 from strive.train.rewards import RewardFunction, load_rewards
 from strive.train.rollout import PreparedQuestion, prepare_questions
@@ -55,6 +54,7 @@ from strive.train.start import (
 )
 from strive.train.step import Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
+from strive.train.watch import LearningWatch
 from strive.train.writers import MetricWriters, write_checkpoint, write_final
 
 HeldOut = Callable[[Policy, Processes], Mapping[str, float]]
@@ -165,12 +165,14 @@ def _train(
     loading = explaining_out_of_memory(config, processes, "loading the policy")
     with ExitStack() as open_things:
         with raising_at_sigterm(), loading:
+            lines = processes.main_first(lambda: preflight(config, data))
             processes.of_main(lambda: try_first_question(config, data, rewards, first_step))
-            processes.of_main(lambda: require_policy(config.model))
-            for text in notes:
-                say(f"train: {text}")
             if processes.is_main:
+                for text in notes:
+                    say(f"train: {text}")
                 show(_first_line(config, data, processes, first_step))
+                for text in lines:
+                    say(text)
             trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
             prefetcher = open_things.enter_context(_make_prefetcher(trainer, data))
             if first_step < config.steps:
@@ -225,11 +227,9 @@ def _first_line(
     config: TrainConfig, data: TrainingData, processes: Processes, first_step: int
 ) -> str:
     scorer = f"scores of {data.scorer_name}" if data.scorer_name else "no scores needed"
-    left_out = data.num_failed + data.num_unscored
     return (
         f"train: {config.variants} variants, {scorer}; "
         f"{len(data.records)} questions of {data.layout.root}"
-        + (f" ({left_out} left out: no video or no scores)" if left_out else "")
         + f"; policy {config.model}; {config.questions_per_step} questions x "
         f"{config.num_variants} variants x {config.num_generations} completions a step; "
         f"{processes.world_size} {processes.device.type} process"
@@ -310,7 +310,7 @@ def _run_steps(
     on_step: Callable[[StepReport], None] | None,
 ) -> None:
     config, processes = trainer.config, trainer.processes
-    is_rewarded = True
+    watch = LearningWatch(config)
     with StopRequest() as stop:
         if first_step == 0:
             _evaluate(trainer, evaluate_held_out, 0, writers, folder, about)
@@ -318,12 +318,9 @@ def _run_steps(
             metrics = _one_step(trainer, prefetcher, folder, step, is_first=step == first_step)
             done = step + 1
             writers.metrics(done, metrics)
-            if is_rewarded and math.isnan(metrics["reward/mean"]) and processes.is_main:
-                is_rewarded = False  # said once: it may be so in every step
-                say(
-                    f"warning: step {done}: every reward gave None for every completion, so that "
-                    "nothing is learned from it (rewards)"
-                )
+            if processes.is_main:
+                for text in watch.see(metrics, is_last=done == config.steps):
+                    say(f"warning: {text}")
             held_out = _evaluate(trainer, evaluate_held_out, done, writers, folder, about)
             if on_step is not None and processes.is_main:
                 best = folder.read_best()

@@ -30,6 +30,8 @@ class GroupOutcome:
     answers: tuple[tuple[str, ...], ...]
     lengths_MG: NDArray[np.int64]
     truncated_MG: NDArray[np.bool_]
+    parsed_MG: NDArray[np.bool_]
+    """Whether the tags hold an answer of the form that the problem type asks for."""
     rewards_MG: FloatArray
     rewards_by_name: Mapping[str, FloatArray]
     advantages_MG: FloatArray
@@ -81,6 +83,7 @@ def summarise(outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
         "group/mixed_evidence_fraction": mean(float(row.any() and not row.all()) for row in seen),
         "completion/length_mean": over_completions(o.lengths_MG for o in outcomes),
         "completion/truncated_fraction": over_completions(o.truncated_MG for o in outcomes),
+        "completion/parsed_fraction": over_completions(o.parsed_MG for o in outcomes),
         "variants/frame_overlap": over_groups(lambda o: o.frame_overlap),
         "variants/effective_frames": over_groups(lambda o: o.effective_frames),
         "variants/evidence_seen": mean(float(row.mean()) for row in seen),

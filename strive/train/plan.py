@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from strive.configs.schema import TrainConfig
-from strive.errors import ModelError
 from strive.models.inputs import PromptInputs
-from strive.models.loading import Policy, make_policy
+from strive.models.loading import Policy, make_policy, open_model
 from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.train.data import TrainingData, shard
 from strive.train.engine import read_deepspeed_preset
+from strive.train.preflight import preflight
 from strive.train.rewards import load_rewards
 from strive.train.rollout import prepare_questions
 from strive.train.start import make_trainable, try_first_question
@@ -49,6 +49,7 @@ def dry_run(
     read_deepspeed_preset(config.deepspeed)
     data = TrainingData(config)
     shard(range(config.questions_per_step), config.num_variants, 0, num_processes)
+    lines = preflight(config, data)
     if try_rewards:
         try_first_question(config, data, load_rewards(list(config.rewards)), 0)
     policy = open_architecture(config)
@@ -61,6 +62,7 @@ def dry_run(
     return {
         "config": config.model_dump(mode="json"),
         "data": data.describe(),
+        "notes": lines,
         "num_processes": num_processes,
         "epochs": config.steps * config.questions_per_step / len(data.records),
         "completions_per_step": _completions(config),
@@ -80,24 +82,16 @@ def open_architecture(
     Raises:
         ModelError: there is no such model.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    try:
-        architecture = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
-        processor = AutoProcessor.from_pretrained(config.model, trust_remote_code=False)
-        # Nothing is drawn on a GPU that the model is not made on; all would be woken up otherwise.
-        drawn_on = [device] if torch.device(device).type == "cuda" else []
-        with torch.random.fork_rng(devices=drawn_on), torch.device(device):
-            model = AutoModelForImageTextToText.from_config(
-                architecture, dtype=dtype, trust_remote_code=False
-            )
-        return make_policy(model.eval(), processor, position_rule=config.position_rule)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"cannot open model '{config.model}' ({reason}); pass --model FOLDER, or --model "
-            "lab:qwen2_5_vl for the embedded one"
-        ) from error
+    opened = open_model(config.model)
+    # Nothing is drawn on a GPU that the model is not made on; all would be woken up otherwise.
+    drawn_on = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=drawn_on), torch.device(device):
+        model = AutoModelForImageTextToText.from_config(
+            opened.config, dtype=dtype, trust_remote_code=False
+        )
+    return make_policy(model.eval(), opened.processor, position_rule=config.position_rule)
 
 
 def _parameters(policy: Policy) -> dict[str, int]:

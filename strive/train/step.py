@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strive.answers import extract_answer_or_text
+from strive.answers import extract_answer, extract_answer_or_text, is_parsed
 from strive.configs.schema import TrainConfig
 from strive.errors import NonFiniteError, RewardError
 from strive.models.family import VisionFeatures
@@ -243,6 +243,9 @@ def _judge(
         answers=tuple(tuple(extract_answer_or_text(text) for text in row) for row in texts),
         lengths_MG=np.array([len(tokens) for tokens in token_lists]).reshape(shape),
         truncated_MG=np.stack([written.truncated_G for written in written_M]),
+        parsed_MG=np.array(
+            [is_parsed(question.record.problem_type, extract_answer(text)) for text in completions]
+        ).reshape(shape),
         rewards_MG=rewards_MG,
         rewards_by_name={name: values.reshape(shape) for name, values in by_name.items()},
         advantages_MG=advantages_MG,

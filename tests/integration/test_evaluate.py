@@ -1,5 +1,6 @@
 """`evaluate` with a real tiny policy on real clips: resume, faults, frames, grading again."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -7,20 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from strive.cache.codec import FrameCodec
 from strive.cache.frames import EncodedVideo, FrameReader, FrameWriter, VideoInfo
 from strive.cache.layout import create_cache, ensure_settings
-from strive.errors import ConfigError
+from strive.errors import ConfigError, MissingInputError, RecordsError, TooManyFailuresError
 from strive.evaluate.again import compare, rescore
 from strive.evaluate.benchmarks import read_benchmark
 from strive.evaluate.frames import GREY, CacheFrames, FileFrames, FrameChoice
 from strive.evaluate.results import EvaluationResults, results_to_json
 from strive.evaluate.runner import AskSettings, EvaluateOptions, evaluate, held_out_metrics
 from strive.evaluate.samples import read_samples
+from strive.evaluate.tables import print_results
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.models.loading import Policy, load_policy
+from strive.records import write_records
 
 NUM_FRAMES = 4
 
@@ -185,3 +189,83 @@ def test_frames_from_a_cache_and_held_out_metrics(
     cached = sum(r.video_id in source.reader for r in records)
     assert metrics["num_questions"] == cached and metrics["num_failed"] == len(records) - cached
     assert 0 <= metrics["accuracy"] <= 1
+
+
+def own(world: Path, out: Path, data: Path, **changes: object) -> EvaluateOptions:
+    asked = replace(options(world, out), data=(data,))
+    return replace(asked, **changes)  # type: ignore[arg-type]
+
+
+def some_records(world: Path, path: Path, count: int = 3, **changes: object) -> Path:
+    records = read_benchmark("lab", world, "test")[:count]
+    write_records(path, [replace(record, **changes) for record in records])  # type: ignore[arg-type]
+    return path
+
+
+def test_own_records_are_asked_by_their_file(world: Path, tmp_path: Path, policy: Policy) -> None:
+    data = some_records(world, tmp_path / "elsewhere" / "mine.jsonl")
+    results = evaluate(own(world, tmp_path / "out", data), policy=policy)
+    assert [row.benchmark for row in results.benchmarks] == ["own"]
+    assert results.benchmark("own").overall.num_questions == 3
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_results(results, console)
+    text = console.export_text()
+    assert "your own records: " in text and "mine.jsonl" in text and "\nlab\n" not in text
+    # The same records under another name are the same questions.
+    moved = data.rename(tmp_path / "moved.jsonl")
+    assert evaluate(own(world, tmp_path / "out", moved), policy=policy).num_resumed == 3
+
+
+def test_nothing_to_ask_is_an_error_and_leaves_no_folder(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    out = tmp_path / "evaluations" / "one"
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(RecordsError, match=r"nothing to ask: no video record in .*empty.jsonl"):
+        evaluate(own(world, out, empty), policy=policy)
+    absent = some_records(world, tmp_path / "absent.jsonl", video_id="nowhere/a.mp4")
+    with pytest.raises(MissingInputError, match=r"none of the videos of 3 .*--video-root"):
+        evaluate(own(world, out, absent))  # no model is opened
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    broken = some_records(world, tmp_path / "broken.jsonl", video_id="broken.mp4")
+    with pytest.raises(TooManyFailuresError, match=r"none of 3 questions .*not_a_video") as caught:
+        evaluate(own(tmp_path, out, broken), policy=policy)
+    assert caught.value.exit_code == 1
+    good = some_records(world, tmp_path / "good.jsonl")
+    with pytest.raises(MissingInputError, match="no model folder"):
+        evaluate(own(world, out, good, model="./nowhere"))
+    assert not out.parent.exists()
+
+
+def test_a_failed_call_leaves_earlier_answers_alone(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    out = tmp_path / "out"
+    evaluate(own(world, out, some_records(world, tmp_path / "good.jsonl")), policy=policy)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    broken = some_records(world, tmp_path / "broken.jsonl", video_id="broken.mp4")
+    with pytest.raises(TooManyFailuresError):
+        evaluate(own(tmp_path, out, broken, overwrite=True), policy=policy)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_answers_that_cannot_be_read_and_solutions_that_none_can_earn_are_warned_of(
+    world: Path, tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = some_records(
+        world, tmp_path / "a.jsonl", problem_type="numerical", options=(), solution="3 rings"
+    )
+    # Six tokens under a prompt that asks for a letter: no answer is a number.
+    evaluate(own(world, tmp_path / "out", data, prompt_template="video_r1"), policy=policy)
+    lines = capsys.readouterr().err.splitlines()
+    [unmatched] = [line for line in lines if "earned" in line]
+    assert unmatched.startswith("warning: 3 of 3 solutions") and "strive-cli rescore" in unmatched
+    [unread] = [line for line in lines if "can be read" in line]
+    assert "none of the first 3 answers can be read as one (3 were cut at --max-new-to" in unread
+    assert "'video_r1'" in unread
+    assert "--prompt-template (short for the lab's models)" in unread
+    good = some_records(world, tmp_path / "b.jsonl")
+    evaluate(own(world, tmp_path / "known", good, max_new_tokens=24), policy=policy)
+    assert "warning" not in capsys.readouterr().err

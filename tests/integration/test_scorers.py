@@ -1,24 +1,31 @@
 """Every scorer of the package through the whole stage, on clips of the lab's world."""
 
 import dataclasses
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from strive.cache.audit import verify_cache
 from strive.cache.frames import FrameReader
 from strive.cache.layout import open_cache, read_settings
-from strive.cache.scores import ScoreReader
+from strive.cache.scores import ScoreReader, query_of
+from strive.commands.views import print_estimate, print_precompute
+from strive.configs.schema import TrainConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.quality import STALE, score_quality
 from strive.pipeline.run import precompute
 from strive.pipeline.scorers import ScorerRequest, SplitScorer, load_scorer
-from strive.pipeline.session import cosines, query_of
+from strive.pipeline.session import cosines
 from strive.pipeline.summary import PrecomputeSummary
 from strive.records import Record, read_records, write_records
+from strive.report.inspect import summarise
 
 MODELS = {
     "siglip2": "siglip2",
@@ -160,3 +167,70 @@ def test_chunk_mean_is_another_key_and_cuts_nothing(run: Run) -> None:
     assert whole is not None and whole.text_truncated is False
     assert whole.num_text_tokens == cut.num_text_tokens and cut.num_text_tokens > 64
     assert (whole.scores_F != cut.scores_F).any()
+
+
+def test_a_changed_record_makes_every_scorers_scores_of_it_stale(run: Run, tmp_path: Path) -> None:
+    cache = shutil.copytree(run.cache, tmp_path / "cache")
+    keys = run.precompute(cache).scorer_keys  # other tests may have added others of these names
+    data = tmp_path / "records.jsonl"
+    text, spans = run.records[2].question_id, run.records[3].question_id
+    changed = list(run.records)
+    changed[2] = dataclasses.replace(changed[2], problem="What else is there?")
+    changed[3] = dataclasses.replace(changed[3], evidence_spans_seconds=((0.0, 0.5),))
+    write_records(data, changed)
+    # One scorer is run again; the cache now holds the new text for all.
+    summary = run.precompute(cache, data=(data,), scorers=("random",), scorer_models={})
+    assert summary.num_scored == 1
+    for name in SCORERS:
+        reader = ScoreReader(open_cache(cache), keys[name])
+        wanted = {} if name == "random" else {text: "text"}
+        if name == "oracle":  # its scores are made from the spans
+            wanted |= {spans: "text"}
+        assert reader.stale == wanted, name
+        assert (text in reader) == (name == "random") and len(reader.question_ids) > 3
+    rows = {row.key: row for row in summarise(cache).scorers}
+    missing = {n: (rows[keys[n]].num_stale, rows[keys[n]].num_missing) for n in SCORERS}
+    assert missing["random"] == (0, 0) and missing["siglip2"] == (1, 1)
+    assert missing["oracle"] == (2, 3)  # one question has no spans
+    quality = score_quality(cache, scorers=(keys["siglip2"], keys["random"]))
+    left_out = {row.key: row.left_out for row in quality.rows}
+    assert left_out[keys["siglip2"]].get(STALE) == 1 and STALE not in left_out[keys["random"]]
+    # Made anew, they are what they were for what did not change.
+    again = run.precompute(
+        cache,
+        data=(data,),
+        scorers=("siglip2", "oracle"),
+        scorer_models={"siglip2": PATHS["siglip2"]},
+    )
+    assert again.num_scored == 3
+    assert not ScoreReader(open_cache(cache), keys["oracle"]).stale
+    before, after = rows_of(run.cache, keys["siglip2"]), rows_of(cache, keys["siglip2"])
+    different = {name for name in before if (before[name] != after[name]).any()}
+    assert different == {text}
+
+
+def test_the_summary_says_what_training_will_make_of_scores_and_solutions(
+    run: Run, tmp_path: Path
+) -> None:
+    data = tmp_path / "records.jsonl"
+    unmatched = [dataclasses.replace(record, solution="?!") for record in run.records]
+    write_records(data, unmatched)
+    training = TrainConfig(num_frames=4, frame_temperature=0.4)
+    options = {"data": (data,), "training": training}
+    summary = run.precompute(shutil.copytree(run.cache, tmp_path / "cache"), **options)
+    peak = summary.peaks["policy"]
+    assert peak is not None and peak.is_flat and peak.uniform == 0.25
+    strong = summary.peaks["random"]
+    assert strong is not None and not strong.is_flat and strong.probability > 0.5
+    assert summary.unmatched is not None and summary.unmatched.num_unmatched == len(unmatched)
+    console = Console(width=300, record=True, file=io.StringIO())
+    print_precompute(summary, console)
+    shown = " ".join(console.export_text().split())
+    assert "solutions can never be earned under grading video_r1" in shown
+    assert "inspect-scores --scorer policy --suggest-temperature" in shown
+    dry = run.precompute(
+        tmp_path / "none", scorers=("random",), scorer_models={}, dry_run=True, **options
+    )
+    assert dry.unmatched is not None and dry.peaks == {}
+    print_estimate(dry, console)
+    assert "can never be earned" in " ".join(console.export_text().split())

@@ -40,6 +40,7 @@ METRICS = {
     "policy/rollout_mismatch_max",
     "completion/length_mean",
     "completion/truncated_fraction",
+    "completion/parsed_fraction",
     "variants/frame_overlap",
     "variants/effective_frames",
     "variants/evidence_seen",
@@ -116,6 +117,22 @@ def test_a_run_leaves_what_the_design_says(settings, lab, tmp_path, capsys):
     assert any("merger" in name for name in moved) and any("language_model" in n for n in moved)
     assert not any("visual" in name and "merger" not in name for name in moved)
     assert (summary.num_steps, summary.num_questions, summary.scorer) == (6, 12, "siglip2")
+
+
+def test_a_run_that_learns_nothing_says_why_once(settings, tmp_path, capsys):
+    # One token is no answer: none can be read or is right, and all rewards are equal.
+    nothing = {"max_new_tokens": 1, "rewards": {"accuracy": 1.0}}
+    config = TrainConfig(**settings(steps=2, questions_per_step=1, checkpoint_every=0, **nothing))
+    train(config, run_dir=tmp_path / "run")
+    said = [line for line in capsys.readouterr().err.splitlines() if "over the last" in line]
+    warnings = [line for line in said if "was cut" not in line]  # where no token ended by itself
+    assert [line.split(" over the last 2 steps ")[1][:14] for line in warnings] == [
+        "holds an answe",
+        "was right (acc",
+        "had a signal: ",
+    ]
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert lines(tmp_path / "run")[-1]["completion/parsed_fraction"] == 0
 
 
 def test_the_same_call_gives_the_same_run(settings, tmp_path):
@@ -199,7 +216,7 @@ def held_out_rows(run_dir):
 @pytest.fixture
 def held_out(lab):
     """Settings of a run that evaluates every 2 steps."""
-    return {"evaluate_every": 2, "held_out": (str(lab / "world" / "held_out.jsonl"),)}
+    return {"evaluate_every": 2, "held_out": (str(lab / "world" / "train.jsonl"),)}
 
 
 def evaluation(*accuracies):

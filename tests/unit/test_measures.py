@@ -187,3 +187,72 @@ def test_spans_are_half_open() -> None:
     pts_seconds_F = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
     mask_F = measures.evidence_mask(pts_seconds_F, ((0.5, 1.0), (2.0, 9.0)))
     assert mask_F.tolist() == [False, True, False, False, True]
+
+
+def test_the_peak_by_hand() -> None:
+    # 7 frames in 2 segments, [0, 3) and [3, 7). Best over uniform: 0.4 / (1/3) = 1.2 and
+    # 0.28 / (1/4) = 1.12, so the first segment is the most peaked; then 0.34 * 3 = 1.02 < 0.7 * 4.
+    p_QF = np.array(
+        [[0.4, 0.3, 0.3, 0.28, 0.24, 0.24, 0.24], [0.34, 0.33, 0.33, 0.1, 0.1, 0.1, 0.7]]
+    )
+    best_Q, uniform_Q = measures.peak_rows(p_QF, 2)
+    assert best_Q.tolist() == [0.4, 0.7] and uniform_Q.tolist() == [1 / 3, 1 / 4]
+
+
+@given(SCORES, st.integers(1, 12), st.sampled_from([0.05, 0.4, 3.0]))
+def test_the_peak_lies_between_uniform_and_one(
+    scores_QF: np.ndarray, k: int, temperature: float
+) -> None:
+    p_QF = measures.probability_rows(
+        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=temperature
+    )
+    best_Q, uniform_Q = measures.peak_rows(p_QF, k)
+    assert (best_Q >= uniform_Q - 1e-12).all() and (best_Q <= 1 + 1e-12).all()
+
+
+def gap_scores(gap: float, num_frames: int = 8) -> np.ndarray:
+    """The first frame scores `gap` above all others."""
+    return np.array([gap] + [0.0] * (num_frames - 1))
+
+
+def typical(scores: list[np.ndarray], tau: float, k: int = 2) -> measures.Peak | None:
+    return measures.typical_peak(
+        scores, score_kind="similarity", num_segments=k, frame_temperature=tau
+    )
+
+
+def test_a_real_scorers_cosines_are_flat_at_the_papers_temperature() -> None:
+    # Segments of four, gap 0.02: P = e^0.05 / (e^0.05 + 3) = 0.2595.
+    found = typical([gap_scores(0.02)] * 3, 0.4)
+    assert found is not None and found.is_flat and found.num_questions == 3
+    assert found.probability == pytest.approx(0.2595, abs=1e-4) and found.uniform == 0.25
+    assert "P 0.26, uniform 0.25: within 10 % of it" in found.text
+    # Gap 0.1: e^0.25 / (e^0.25 + 3) = 0.2997, more than 1.1 / 4.
+    sharper = typical([gap_scores(0.1)], 0.4)
+    assert sharper is not None and not sharper.is_flat
+    # Overlap: the mean of 0.2997^2 + 3 * 0.2334^2 = 0.2533 and 4 / 16.
+    assert sharper.overlap == pytest.approx((0.2533 + 0.25) / 2, abs=1e-4)
+
+
+def test_what_leaves_no_choice_is_not_measured() -> None:
+    flat = np.full(64, np.nan)
+    assert typical([gap_scores(1.0, 2), flat], 0.4) is None and typical([], 0.4) is None
+    mixed = typical([gap_scores(1.0, 2), gap_scores(0.02)], 0.4)
+    assert mixed is not None and mixed.num_questions == 1
+
+
+def test_the_suggested_temperature_by_hand() -> None:
+    # e^(gap / tau) = 3 where P is 0.5: tau = 0.02 / ln 3 = 0.0182; of three questions the median.
+    scores = [gap_scores(gap) for gap in (0.01, 0.02, 0.5)]
+    found = measures.suggest_temperature(scores, num_segments=2)
+    assert found is not None
+    tau, peak = found
+    assert tau == 0.018 and peak.probability == pytest.approx(0.5, abs=0.01)
+    assert peak.num_questions == 3
+
+
+def test_nothing_is_suggested_where_no_temperature_helps() -> None:
+    assert measures.suggest_temperature([np.zeros(8)], num_segments=2) is None
+    assert measures.suggest_temperature([gap_scores(1.0, 2)], num_segments=2) is None
+    # Segments of two frames: uniform is 0.5 already.
+    assert measures.suggest_temperature([gap_scores(1.0, 4)], num_segments=2) is None

@@ -14,6 +14,7 @@ def read_questions(data_root: Path, split: str) -> list[Record]:
         raise MissingInputError(
             f"no '{split}' questions at {path}"
             + (f"; there are: {', '.join(found)}" if found else "")
-            + "; give the folder of a lab world with --data-root (made by strive-cli lab build)"
+            + "; give the folder of a lab world with --data-root (made by strive-cli lab build), "
+            "or your own records with --data FILE --video-root DIR"
         )
     return list(read_records([path]).records)

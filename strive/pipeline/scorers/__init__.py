@@ -139,10 +139,16 @@ def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
     factory = load_function(f"scorer '{name}'", SCORERS.get(name, name))
     with scorer_faults(name, "while it was made"):
         scorer = factory(request)
-    if not isinstance(scorer, (SplitScorer, JointScorer, FrameFreeScorer)):
+    what = f"scorer '{name}' made a {type(scorer).__name__}, which"
+    ways = (("score",), ("score_record",), ("embed_frames", "embed_questions"))
+    if not any(all(callable(getattr(scorer, name, None)) for name in way) for way in ways):
         raise ModelError(
-            f"scorer '{name}' made a {type(scorer).__name__}, which lacks identity() and "
-            "embed_frames() with embed_questions(), or score(), or score_record()"
+            f"{what} has none of score(), score_record(), and embed_frames() with embed_questions()"
+        )
+    if not callable(getattr(scorer, "identity", None)):
+        raise ModelError(
+            f"{what} lacks identity(): what it returns, a dict of whatever changes the numbers, "
+            "becomes part of the scorer's key"
         )
     if getattr(scorer, "kind", None) not in ALLOWED_TRANSFORMS:
         raise ModelError(

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strive.errors import ModelError
+from strive.errors import ModelError, short_reason
+from strive.models.hub import go_offline_if_unreachable
 from strive.models.loading import open_weights, require_tokenizer
-from strive.pipeline.hub import go_offline_if_unreachable
 from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.pipeline.scorers.common import (
     DTYPES,
@@ -147,7 +147,7 @@ def _open(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = short_reason(error)
         raise ModelError(
             f"model '{name}' cannot be opened as a LLaVA-OneVision ({reason}); give a folder with "
             "--scorer-model llava_ov=DIR, or the lab's small model with "

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from strive.errors import ModelError
+from strive.errors import ModelError, short_reason
 from strive.files import expanded, file_digest
-from strive.pipeline.hub import go_offline_if_unreachable
+from strive.models.hub import go_offline_if_unreachable
 from strive.pipeline.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.pipeline.scorers.common import (
     DTYPES,
@@ -255,7 +255,7 @@ def _known_tag(name: str, tag: str) -> str:
 
 
 def _not_reachable(model: str, error: Exception) -> ModelError:
-    line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    line = short_reason(error)
     return ModelError(
         f"model '{model}' is not in the local Hugging Face cache and cannot be fetched ({line}); "
         "give a folder with --scorer-model siglip2=DIR, or the lab's small model with "
@@ -281,7 +281,7 @@ def _load(name: str, source: str, weights: Path, tokenizer: str) -> tuple[Any, A
         AssertionError,
         SafetensorError,
     ) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        line = short_reason(error)
         raise ModelError(f"open_clip cannot load '{name}' ({line})") from error
     return model.eval().requires_grad_(False), loaded_tokenizer
 

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -5,8 +8,18 @@ from cache.conftest import add_frames, add_scorer
 from strive.cache.embeddings import iter_embeddings, read_embedding_states
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
-from strive.cache.scores import ScoreReader, find_scorer, list_scorers
+from strive.cache.questions import write_questions
+from strive.cache.scores import (
+    QuestionScores,
+    ScoreReader,
+    ScoreRow,
+    commit_scores,
+    find_scorer,
+    list_scorers,
+    query_digest,
+)
 from strive.errors import CacheError
+from strive.records import Record
 
 
 def test_round_trip_is_exact(layout: CacheLayout) -> None:
@@ -68,3 +81,52 @@ def test_embeddings_round_trip(layout: CacheLayout) -> None:
     (video,) = iter_embeddings(layout, key, wanted)
     assert video.video_id == "a" and video.embeddings_FD.dtype == np.float16
     np.testing.assert_array_equal(video.embeddings_FD, np.eye(5, 3))
+
+
+def write_row(layout: CacheLayout, key: str, record: Record, digest: str) -> None:
+    checksum = read_video_states(layout, find_scorer(layout, key).frames_key)["a"].checksum
+    scores = QuestionScores(record.question_id, "a", np.zeros(5, np.float32), None, None)
+    commit_scores(layout, key, [ScoreRow(scores, digest, checksum)], writer="test")
+
+
+ASKED = Record("q", "a", "What is red?", "OCR", ("A. x", "B. y"), "<answer>z</answer>")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, None),
+        ({"solution": "<answer>other</answer>", "problem_type": "free-form"}, None),
+        ({"options": ("A. y", "B. x")}, None),  # this scorer's query is the question alone
+        ({"evidence_spans_seconds": ((0.0, 1.0),)}, None),
+        ({"problem": "What is blue?"}, "text"),
+        ({"video_id": "b"}, "frames"),
+    ],
+)
+def test_scores_are_current_for_what_they_were_made_from(
+    layout: CacheLayout, change: dict[str, Any], why: str | None
+) -> None:
+    key = add_scorer(layout, "siglip2", add_frames(layout, "raw", "a", "b"))
+    write_row(layout, key, ASKED, query_digest(ASKED))
+    reader = ScoreReader(layout, key, [replace(ASKED, **change)])
+    assert reader.stale == ({} if why is None else {"q": why})
+    assert (reader.get("q") is None) == ("q" not in reader) == (why is not None)
+
+
+def test_the_caches_own_questions_decide_where_none_are_given(layout: CacheLayout) -> None:
+    key = add_scorer(layout, "siglip2", add_frames(layout, "raw", "a"))
+    write_row(layout, key, ASKED, query_digest(ASKED))
+    write_questions(layout, [ASKED])
+    assert ScoreReader(layout, key).question_ids == ["q"]
+    write_questions(layout, [replace(ASKED, problem="What else?")])
+    assert ScoreReader(layout, key).stale == {"q": "text"}
+
+
+def test_a_digest_covers_what_the_scorer_reads() -> None:
+    moved = replace(ASKED, evidence_spans_seconds=((0.0, 1.0),))
+    assert query_digest(ASKED) == query_digest(moved)
+    assert query_digest(ASKED, needs_spans=True) != query_digest(moved, needs_spans=True)
+    shuffled = replace(ASKED, options=ASKED.options[::-1])
+    template = "question+options"
+    assert query_digest(ASKED) == query_digest(shuffled)
+    assert query_digest(ASKED, template) != query_digest(shuffled, template)

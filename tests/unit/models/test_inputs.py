@@ -260,8 +260,8 @@ def test_pixel_limits(policy: Policy) -> None:
 
 
 def shown_by(processor: object, num_frames: int, height: int, width: int, **more: int) -> list[int]:
-    policy = SimpleNamespace(processor=SimpleNamespace(video_processor=processor))
-    return list(policy_size(policy, num_frames, height, width, **more))  # type: ignore[arg-type]
+    whole = SimpleNamespace(video_processor=processor)
+    return list(policy_size(whole, num_frames, height, width, **more))  # type: ignore[arg-type]
 
 
 @settings(max_examples=400)

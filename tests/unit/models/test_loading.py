@@ -1,14 +1,24 @@
 """Opening and saving policies."""
 
 import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from strive.errors import MissingInputError, ModelError, UnknownNameError
-from strive.models.loading import Policy, evaluation_mode, load_policy, save_policy
+from strive.errors import MissingInputError, ModelError, UnknownNameError, short_reason
+from strive.models.loading import (
+    Policy,
+    evaluation_mode,
+    load_policy,
+    open_model,
+    save_policy,
+)
 
 
 def test_a_policy_is_opened_in_evaluation_mode_with_its_ends(policy: Policy) -> None:
@@ -64,13 +74,34 @@ def test_other_families_are_refused_by_name(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
-def test_unreachable_hub_names_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A port of this machine that nothing listens on stands for a hub that does not answer.
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://127.0.0.1:9")
-    monkeypatch.setattr("strive.models.loading.getproxies", dict)
+@pytest.fixture(params=["refuses", "never answers"])
+def unreachable_hub(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A port of this machine stands for a hub that cannot be reached."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if request.param == "never answers":
+            listening.listen()
+        port = listening.getsockname()[1]
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"https://127.0.0.1:{port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("strive.models.hub._TIMEOUT_SECONDS", 0.3)
+        yield
+
+
+@pytest.mark.usefixtures("unreachable_hub")
+def test_an_unreachable_hub_is_asked_once_and_names_the_embedded_model() -> None:
+    started = time.monotonic()
     with pytest.raises(ModelError, match="lab:qwen2_5_vl") as caught:
         load_policy("Qwen/Qwen2.5-VL-0B-nowhere")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and time.monotonic() - started < 5
+
+
+def test_a_long_reason_is_cut_between_words() -> None:
+    reason = short_reason(OSError("We could not\nconnect " + "to huggingface " * 40))
+    assert len(reason) <= 240 and "\n" not in reason
+    assert reason.removesuffix(" ...").split()[-1] in ("to", "huggingface")
 
 
 def test_missing_and_broken_folders(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -92,3 +123,68 @@ def test_evaluation_mode_is_left_as_it_was(policy: Policy) -> None:
     with evaluation_mode(policy.model):
         assert not policy.model.training
     assert not policy.model.training
+
+
+# --- folders that are no model, or not a whole one
+
+
+@pytest.fixture
+def model(folders: dict[str, Path], tmp_path: Path) -> Path:
+    return shutil.copytree(folders["qwen2_5_vl"], tmp_path / "model")
+
+
+def test_a_folder_without_a_chat_template(model: Path) -> None:
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match=r"has no chat template: chat_template.jinja is missing"):
+        load_policy(model)
+    # Older folders keep it with the tokenizer.
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    assert open_model(model).processor.chat_template == template
+    (model / "chat_template.jinja").write_text("{% for message in messages %}")
+    with pytest.raises(ModelError, match="cannot be rendered"):
+        open_model(model)
+    (model / "chat_template.jinja").write_text("{{ messages[0]['role'] }}")
+    with pytest.raises(ModelError, match="leaves out the video"):
+        open_model(model)
+
+
+def test_what_a_training_left_beside_its_models_is_told_apart(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    checkpoint = run / "checkpoints" / "step-000002"
+    checkpoint.mkdir(parents=True)
+    (run / "config.json").write_text('{"config": {}, "data": {}, "versions": {}}')
+    with pytest.raises(ModelError, match=r"a' is the folder of a run.*none yet: --resume"):
+        load_policy(run)
+    shutil.copytree(model, run / "final")
+    for path, what in ((run, "the folder of a run"), (checkpoint, "a checkpoint of a run")):
+        with pytest.raises(ModelError) as caught:
+            load_policy(path)
+        assert f"is {what}, which is no model; its model is {run / 'final'}" in str(caught.value)
+    assert open_model(run / "final").family.name == "qwen2_5_vl"
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    (adapters / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds adapters without their model"):
+        load_policy(adapters)
+
+
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        ("<|endoftext|>", ["<|endoftext|>", "<|im_end|>"]),  # a base model's generation config
+        ("<|im_end|>", ["<|im_end|>"]),
+        (None, ["<|im_end|>"]),
+    ],
+)
+def test_completions_end_at_what_either_file_names(
+    model: Path, named: str | None, wanted: list[str]
+) -> None:
+    tokenizer = open_model(model).processor.tokenizer
+    assert tokenizer.eos_token == "<|im_end|>"
+    path = model / "generation_config.json"
+    number = None if named is None else tokenizer.convert_tokens_to_ids(named)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": number}))
+    policy = load_policy(model)
+    assert tokenizer.convert_ids_to_tokens(list(policy.eos_ids)) == wanted

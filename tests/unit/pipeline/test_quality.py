@@ -14,7 +14,7 @@ from rich.console import Console
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
 from strive.cache.questions import write_questions
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.commands.quality import markdown_table, print_quality, write_between
 from strive.errors import CacheError, MissingInputError, RecordsError, UnknownNameError
 from strive.pipeline import quality
@@ -69,7 +69,9 @@ def add(layout: CacheLayout, frames_key: str, name: str, kind: str, scores: list
             if question_id == "nan":
                 values_F[1] = np.nan
             found = QuestionScores(question_id, video_id, values_F, None, None)
-            rows.append(ScoreRow(found, "query", states[video_id].checksum))
+            rows.append(
+                ScoreRow(found, query_digest(record(question_id)), states[video_id].checksum)
+            )
     commit_scores(layout, f"{name}-key", rows, writer="test")
 
 

@@ -381,7 +381,7 @@ def test_other_settings_make_other_keys(world: World, tmp_path: Path) -> None:
         ({"scorers": ("siglip",)}, UnknownNameError, r"did you mean 'siglip2'"),
         ({"scorers": ("nowhere:make",)}, MissingInputError, "no module 'nowhere'"),
         ({"scorers": ("pipeline.toy_scorer:absent",)}, ConfigError, "has no 'absent'"),
-        ({"scorers": ("pipeline.toy_scorer:make_nothing",)}, ModelError, "lacks identity"),
+        ({"scorers": ("pipeline.toy_scorer:make_nothing",)}, ModelError, "has none of score"),
         ({"scorers": ("pipeline.toy_scorer:make_wrong",)}, ModelError, r"shape \(3, 4\)"),
         ({"decoder": "opencv"}, UnknownNameError, "unknown decoder 'opencv'"),
         ({"frame_codec": "png"}, UnknownNameError, "unknown frame codec"),

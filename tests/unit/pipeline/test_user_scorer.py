@@ -47,7 +47,12 @@ class Batched:
 class WrongKind(Joint):
     kind = "logit"
 
+class Nameless:
+    kind = "similarity"
+    def score(self, frames_FHWC, question): return np.ones(len(frames_FHWC), np.float32)
+
 def joint(request): return Joint(request)
+def nameless(request): return Nameless()
 def batched(request): return Batched()
 def nothing(request): return 7
 def wrong_kind(request): return WrongKind(request)
@@ -89,7 +94,8 @@ def test_a_class_is_a_function_too(here: Path) -> None:
         ("no.such.module:make", MissingInputError, "no module 'no.such.module'"),
         ("my_own_scorers:absent", ConfigError, "has no 'absent'"),
         ("my_own_scorers:number", ConfigError, "has no 'number'"),
-        ("my_own_scorers:nothing", ModelError, "made a int, which lacks"),
+        ("my_own_scorers:nothing", ModelError, r"made a int, which has none of score\(\)"),
+        ("my_own_scorers:nameless", ModelError, r"made a Nameless, which lacks identity\(\)"),
         (
             "my_own_scorers:wrong_kind",
             ModelError,

@@ -10,7 +10,7 @@ from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.records import Record
 
 FRAMES_KEY = "uniform-64-test"
@@ -92,7 +92,7 @@ def score_row(record: Record, checksum: str) -> ScoreRow:
         12,
         record.question_id == "2",
     )
-    return ScoreRow(scores, "query", checksum)
+    return ScoreRow(scores, query_digest(record), checksum)
 
 
 def write_cache(root: Path, *, scored: tuple[str, ...] = ("1", "2", "3")) -> Path:

@@ -14,7 +14,7 @@ from rich.console import Console
 from strive import measures, statistics, variants
 from strive.cache.frames import read_video_states
 from strive.cache.layout import ensure_settings, open_cache
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError
 from strive.report.compare import CompareSource, compare_scorers
 from strive.report.compare_html import render_compare_page
@@ -38,7 +38,7 @@ def add_scorer(cache: Path, name: str, change: object, *, frames_key: str = FRAM
     rows = [
         ScoreRow(
             QuestionScores(r.question_id, r.video_id, change(scores_of(r.question_id)), 3, False),  # type: ignore[operator]
-            "query",
+            query_digest(r),
             states[r.video_id].checksum,
         )
         for r in RECORDS[:3]

@@ -13,7 +13,7 @@ from strive.errors import CheckpointError, ConfigError
 from strive.report import inspect, inspect_html
 from strive.report.charts import line_chart, nice_ticks, smooth
 from strive.report.dynamics import render_dynamics_page
-from strive.report.runs import Curve, config_differences, read_run, read_runs
+from strive.report.runs import Curve, accuracy_note, config_differences, read_run, read_runs
 from strive.report.tables import (
     EvaluatedModel,
     change_text,
@@ -199,3 +199,21 @@ def test_tables(tmp_path: Path) -> None:
         print_evaluations([EvaluatedModel("a long name of a model", results(48.0))], console)
         text = console.export_text()
         assert "48.0 ± 1.5" in text and max(map(len, text.splitlines())) <= width
+
+
+def test_training_accuracy_is_not_compared_between_ways_of_drawing_frames(tmp_path: Path) -> None:
+    shared = {"num_frames": 8, "scorer": None}
+    runs = [
+        write_run(tmp_path / "a", variants="importance", learning_rate=1e-6, **shared),
+        write_run(tmp_path / "b", variants="none", learning_rate=1e-5, **shared),
+        write_run(tmp_path / "c", variants="importance", learning_rate=1e-5, **shared),
+    ]
+    different, alike = read_runs(runs[:2]), read_runs([runs[0], runs[2]])
+    note = accuracy_note(different)
+    assert note is not None and "draw them otherwise (variants), so it cannot be compared" in note
+    assert note in render_dynamics_page(different).replace("&#39;", "'")
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_runs(different, console)
+    assert "cannot be compared" in " ".join(console.export_text().split())
+    assert accuracy_note(alike) is None and "cannot be" not in render_dynamics_page(alike)
+    assert accuracy_note(different[:1]) is None

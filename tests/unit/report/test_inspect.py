@@ -11,13 +11,14 @@ import pytest
 from rich.console import Console
 
 from strive.cache.layout import create_cache, ensure_settings, open_cache
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+from strive.cache.questions import write_questions
+from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError, UnknownNameError
-from strive.report import inspect, inspect_terminal
+from strive.report import inspect, inspect_html, inspect_terminal
 from strive.report.inspect import InspectSettings
 from strive.variants import draw_variants
 
-from .conftest import FRAMES_KEY, HOSTILE, scores_of, write_cache
+from .conftest import FRAMES_KEY, HOSTILE, RECORDS, scores_of, write_cache
 
 
 def test_summary_counts(cache: Path) -> None:
@@ -46,8 +47,9 @@ def test_summary_scores_against_all_values(cache: Path) -> None:
     assert row.score_mean == pytest.approx(everything.mean(), rel=1e-5)
     assert row.score_std == pytest.approx(everything.std(), rel=1e-4)
     assert (row.score_min, row.score_max) == pytest.approx((everything.min(), everything.max()))
-    assert row.flat_share == pytest.approx(1 / 3)
-    assert row.truncated_share == pytest.approx(1 / 3)
+    # Question 2 has equal scores; of 9 frames in 16 segments question 3 has none to choose from.
+    assert row.flat_share == pytest.approx(2 / 3)
+    assert row.constant_share == row.truncated_share == pytest.approx(1 / 3)
     # Both questions with spans have the evidence on top.
     assert row.evidence_auc == 1.0 and row.num_with_evidence == 2
 
@@ -59,7 +61,8 @@ def test_flat_scores_give_uniform_draws(cache: Path) -> None:
     assert stats.effective_frames == pytest.approx(4)
     assert stats.effective_share == pytest.approx(1)
     assert stats.expected_overlap == pytest.approx(1 / 4)
-    assert stats.is_flat and math.isnan(stats.evidence_auc)
+    assert stats.is_flat and stats.is_constant and math.isnan(stats.evidence_auc)
+    assert (stats.peak_probability, stats.peak_uniform) == (0.25, 0.25)
 
 
 def test_picks_are_those_of_training(cache: Path) -> None:
@@ -124,7 +127,7 @@ def test_half_finished_caches(tmp_path: Path) -> None:
     partly = write_cache(tmp_path / "partly", scored=("1",))
     (row,) = inspect.summarise(partly).scorers
     assert (row.num_scored, row.num_missing) == (1, 2)
-    with pytest.raises(CacheError, match="question '3' has no 'siglip2' scores yet"):
+    with pytest.raises(CacheError, match="question '3' has no current 'siglip2' scores"):
         inspect.view_question(inspect.open_source(partly), "3")
     with pytest.raises(CacheError, match="no cache at"):
         inspect.summarise(tmp_path / "absent")
@@ -139,7 +142,9 @@ def add_scorer(cache: Path, name: str, scores_F: np.ndarray, kind: str = "simila
     }  # fmt: skip
     ensure_settings(layout.scores(f"{name}-x"), settings)
     checksum = inspect.open_source(cache, "siglip2").frames.row("clips/a.mp4")["checksum"]
-    row = ScoreRow(QuestionScores("1", "clips/a.mp4", scores_F, None, None), "q", checksum)
+    row = ScoreRow(
+        QuestionScores("1", "clips/a.mp4", scores_F, None, None), query_digest(RECORDS[0]), checksum
+    )
     commit_scores(layout, f"{name}-x", [row], writer="s0of1")
 
 
@@ -232,3 +237,63 @@ def test_inspecting_loads_no_torch(cache: Path) -> None:
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def text_of(summary: inspect.DatasetSummary) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    inspect_terminal.print_summary(summary, console)
+    return " ".join(console.export_text().split())
+
+
+def test_one_word_for_a_p_that_is_nearly_uniform(cache: Path) -> None:
+    # Question 1 has evidence at +0.5, question 2 equal scores; 3 has 9 frames for 16 segments.
+    hot = inspect.summarise(cache, settings=InspectSettings(frame_temperature=50.0))
+    (row,) = hot.scorers
+    assert row.flat_share == 1.0 and row.constant_share == pytest.approx(1 / 3)
+    assert row.peak is not None and row.peak.is_flat and row.peak.num_questions == 2
+    shown = text_of(hot)
+    assert "100.0 % of uniform" in shown and "flat │ 100.0 % of questions" in shown
+    assert "P 0.25, uniform 0.25: within 10 % of it, so frames are drawn at random" in shown
+    cold = inspect.summarise(cache, settings=InspectSettings(frame_temperature=0.05))
+    assert cold.scorers[0].flat_share == pytest.approx(2 / 3)
+
+
+def test_stale_scores_are_counted_and_not_shown(cache: Path) -> None:
+    write_questions(
+        open_cache(cache), [dataclasses.replace(RECORDS[0], problem="What size is it?")]
+    )
+    summary = inspect.summarise(cache)
+    (row,) = summary.scorers
+    assert (row.num_scored, row.num_missing, row.num_stale) == (2, 1, 1)
+    assert "1 have scores of an earlier text or of earlier frames" in text_of(summary)
+    with pytest.raises(CacheError, match=r"no current 'siglip2' scores \(.*an earlier text\)"):
+        inspect.view_question(inspect.open_source(cache), "1")
+
+
+def test_suggested_temperatures(cache: Path) -> None:
+    source = inspect.open_source(cache, "siglip2")
+    raw, scaled = inspect.suggest_temperatures(source, InspectSettings())
+    # Question 2 is constant and 3 leaves no choice. The median of two is half way between P of
+    # question 1 and 0.25: 0.5 where P is 0.75. Its best frame scores 0.5 above two neighbours and
+    # beside another of evidence, so P tends to 1 as tau falls.
+    for row in (raw, scaled):
+        assert row.peak is not None and row.peak.probability == pytest.approx(0.5, abs=0.02)
+        assert row.peak.num_questions == 2 and row.peak.uniform == 0.25
+    console = Console(width=100, record=True, file=io.StringIO())
+    inspect_terminal.print_suggestions((raw, scaled), source, console)
+    shown = console.export_text()
+    assert "where the best frame has P 0.5" in shown and "--set frame_temperature=" in shown
+    weights_F = np.arange(64, dtype=np.float32)
+    add_scorer(cache, "gradient", weights_F, kind="weight")
+    with pytest.raises(ConfigError, match="'gradient' are weights"):
+        inspect.suggest_temperatures(inspect.open_source(cache, "gradient"), InspectSettings())
+
+
+def test_pools_that_leave_no_choice_have_no_peak(cache: Path) -> None:
+    settings = InspectSettings(num_segments=100)
+    summary = inspect.summarise(cache, settings=settings)
+    assert summary.scorers[0].peak is None and "peak" not in text_of(summary).split("flat")[0]
+    source = inspect.open_source(cache)
+    view = inspect.view_question(source, "1", settings=settings)
+    assert "<th" in inspect_html.render_inspect_page(source, [view], summary=summary)
+    assert inspect.to_jsonable(summary)["scorers"][0]["peak"] is None

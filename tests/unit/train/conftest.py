@@ -7,7 +7,7 @@ from strive.cache.codec import FrameCodec
 from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.configs.schema import TrainConfig
 from strive.records import Record
 
@@ -15,7 +15,15 @@ FRAMES_KEY, SCORER_KEY = "uniform-test", "siglip2-test"
 
 
 def make_cache(
-    root, *, num_questions=6, num_frames=24, size=56, unscored=(), kind="similarity", seed=0
+    root,
+    *,
+    num_questions=6,
+    num_frames=24,
+    size=56,
+    unscored=(),
+    kind="similarity",
+    seed=0,
+    notes=None,
 ):
     rng = np.random.default_rng(seed)
     layout = create_cache(root)
@@ -39,6 +47,7 @@ def make_cache(
             orientation=1,
             codec="h264",
             decoder="pyav",
+            notes=(notes or {}).get(video_id, ()),
         )
         encoded = tuple(codec.encode(frame) for frame in frames)
         writer.add(EncodedVideo(info, video_id, 1, "digest", encoded))
@@ -59,7 +68,7 @@ def make_cache(
         if question_id not in unscored:
             scores_F = rng.random(num_frames).astype(np.float32)
             scores = QuestionScores(question_id, video_id, scores_F, 3, False)
-            rows.append(ScoreRow(scores, "digest", frames_checksum(encoded)))
+            rows.append(ScoreRow(scores, query_digest(records[-1]), frames_checksum(encoded)))
     writer.commit()
     write_questions(layout, records)
     transforms = ["none"] if kind == "weight" else ["none", "zscore", "minmax", "logit"]

@@ -153,7 +153,7 @@ def test_missing_frames_are_an_error_but_failed_videos_are_left_out(make_config,
     key = layout.frames_keys()[0]
     write_questions(layout, [Record("q9", "broken.mp4", "?", "OCR", (), "<answer>x</answer>")])
     options = {"cache": cache, "variants": "none", "num_variants": 1}
-    with pytest.raises(CacheError, match=r"1 questions have no frames.*'broken.mp4'.*precompute"):
+    with pytest.raises(CacheError, match=r"1 of 7 questions have no fr.*'broken.mp4'.*precompute"):
         TrainingData(make_config(**options))
     row = FailureRow("broken.mp4", "broken.mp4", "decode", "not_a_video", "no", 0.1, key)
     commit_failures(layout, [row], writer="test")

@@ -21,6 +21,7 @@ def outcome(accuracy_MG, *, answers=None, evidence=None, question_id="q", with_a
         answers=answers or tuple(tuple("A" for _ in range(shape[1])) for _ in range(shape[0])),
         lengths_MG=np.full(shape, 4),
         truncated_MG=accuracy_MG < 1,
+        parsed_MG=accuracy_MG >= 0,
         rewards_MG=accuracy_MG,
         rewards_by_name={"accuracy": accuracy_MG} if with_accuracy else {"own": accuracy_MG},
         advantages_MG=advantages_MG,

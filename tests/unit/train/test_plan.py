@@ -87,7 +87,7 @@ def test_a_trained_tower_encodes_again(lab_config):
 def test_stops_where_training_would(lab_config, tmp_path):
     with pytest.raises(CacheError, match="precompute"):
         dry_run(lab_config(cache=tmp_path / "none"))
-    with pytest.raises(ModelError, match="cannot open model"):
+    with pytest.raises(ModelError, match="cannot be opened as a model"):
         dry_run(lab_config(model=str(tmp_path)))
     with pytest.raises(ConfigError, match="which 16 processes cannot share"):
         dry_run(lab_config(), num_processes=16)
