@@ -11,6 +11,12 @@ NUM_STEPS = 20
 all of its steps."""
 NUM_FIRST_STEPS = 5
 """A prompt that the policy does not know shows sooner."""
+# What follows from a cause by itself, and need not be said after it.
+_FOLLOWS = {
+    "unparsed": ("wrong", "zero-std"),
+    "no reward": ("wrong", "zero-std"),
+    "cut": ("unparsed", "wrong", "zero-std"),
+}
 
 
 class LearningWatch:
@@ -29,14 +35,14 @@ class LearningWatch:
         """Take a step; `is_last` of the whole run."""
         self._last.append(metrics)
         for cause, num_steps, holds in (
-            ("unparsed", NUM_FIRST_STEPS, self._is_unparsed),
             ("no reward", NUM_STEPS, lambda step: math.isnan(step["reward/mean"])),
             ("cut", NUM_STEPS, lambda step: step["completion/truncated_fraction"] == 1),
+            ("unparsed", NUM_FIRST_STEPS, self._is_unparsed),
             ("wrong", NUM_STEPS, lambda step: step.get("reward/accuracy") == 0),
             ("zero-std", NUM_STEPS, lambda step: step["group/zero_std_fraction"] == 1),
         ):
             if cause not in self._said and self._held(num_steps, holds, is_last):
-                self._said.add(cause)
+                self._said |= {cause, *_FOLLOWS.get(cause, ())}
                 yield self._text(cause, min(num_steps, len(self._last)))
 
     def _held(

@@ -99,7 +99,7 @@ def test_a_dry_run_is_a_table_of_what_a_run_would_need(folder: Path) -> None:
         assert words in plain, words
     assert (sorted(runs.glob("*")) if runs.is_dir() else []) == before
     wrong = strive_cli("train", "--json", cwd=folder, code=2)
-    assert "--json, --processes and --gpu-... belong to --dry-run" in wrong.stderr
+    assert "--processes and --gpu-... belong to --dry-run" in wrong.stderr
 
 
 def test_inspect_scores_in_all_its_forms(folder: Path) -> None:

@@ -311,7 +311,8 @@ def _hostile(zoo: Zoo, plain: Path) -> None:
     ):
         zoo.bytes(name, bad("not_a_video"), text.encode())
     manifest = f"<MPD xmlns='x'><BaseURL>{address}</BaseURL></MPD>".encode()
-    zoo.bytes("two_faces.mp4", bad("playlist"), b"\0\0\0\x18ftypisom" + b"\0" * 40 + manifest)
+    # Behind a NUL nobody looks for a manifest.
+    zoo.bytes("two_faces.mp4", bad("undecodable"), b"\0\0\0\x18ftypisom" + b"\0" * 40 + manifest)
     inside = remux(plain, zoo.outside / "inside.mov").read_bytes()
     own = Right(N, ANY_DECODE_FAILURE | {"no_frames"})  # its own pictures, or none
     zoo.bytes("elsewhere.mov", own, elsewhere(inside, secret, b"url "))

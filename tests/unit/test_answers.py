@@ -260,7 +260,7 @@ COLOURS = ("A. red", "B. green", "C. blue")
         ("numerical", (), "<answer>3 rings</answer>", "no bare number", None),
         ("numerical", (), "<answer>3</answer>", None, None),
         ("numerical", (), "1,000.5", None, None),
-        ("numerical", (), "three", "no bare number", "no bare number"),
+        ("numerical", (), "a few", "no bare number", "no bare number"),
         ("regression", (), "2.5", None, None),
         ("regression", (), "0", "word for word", None),  # the source's formula gives 0 to a 0
         ("OCR", (), "EXIT", None, None),

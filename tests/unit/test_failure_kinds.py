@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from strive.cli import COMMANDS
+from strive.commands.offline import precompute
 from strive.failure_kinds import FAILURE_KINDS, way_out
 
 ROOT = Path(__file__).parents[2] / "strive"
@@ -48,7 +48,7 @@ def test_a_way_out_names_options_that_there_are(kind: str) -> None:
     known = FAILURE_KINDS[kind]
     assert known.reason and known.way_out and not known.way_out.endswith(".")
     names = set(re.findall(r"--[a-z][a-z-]*", known.way_out))
-    source = Path(COMMANDS["precompute"].__code__.co_filename).read_text()
+    source = Path(precompute.__code__.co_filename).read_text()
     for name in names:
         option = name.removeprefix("--").replace("-", "_")
         assert f'"{name}"' in source or f"    {option}: Annotated[" in source, name

@@ -164,8 +164,8 @@ def test_what_fails_in_a_run_is_kept_and_the_run_goes_on(config, tmp_path):
 def test_a_run_without_any_reward_ends_well_and_says_so(config, tmp_path, capsys):
     own = config.model_copy(update={"rewards": {f"{__name__}:has_nothing_to_say": 1.0}})
     summary = train(own, run_dir=tmp_path / "run")
-    [said] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert said.startswith("warning: step 1: every reward gave None for every completion")
+    said, *_ = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert said.startswith("warning: no completion over the last 2 steps had a reward")
     assert summary.last_metrics["reward/mean"] is None
     console = make_console()
     print_training(summary, console)

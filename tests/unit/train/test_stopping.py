@@ -16,6 +16,7 @@ from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError, DiskError
 from strive.files import as_disk_error, disk_error
 from strive.lab.models import lab_model_path
+from strive.records import Record, write_records
 from strive.train.loop import train
 from strive.train.run_folder import RunFolder
 
@@ -216,7 +217,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_half(
         with files_of_at_most(20 if function == "put_finished" else 300_000):
             return real(*arguments)
 
-    own = config.model_copy(update={"steps": 1, "evaluate_every": 1, "held_out": ("x.jsonl",)})
+    held_out = tmp_path / "held_out.jsonl"
+    write_records(held_out, [Record("h", "clip0.mp4", "?", "free-form", (), "red")])
+    own = config.model_copy(update={"steps": 1, "evaluate_every": 1, "held_out": (held_out,)})
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(DiskError) as error:
         patch.setattr(place, on_a_full_disk)
