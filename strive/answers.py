@@ -8,6 +8,7 @@ regression reward). Rule set `tolerant` reads what a person would accept (`readi
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -288,6 +289,7 @@ _GRADERS: dict[str, dict[str, Callable[[str, str], float]]] = {
 # --- solutions that no answer can earn -----------------------------------------------------------
 
 _TAGS = re.compile(r"</?answer>")
+NO_LETTERS = "the options carry no letters"
 _OPTION_LABEL = re.compile(r"[\W_]*([A-Za-z](?=\s*(?:[.):\],/]|-\s|$))|\d{1,2}(?=[.):](?:\s|$)))")
 
 
@@ -302,6 +304,13 @@ class Unmatched:
     """Three of them, with why."""
     num_tolerant: int
     """How many of them the tolerant rules would match."""
+    num_doubtful: int = 0
+    """How many are labels of options that carry none: a policy may count them and be right."""
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether not one solution can be earned, without a doubt."""
+        return self.num_unmatched - self.num_doubtful == self.num_records
 
     def text(self, tolerant_knob: str = "--set grading=tolerant") -> str:
         """One line: how many, three examples, and the way out."""
@@ -317,7 +326,7 @@ class Unmatched:
 
 def find_unmatched(records: Iterable[Record], rules: GradingRules) -> Unmatched | None:
     """Look for solutions that no answer can earn under a rule set; None if there are none."""
-    num_records = num_tolerant = num_unmatched = 0
+    num_records = num_tolerant = num_unmatched = num_doubtful = 0
     examples: list[str] = []
     for record in records:
         num_records += 1
@@ -325,11 +334,12 @@ def find_unmatched(records: Iterable[Record], rules: GradingRules) -> Unmatched 
         if why is not None:
             num_unmatched += 1
             num_tolerant += rules != "tolerant" and why_unmatched(record, "tolerant") is None
+            num_doubtful += why.endswith(NO_LETTERS)
             if len(examples) < 3:
                 examples.append(f"question {record.question_id}: {why}")
     if not num_unmatched:
         return None
-    return Unmatched(num_unmatched, num_records, rules, tuple(examples), num_tolerant)
+    return Unmatched(num_unmatched, num_records, rules, tuple(examples), num_tolerant, num_doubtful)
 
 
 def why_unmatched(record: Record, rules: GradingRules) -> str | None:
@@ -349,6 +359,8 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
     is_text = record.problem_type in ("OCR", "free-form")
     if is_text and _earns_itself(record.problem_type, gold.split()[0], rules):
         return None
+    if not is_choice or any(_is_marked(option, gold) for option in record.options):
+        candidates.append(gold)
     if any(
         grade_completion(record, f"<answer>{candidate}</answer>", rules=rules) > 0
         for candidate in (candidates if is_choice else [gold])
@@ -357,10 +369,18 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
     if labels:
         return f"{shown} is none of the options' letters ({', '.join(labels[:8])})"
     if is_choice:
-        return f"{shown} is the text of no option, and the options carry no letters"
+        return f"{shown} is the text of no option, and {NO_LETTERS}"
     if record.problem_type in ("numerical", "regression") and _strict_number(gold) is None:
         return f"{shown} is no bare number"
     return f"{shown} earns nothing even when it is answered word for word"
+
+
+def _is_marked(option: str, gold: str) -> bool:
+    """Whether an option bears a solution as its mark, however it is written ("Option A: red")."""
+    plain = unicodedata.normalize("NFKC", re.sub("<[^>]*>", "", option))
+    plain = re.sub(r"^\W*(?:(?:option|choice)\b\W*)?", "", plain, flags=re.IGNORECASE)
+    is_first = plain.startswith(gold) and not plain[len(gold) : len(gold) + 1].isalnum()
+    return " " not in gold and (is_first or plain.rstrip().endswith(f"({gold})"))
 
 
 @lru_cache(maxsize=10_000)

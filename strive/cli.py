@@ -58,7 +58,8 @@ class _Command(TyperCommand):
             return super().parse_args(ctx, args)
         except _WrongCall as error:
             option = str(getattr(error, "option_name", ""))
-            if self.name != "train" or not option.startswith("--"):
+            is_known = any(option in parameter.opts for parameter in self.params)
+            if self.name != "train" or not option.startswith("--") or is_known:
                 raise
             from strive.configs.keys import other_name
             from strive.configs.schema import TrainConfig

@@ -139,7 +139,7 @@ def check_hub() -> Iterator[Finding]:
     yield Finding(
         "Hugging Face hub",
         "optional" if offline else "ok",
-        f"{'offline, ' if offline else ''}cache {constants.HF_HUB_CACHE}",
+        f"{'offline, ' if offline else 'not asked, '}cache {constants.HF_HUB_CACHE}",
         "unset HF_HUB_OFFLINE to download models; lab:... models need no download"
         if offline
         else "",

@@ -52,7 +52,15 @@ def load_function(what: str, place: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         place = getattr(module, "__file__", None) or "built in"
-        raise ConfigError(f"{what}: module '{module_name}' ({place}) has no '{function_name}'")
+        found = (
+            "has no"
+            if function is None
+            else f"names no function but a {type(function).__name__} by"
+        )
+        raise ConfigError(
+            f"{what}: module '{module_name}' ({place}) {found} '{function_name}'"
+            + (", which cannot be called" if function is not None else "")
+        )
     loaded: Callable[..., Any] = function
     return loaded
 

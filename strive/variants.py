@@ -294,7 +294,7 @@ def draw_variants(
                 raise
             raise ConfigError(
                 f"variants '{kind}' raised {raised(error)} for variant {variant} of question "
-                f"'{question_id}'"
+                f"'{question_id}' (docs/own-rewards.md)"
             ) from error
         indices_MK[variant] = np.sort(_checked(drawn, kind, request))
     return indices_MK

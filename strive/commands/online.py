@@ -15,6 +15,7 @@ from strive.commands.common import (
     find_workspace,
     listed,
     make_console,
+    plain_json,
     print_json,
     say,
 )
@@ -260,7 +261,13 @@ def evaluate(
     from strive.errors import unknown_name
     from strive.evaluate.runner import EvaluateOptions
     from strive.evaluate.runner import evaluate as run
-    from strive.experiments.workspace import LAB_PREFIX, ensure_lab, resolve_model
+    from strive.experiments.workspace import (
+        LAB_PREFIX,
+        LAB_TEMPLATE,
+        ensure_lab,
+        resolve_model,
+        trained_template,
+    )
     from strive.lab.world import read_world
 
     place = find_workspace(workspace)
@@ -269,6 +276,7 @@ def evaluate(
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
     on_lab = not data and data_root is None
+    folder = resolve_model(model)  # an unknown one is an error before a lab is built
     if (data and (data_root or benchmark)) or (video_root and not data):
         raise ConfigError(
             "your own records are given with --data FILE and --video-root DIR, a benchmark with "
@@ -283,11 +291,18 @@ def evaluate(
         own = data_root / f"{split}.jsonl"
         data = [own] if own.is_file() else None
     if on_lab or model.startswith(LAB_PREFIX):
-        prompt_template = prompt_template or "short"
+        prompt_template = prompt_template or LAB_TEMPLATE
+    taught = trained_template(Path(folder))
+    asked = prompt_template or protocol
+    if taught is not None and taught != asked:
+        say(
+            f"warning: {model} was trained with prompt_template={taught}, and is asked with "
+            f"{asked} (--prompt-template {taught})"
+        )
     out = out or place.new_evaluation(Path(model.removeprefix("lab:")).name)
     results = run(
         EvaluateOptions(
-            model=resolve_model(model),
+            model=folder,
             data_root=data_root,
             out=out,
             benchmarks=benchmarks,
@@ -332,14 +347,13 @@ def compare(
     It holds for these two policies. Trainings of one method differ as well: to
     compare methods, train several seeds of each.
     """
-    import dataclasses
 
     from strive.evaluate.again import compare as run
     from strive.evaluate.tables import print_comparison
 
     comparison = run(first, second)
     if as_json:
-        print_json(dataclasses.asdict(comparison))
+        print_json(plain_json(comparison))
     else:
         print_comparison(comparison, make_console())
 

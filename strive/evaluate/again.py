@@ -1,14 +1,14 @@
 """What works on stored answers, without a model: grading again, and comparing two evaluations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from strive.answers import GradingRules
 from strive.errors import RecordsError
-from strive.evaluate.out_folder import read_results, write_results
+from strive.evaluate.out_folder import read_json_object, read_results, write_results
 from strive.evaluate.results import EvaluationResults, Failure, summarise_samples
 from strive.evaluate.samples import Sample, grade_sample, read_samples, rewrite_samples
 from strive.statistics import PairedDifference, paired_difference
@@ -21,6 +21,12 @@ def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResu
     stored = read_results(out)
     rules = grading or stored["grading"]
     samples = [grade_sample(sample, rules) for sample in read_samples(out / "samples.jsonl")]
+    num_counted = sum(row["overall"]["num_questions"] for row in stored["benchmarks"])
+    if len(samples) != num_counted:
+        raise RecordsError(
+            f"{out / 'samples.jsonl'} holds {len(samples)} answers, and results.json counts "
+            f"{num_counted}; answer what is missing with the same strive-cli evaluate --out {out}"
+        )
     results = summarise_samples(
         [row["benchmark"] for row in stored["benchmarks"]],
         samples,
@@ -53,6 +59,10 @@ class Comparison:
     num_only_b: int
     num_other_prompts: int
     """Compared questions whose text, frames or pixel budget differ between the two."""
+    num_other_solutions: int = 0
+    """Compared questions that were graded by another solution."""
+    other_settings: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Settings by which the two evaluations asked otherwise."""
 
 
 def compare(out_a: Path, out_b: Path) -> Comparison:
@@ -77,7 +87,18 @@ def compare(out_a: Path, out_b: Path) -> Comparison:
         num_only_a=len(a) - len(common),
         num_only_b=len(b) - len(common),
         num_other_prompts=sum(x.prompt_hash != y.prompt_hash for x, y in pairs),
+        num_other_solutions=sum(x.solution != y.solution for x, y in pairs),
+        other_settings=_other_settings(out_a, out_b),
     )
+
+
+def _other_settings(out_a: Path, out_b: Path) -> dict[str, tuple[str, str]]:
+    paths = [out / "settings.json" for out in (out_a, out_b)]
+    if not all(path.is_file() for path in paths):
+        return {}
+    a, b = map(read_json_object, paths)
+    names = ("prompt_template", "num_frames", "frames_mode", "max_pixels", "frames")
+    return {n: (str(a.get(n)), str(b.get(n))) for n in names if a.get(n) != b.get(n)}
 
 
 def _by_question(out: Path) -> dict[tuple[str, str], Sample]:

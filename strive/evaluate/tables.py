@@ -86,8 +86,30 @@ def _rates(row: BenchmarkResults) -> str:
     return text + ("" if seen is None else f", evidence seen {_figure(seen)} %")
 
 
+FEWEST_VIDEOS = 5
+"""Of fewer a comparison shows no interval and no p."""
+
+
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the paired difference, first minus second, in points with its 95 % interval."""
+    if comparison.num_other_prompts:
+        others = "; ".join(
+            f"{name} {a} / {b}" for name, (a, b) in comparison.other_settings.items()
+        )
+        console.print(
+            f"[yellow]warning: {comparison.num_other_prompts} of {comparison.overall.num_pairs} "
+            "questions were asked with another text, other frames or another pixel budget"
+            f"{escape(f' ({others})' if others else '')}: the difference is not the policies' "
+            "alone[/]",
+            soft_wrap=True,
+        )
+    if comparison.num_other_solutions:
+        console.print(
+            f"[yellow]warning: {comparison.num_other_solutions} of {comparison.overall.num_pairs} "
+            "questions were graded by another solution: the difference is not the policies' "
+            "alone[/]",
+            soft_wrap=True,
+        )
     table = Table(
         title=escape(f"{comparison.a} minus {comparison.b}"),
         title_justify="left",
@@ -105,8 +127,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             _add_difference(table, name, difference)
     console.print(table)
     console.print(
-        f"better on {comparison.num_gained} questions, worse on {comparison.num_lost}; only in the "
-        f"first {comparison.num_only_a}, only in the second {comparison.num_only_b}",
+        f"questions answered better {comparison.num_gained}, worse {comparison.num_lost}; only in "
+        f"the first {comparison.num_only_a}, only in the second {comparison.num_only_b}",
         soft_wrap=True,
     )
     console.print(
@@ -115,27 +137,17 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         style="dim",
         soft_wrap=True,
     )
-    if comparison.num_other_prompts:
-        console.print(
-            f"[yellow]{comparison.num_other_prompts} of them were asked with another text, other "
-            "frames or another pixel budget[/]",
-            soft_wrap=True,
-        )
 
 
 def _add_difference(table: Table, name: str, row: PairedDifference, style: str = "") -> None:
-    p = (
-        "–"
-        if row.p_value != row.p_value
-        else f"{row.p_value:.3f}"
-        if row.p_value >= 0.001
-        else "<0.001"
-    )
+    # Few videos say nothing of others: their variance may be 0 by chance, or the interval absurd.
+    is_told = row.num_units >= FEWEST_VIDEOS
+    p = "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"
     table.add_row(
         escape(name),
         f"{row.difference:+.1f}",
-        f"{row.low:+.1f} to {row.high:+.1f}" if row.low == row.low else "–",
-        p,
+        f"{max(row.low, -100.0):+.1f} to {min(row.high, 100.0):+.1f}" if is_told else "–",
+        p if is_told else "–",
         str(row.num_pairs),
         str(row.num_units),
         style=style,

@@ -11,11 +11,13 @@ from strive.errors import CacheError, ConfigError, RunInUseError
 from strive.experiments.training_view import TrainingView
 from strive.experiments.workspace import (
     LAB_PREFIX,
+    LAB_TEMPLATE,
     Workspace,
     require_lab_cache,
     resolve_model,
 )
 from strive.progress import show_progress
+from strive.terminal import say
 from strive.train.rewards import load_rewards
 from strive.variants import find_variant_kind
 
@@ -122,7 +124,13 @@ def choose_run_dir(
 
 
 def with_model_folder(config: TrainConfig) -> TrainConfig:
-    """Replace `lab:NAME` by that model's folder."""
+    """Replace `lab:NAME` by that model's folder; say where it is asked as it was not taught."""
+    is_taught = config.prompt_template == LAB_TEMPLATE
+    if config.model.startswith(LAB_PREFIX) and not is_taught and os.environ.get("RANK", "0") == "0":
+        say(
+            f"warning: the lab's models were taught prompt_template={LAB_TEMPLATE}, and are asked "
+            f"with {config.prompt_template} (--set prompt_template={LAB_TEMPLATE})"
+        )
     return config.model_copy(update={"model": resolve_model(config.model)})
 
 

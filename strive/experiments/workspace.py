@@ -9,6 +9,7 @@ Everything that a command writes without being told where goes under one folder,
     WORKSPACE/evaluations/    evaluation outputs
 """
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from strive.progress import show_progress
 DEFAULT_CLIPS = 400
 DEFAULT_SEED = 0
 LAB_PREFIX = "lab:"
+LAB_TEMPLATE = "short"  # the prompt that its policies were taught
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,15 @@ def resolve_model(model: str) -> str:
     if model.startswith(LAB_PREFIX):
         return str(lab_model_path(model.removeprefix(LAB_PREFIX)))
     return expanded(model)
+
+
+def trained_template(model: Path) -> str | None:
+    """The prompt template of the run that left a model (its `final/` or `best/`), if one did."""
+    try:
+        found = json.loads((model.parent / "config.json").read_text(encoding="utf-8"))
+        return str(found["config"]["prompt_template"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def ensure_lab(

@@ -85,7 +85,7 @@ def remove_unnamed(leftover: Path) -> None:
     """Remove a folder that has no more, or not yet, a name of its own."""
     listed = leftover / WRITTEN
     if listed.is_file():
-        written = set(listed.read_text(encoding="utf-8").splitlines())
+        written = set(listed.read_text(encoding="utf-8", errors="replace").splitlines())
         others = [
             path
             for path in _files(leftover)

@@ -48,6 +48,7 @@ from strive.train.start import (
     holding,
     how_it_goes_on,
     make_trainable,
+    require_same_records,
     require_same_start,
     try_first_question,
     weights_digest,
@@ -166,6 +167,7 @@ def _train(
     with ExitStack() as open_things:
         with raising_at_sigterm(), loading:
             lines = processes.main_first(lambda: preflight(config, data))
+            processes.of_main(lambda: require_same_records(folder, first_step, data))
             processes.of_main(lambda: try_first_question(config, data, rewards, first_step))
             if processes.is_main:
                 for text in notes:
@@ -230,8 +232,9 @@ def _first_line(
     return (
         f"train: {config.variants} variants, {scorer}; "
         f"{len(data.records)} questions of {data.layout.root}"
-        + f"; policy {config.model}; {config.questions_per_step} questions x "
-        f"{config.num_variants} variants x {config.num_generations} completions a step; "
+        + f"; policy {config.model}, prompt {config.prompt_template}; "
+        f"{config.questions_per_step} questions x {config.num_variants} variants x "
+        f"{config.num_generations} completions a step; "
         f"{processes.world_size} {processes.device.type} process"
         + ("es" if processes.world_size > 1 else "")
         + (f"; continues after step {first_step}" if first_step else "")

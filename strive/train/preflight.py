@@ -32,7 +32,7 @@ def preflight(config: TrainConfig, data: VariantReader) -> list[str]:
     # Without an accuracy reward nobody grades.
     if config.rewards.get("accuracy"):
         unmatched = find_unmatched(data.records, config.grading)
-        if unmatched is not None and unmatched.num_unmatched == unmatched.num_records:
+        if unmatched is not None and unmatched.is_hopeless:
             raise ConfigError(
                 f"{unmatched.text()}; a run without them takes 'accuracy' out of rewards"
             )

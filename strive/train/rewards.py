@@ -184,7 +184,7 @@ def compute_rewards(
         )
         try:
             values = function(**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() would end the run as if it were done
             raise RewardError(_failure(name, error, arguments)) from error
         by_name[name] = _checked(name, values, len(prompts))
     values_RN = np.stack([weights[name] * values_N for name, values_N in by_name.items()])
@@ -198,7 +198,7 @@ def compute_rewards(
     return np.where(known_RN.any(axis=0), totals_N, np.nan), by_name
 
 
-def _failure(name: str, error: Exception, arguments: Mapping[str, Any]) -> str:
+def _failure(name: str, error: BaseException, arguments: Mapping[str, Any]) -> str:
     """Say what a function raised, and of which question and completion where that can be told."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
     if not frames and isinstance(error, TypeError):

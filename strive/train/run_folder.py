@@ -20,7 +20,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -319,6 +319,15 @@ class RunFolder:
         """Remove all but the newest checkpoints."""
         for step in self.checkpoint_steps()[:-keep]:
             remove(self.checkpoint(step))
+
+    def logged_steps(self) -> set[int]:
+        """Steps that `metrics.jsonl` has a readable line of."""
+        found: set[int] = set()
+        if self.metrics_file.is_file():
+            for line in self.metrics_file.read_text(errors="replace").splitlines():
+                with suppress(ValueError, KeyError, TypeError):
+                    found.add(int(json.loads(line)["step"]))
+        return found
 
     def last_metrics(self) -> dict[str, Any]:
         """The last step's line, or nothing."""

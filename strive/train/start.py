@@ -14,6 +14,7 @@ from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError
 from strive.models.loading import Policy
 from strive.models.lora import add_adapters, base_parameters
+from strive.train.card import records_digest
 from strive.train.data import TrainingData
 from strive.train.engine import set_trainable
 from strive.train.processes import Processes
@@ -101,7 +102,8 @@ def first_step_of(
     if steps[-1] > config.steps:
         raise CheckpointError(
             f"{folder.root} already has {steps[-1]} steps, and steps is {config.steps}; nothing "
-            f"was changed (give more than {steps[-1]} with --steps to go on, or another --run-dir)"
+            f"was changed (--steps {steps[-1]} writes final/ from them, more goes on; or give "
+            "another --run-dir)"
         )
     state = folder.read_state(steps[-1])
     require_same_config(state["config"], comparable(config), folder.checkpoint(steps[-1]))
@@ -116,8 +118,28 @@ def first_step_of(
     return steps[-1]
 
 
+def require_same_records(folder: RunFolder, first_step: int, data: TrainingData) -> None:
+    """Refuse to go on with other records than those that the steps before were trained on.
+
+    Raises:
+        CheckpointError: texts, options, solutions or their order differ.
+    """
+    digest = records_digest(data.records)
+    if first_step and folder.read_state(first_step).get("records_digest", digest) != digest:
+        raise CheckpointError(
+            f"{folder.checkpoint(first_step)} was trained on other records than are given now "
+            "(their texts, options or solutions differ); give those of before, or another --run-dir"
+        )
+
+
 def how_it_goes_on(folder: RunFolder, first_step: int) -> Iterator[str]:
     """What a user who said --resume should know: a line each."""
+    missing = set(range(1, first_step + 1)) - folder.logged_steps()
+    if missing:
+        yield (
+            f"{folder.metrics_file} lacks {len(missing)} of its {first_step} steps (first: "
+            f"{min(missing)}); the run goes on, its curves will not have them"
+        )
     for step, reason in folder.damaged_checkpoints().items():
         if step > first_step:
             yield (

@@ -124,14 +124,10 @@ def test_a_run_that_learns_nothing_says_why_once(settings, tmp_path, capsys):
     nothing = {"max_new_tokens": 1, "rewards": {"accuracy": 1.0}}
     config = TrainConfig(**settings(steps=2, questions_per_step=1, checkpoint_every=0, **nothing))
     train(config, run_dir=tmp_path / "run")
-    said = [line for line in capsys.readouterr().err.splitlines() if "over the last" in line]
-    warnings = [line for line in said if "was cut" not in line]  # where no token ended by itself
-    assert [line.split(" over the last 2 steps ")[1][:14] for line in warnings] == [
-        "holds an answe",
-        "was right (acc",
-        "had a signal: ",
-    ]
-    assert all(line.startswith("warning: ") for line in warnings)
+    # All of that follows from one cause: answers that cannot be read, or are all cut.
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "over the last" in line]
+    assert said.startswith("warning: ")
+    assert "over the last 2 steps holds an answer" in said or "was cut at max_new_tokens=1" in said
     assert lines(tmp_path / "run")[-1]["completion/parsed_fraction"] == 0
 
 

@@ -293,3 +293,34 @@ def test_the_line_about_unmatched_solutions() -> None:
     )
     assert "q4" not in found.text() and "--set grading=tolerant matches 3 of them" in found.text()
     assert answers.find_unmatched(records[:1], "video_r1") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "gold"),
+    [
+        (("A、红", "B、绿"), "A"),
+        (("（A）红", "（B）绿"), "A"),
+        (("Option A: red", "Option B: green"), "B"),
+        (("**A** red", "**B** green"), "A"),
+        (("<b>A</b> red", "<b>B</b> green"), "B"),
+        (("A\tred", "B\tgreen"), "A"),
+        (("red (A)", "green (B)"), "B"),
+        (("А. красный", "Б. зелёный"), "Б"),
+        (("i. red", "ii. green"), "ii"),
+        (("1 - red", "2 - green"), "2"),
+        (("Yes.", "No."), "No"),
+        (("A. red", "A. green", "B. blue"), "B"),
+    ],
+)
+def test_marks_of_options_are_seen_however_they_are_written(options, gold):
+    record = Record("q", "v.mp4", "?", "multiple choice", options, gold)
+    assert answers.find_unmatched([record], "video_r1") is None
+
+
+def test_letters_of_options_without_letters_are_doubtful():
+    record = Record("q", "v.mp4", "?", "multiple choice", ("red", "green"), "B")
+    unmatched = answers.find_unmatched([record], "video_r1")
+    assert unmatched is not None and unmatched.num_unmatched == 1 and not unmatched.is_hopeless
+    outside = Record("q", "v.mp4", "?", "multiple choice", ("A. red", "B. green"), "Z")
+    unmatched = answers.find_unmatched([outside], "video_r1")
+    assert unmatched is not None and unmatched.is_hopeless

@@ -33,7 +33,7 @@ def test_the_working_directory_is_searched(tmp_path: Path, monkeypatch: pytest.M
         (
             f"{name}:number",
             ConfigError,
-            f"reward 'x': module '{name}' .*{name}.py. has no 'number'",
+            f"reward 'x': module '{name}' .*{name}.py. names no function but a int by",
         ),
         (f"{name}:", ConfigError, "has no ''"),
         (f"{name}_bad:make", MissingInputError, "imports 'no_such_package_here', which is not"),

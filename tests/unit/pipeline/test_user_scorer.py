@@ -93,7 +93,7 @@ def test_a_class_is_a_function_too(here: Path) -> None:
         ("no_such_module:make", MissingInputError, "no module 'no_such_module'"),
         ("no.such.module:make", MissingInputError, "no module 'no.such.module'"),
         ("my_own_scorers:absent", ConfigError, "has no 'absent'"),
-        ("my_own_scorers:number", ConfigError, "has no 'number'"),
+        ("my_own_scorers:number", ConfigError, "by 'number', which cannot be called"),
         ("my_own_scorers:nothing", ModelError, r"made a int, which has none of score\(\)"),
         ("my_own_scorers:nameless", ModelError, r"made a Nameless, which lacks identity\(\)"),
         (

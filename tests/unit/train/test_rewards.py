@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -305,3 +307,13 @@ def test_the_strict_format_takes_each_tag_once():
     # Those that the source's own format lets pass.
     plain = load_rewards(["format"])["format"]
     assert plain(prompts=[], completions=list(texts)) == [1, 1, 1, 1, 0]
+
+
+def test_a_reward_that_exits_is_an_error():
+    def leaves(prompts, completions, **columns):
+        sys.exit(0)
+
+    with pytest.raises(RewardError, match="'leaves' raised SystemExit: 0"):
+        compute_rewards(
+            {"leaves": leaves}, {"leaves": 1.0}, prompts=["?"], completions=["a"], columns={}
+        )

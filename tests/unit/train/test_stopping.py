@@ -12,6 +12,8 @@ import pytest
 import yaml
 from safetensors import SafetensorError
 
+from strive.cache.layout import open_cache
+from strive.cache.questions import read_questions
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError, DiskError
 from strive.files import as_disk_error, disk_error
@@ -296,3 +298,27 @@ def test_a_policy_says_what_it_is(config, tmp_path):
     assert str(tmp_path) not in text and "/" not in settings["cache"]
     # DeepSpeed's scripts need a file that is not there.
     assert not list((tmp_path / "run").rglob("zero_to_*"))
+
+
+def test_other_records_are_no_same_run(cache_root, tmp_path):
+    """As many questions with other solutions: the steps before learned something else."""
+    rows = [json.loads(line) for line in write_data(cache_root, tmp_path / "a.jsonl")]
+    first = make(cache_root).model_copy(update={"steps": 1, "data": (tmp_path / "a.jsonl",)})
+    train(first, run_dir=tmp_path / "run")
+    for row in rows:
+        row["solution"] = "B" if row["solution"] == "A" else "A"
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CheckpointError, match="trained on other records than are given now"):
+        train(first.model_copy(update={"steps": 2}), run_dir=tmp_path / "run", resume=True)
+
+
+def test_lines_that_the_log_lacks_are_said(config, run, capsys):
+    lines = run.metrics_file.read_text().splitlines(keepends=True)
+    run.metrics_file.write_text("".join(lines[1:]))
+    train(config.model_copy(update={"steps": 4}), run_dir=run.root, resume=True)
+    assert "lacks 1 of its 3 steps (first: 1)" in capsys.readouterr().err
+
+
+def write_data(cache_root, path):
+    write_records(path, read_questions(open_cache(cache_root)))
+    return path.read_text().splitlines()
