@@ -48,6 +48,13 @@ def preflight(config: TrainConfig, data: VariantReader) -> list[str]:
         unmatched = find_unmatched(records, config.grading)
         if unmatched is not None:
             lines.append(f"warning: held out: {unmatched.text()}")
+        trained = {record.question_id for record in data.records}
+        num_trained = sum(record.question_id in trained for record in records)
+        if num_trained:
+            lines.append(
+                f"warning: {num_trained} of {len(records)} held-out questions are trained on, too: "
+                "their accuracy says nothing of other questions"
+            )
     return [*start_lines(config, data), *lines]
 
 
