@@ -34,9 +34,9 @@ INDEX_CODECS = frozenset(
 # Of these a packet may hold no picture of its own.
 _HIDING_CODECS = frozenset(("vp8", "mpeg4"))
 # How many packets are decoded to see that they tell the pictures: as many as this number of pixels
-# (64 pictures of 640x360) but no fewer and no more than these. Large pictures are dear to decode.
-MAX_CHECKED_PIXELS = 64 * 640 * 360
-NUM_CHECKED_PACKETS = (16, 64)
+# (64 pictures of 576x320) but no fewer and no more than these. Large pictures are dear to decode.
+MAX_CHECKED_PIXELS = 64 * 576 * 320
+NUM_CHECKED_PACKETS = (12, 64)
 # A picture is stored a few places from where it is shown; far from there, stamps fall.
 _MAX_DISPLACEMENT = 64
 STREAMS_OF_PACKETS = ("mpegts", "mpeg")  # transport and program streams
