@@ -17,12 +17,16 @@ __all__ = ["Comparison", "SeedComparison", "compare", "compare_seeds", "read_res
 
 
 def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResults:
-    """Grade the stored answers again, with the same rules or others; run twice, it is the same."""
+    """Grade the stored answers again, with the same rules or others; run twice, it is the same.
+
+    Raises:
+        RecordsError: answers that the results count are no longer there.
+    """
     stored = read_results(out)
     rules = grading or stored["grading"]
     samples = [grade_sample(sample, rules) for sample in read_samples(out / "samples.jsonl")]
     num_counted = sum(row["overall"]["num_questions"] for row in stored["benchmarks"])
-    if len(samples) != num_counted:
+    if len(samples) < num_counted:  # more are answers to an earlier text of a question
         raise RecordsError(
             f"{out / 'samples.jsonl'} holds {len(samples)} answers, and results.json counts "
             f"{num_counted}; answer what is missing with the same strive-cli evaluate --out {out}"

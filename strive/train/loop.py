@@ -122,8 +122,17 @@ def train(
     with holding(folder, look, processes) as first_step:
         if first_step < config.steps or not processes.of_main(lambda: folder.has_final):
             notes = how_it_goes_on(folder, first_step) if resume and processes.is_main else ()
-            opened = (config, data, rewards, processes, folder)
-            _train(*opened, first_step, notes, evaluate_held_out, on_step)
+            _train(
+                config,
+                data,
+                rewards,
+                processes,
+                folder,
+                first_step,
+                notes,
+                evaluate_held_out,
+                on_step,
+            )
         elif processes.is_main:
             say(f"train: {folder.root} already has all of its {first_step} steps; nothing to do")
     return TrainSummary(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from strive.commands.common import plain_json
 from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownNameError
 from strive.evaluate.again import compare, compare_seeds, read_results, rescore
 from strive.evaluate.benchmarks import read_benchmark
@@ -129,6 +130,38 @@ def test_rescore_reads_a_hand_edited_answer(tmp_path: Path) -> None:
     rows = [replace(s, output="<answer>B</answer>") for s in read_samples(out / "samples.jsonl")]
     rewrite_samples(out / "samples.jsonl", rows)
     assert rescore(out).benchmark("lab").overall.accuracy_percent == 100.0
+
+
+def test_rescore_misses_answers_that_are_gone(tmp_path: Path) -> None:
+    out = standard(tmp_path)
+    before = (out / "results.json").read_bytes()
+    rows = read_samples(out / "samples.jsonl")
+    rewrite_samples(out / "samples.jsonl", rows[1:])
+    with pytest.raises(RecordsError, match=f"holds {len(rows) - 1} answers, .* counts {len(rows)}"):
+        rescore(out)
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_compare_says_what_differs_besides_the_policy(tmp_path: Path) -> None:
+    a, b = standard(tmp_path, "a"), standard(tmp_path, "b")
+    rows = read_samples(b / "samples.jsonl")
+    other = [replace(rows[0], prompt_hash="another", solution="Z"), *rows[1:]]
+    rewrite_samples(b / "samples.jsonl", other)
+    for out, template in ((a, "short"), (b, "direct")):
+        (out / "settings.json").write_text(json.dumps({"prompt_template": template}))
+    comparison = compare(a, b)
+    assert comparison.other_settings == {"prompt_template": ("short", "direct")}
+    text = io.StringIO()
+    print_comparison(comparison, Console(file=text, width=80))
+    first, second, *_ = text.getvalue().splitlines()
+    [overall] = [line for line in text.getvalue().splitlines() if line.startswith("│ all")]
+    assert first.startswith(f"warning: 1 of {len(rows)} questions were asked with another text")
+    assert "(prompt_template short / direct)" in first
+    assert second.startswith(f"warning: 1 of {len(rows)} questions were graded by another solution")
+    # Of fewer than five videos there is no interval and no p; JSON has no NaN either.
+    assert comparison.overall.num_units < 5
+    assert [cell.strip() for cell in overall.split("│")[3:5]] == ["–", "–"]
+    assert "NaN" not in json.dumps(plain_json(comparison))
 
 
 def test_compare(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from strive.experiments.training import (
     resolve_config,
     runs_on_lab,
     train_in_workspace,
+    with_model_folder,
 )
-from strive.experiments.workspace import Workspace, resolve_model
+from strive.experiments.workspace import Workspace, resolve_model, trained_template
 from strive.records import Record
 
 
@@ -145,3 +146,22 @@ def test_the_lab_is_never_mixed_into_a_users_cache(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 questions that are not the lab's"):
         choose_data(workspace, (), None, tmp_path / "cache")
     assert not workspace.lab.exists()
+
+
+def test_a_model_of_a_run_knows_the_prompt_that_it_was_taught(tmp_path: Path) -> None:
+    (tmp_path / "final").mkdir()
+    assert trained_template(tmp_path / "final") is None
+    (tmp_path / "config.json").write_text('{"config": {"prompt_template": "short"}}')
+    assert trained_template(tmp_path / "final") == "short"
+    (tmp_path / "config.json").write_text("[]")
+    assert trained_template(tmp_path / "final") is None
+
+
+def test_the_labs_models_are_asked_as_they_were_taught(capsys: pytest.CaptureFixture[str]) -> None:
+    config = TrainConfig(model="lab:qwen2_5_vl", cache=Path("c"))
+    with_model_folder(config.model_copy(update={"prompt_template": "short"}))
+    assert capsys.readouterr().err == ""
+    with_model_folder(config)
+    assert (
+        "were taught prompt_template=short, and are asked with video_r1" in capsys.readouterr().err
+    )
