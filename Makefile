@@ -22,8 +22,8 @@ demo: install
 	$(BIN)/strive-cli demo
 
 lint: install
-	$(BIN)/ruff check strive tests bench
-	$(BIN)/ruff format --check strive tests bench
+	$(BIN)/ruff check strive recipes tests bench
+	$(BIN)/ruff format --check strive recipes tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -57,8 +57,8 @@ gpu-wheels: install
 	$(BIN)/python -m bench.gpu_bundle
 
 format: install
-	$(BIN)/ruff check --fix strive tests bench
-	$(BIN)/ruff format strive tests bench
+	$(BIN)/ruff check --fix strive recipes tests bench
+	$(BIN)/ruff format strive recipes tests bench
 
 clean:
 	rm -rf $(VENV) strive-workspace site dist

@@ -27,8 +27,8 @@ import torch
 from bench.harness import BUILD, time_in_turns, write_result
 from strive.lab.models import lab_model_path
 from strive.pipeline.batches import Batch, Batcher, VideoSlot
-from strive.pipeline.scorers import ScorerRequest
-from strive.pipeline.scorers.siglip2 import OpenClipScorer
+from strive.scorers import ScorerRequest
+from strive.scorers.siglip2 import OpenClipScorer
 
 FRAMES_PER_VIDEO = 64
 POOL_SIZE = (237, 422)

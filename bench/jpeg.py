@@ -22,7 +22,8 @@ from bench.jpeg_pools import QUALITIES, Pool, camera_pools, lab_pools, through_j
 from bench.jpeg_table import write_section
 from strive.cache.scores import query_of
 from strive.lab.models import lab_model_path
-from strive.pipeline.scorers import (
+from strive.pipeline.session import cosines
+from strive.scorers import (
     ALLOWED_TRANSFORMS,
     AnyScorer,
     JointScorer,
@@ -30,7 +31,6 @@ from strive.pipeline.scorers import (
     SplitScorer,
     load_scorer,
 )
-from strive.pipeline.session import cosines
 from strive.variants import probabilities_of
 
 NUM_SEGMENTS, TAU = 16, 0.4

@@ -145,7 +145,7 @@ def build_tokenizer(vocabulary: int) -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    from strive.lab.recipes.tokenizers import build_policy_tokenizer
+    from recipes.tokenizers import build_policy_tokenizer
 
     content = json.loads(build_policy_tokenizer().backend_tokenizer.to_str())
     words = content["model"]["vocab"]
@@ -165,7 +165,7 @@ def build_processor(tokenizer: Any, frame_size: tuple[int, int]) -> Any:
     """Make a processor that leaves frames of this size as they are."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
-    from strive.lab.recipes.tokenizers import CHAT_TEMPLATE
+    from recipes.tokenizers import CHAT_TEMPLATE
 
     size = {"shortest_edge": 56 * 56, "longest_edge": frame_size[0] * frame_size[1]}
     return Qwen2_5_VLProcessor(

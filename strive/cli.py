@@ -25,7 +25,7 @@ from strive import __version__
 from strive.commands import caches, configs, house, looking, offline, online, quality, searching
 from strive.errors import ConfigError, StriveError, unknown_name
 from strive.files import expanded
-from strive.terminal import one_line, prepare_streams, say
+from strive.progress import one_line, prepare_streams, say
 
 _TRACEBACK = "--traceback"
 _WrongCall: Any = typer.BadParameter.__mro__[2]  # the parser's base of all wrong calls

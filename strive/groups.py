@@ -29,7 +29,7 @@ from strive.cache.scores import (
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError
 from strive.measures import Peak, typical_peak
-from strive.records import Record, read_records, sample_records
+from strive.records import Record, VideoFrames, read_records, sample_records
 from strive.seeding import derive_rng
 from strive.variants import (
     DEFAULT_LOGIT_SCALE,
@@ -42,7 +42,6 @@ from strive.variants import (
     probabilities_of,
     segment_bounds,
 )
-from strive.video_frames import VideoFrames
 
 
 class AugmentVariant(Protocol):

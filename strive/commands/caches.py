@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from strive.cache.audit import CacheInfo
     from strive.cache.prune import PrunePlan
-    from strive.pipeline.recheck import VideoCheck
+    from strive.cache.recheck import VideoCheck
 
 SHOWN_PATHS = 20
 """As many files as a dry run lists by name; the rest are counted."""
@@ -49,7 +49,7 @@ def cache_failures(
     """What failed: which video or question, why, what to do."""
     from strive.cache.failures import read_failures
     from strive.cache.layout import open_cache
-    from strive.failure_kinds import way_out
+    from strive.errors import way_out
 
     layout = open_cache(find_cache(cache, find_workspace(workspace)))
     rows = [
@@ -89,7 +89,7 @@ def cache_verify(
     problems = verify_cache(root)
     check = None
     if video_root is not None:
-        from strive.pipeline.recheck import check_videos
+        from strive.cache.recheck import check_videos
 
         check = check_videos(root, video_root)
     if as_json:
@@ -240,7 +240,7 @@ def print_failures(root: Path, rows: list[dict[str, str | None]], console: "Cons
     from rich.markup import escape
     from rich.table import Table
 
-    from strive.failure_kinds import FAILURE_KINDS
+    from strive.errors import FAILURE_KINDS
 
     if not rows:
         console.print(f"{root}: no failures", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from strive.terminal import make_console, say, show
+from strive.progress import make_console, say, show
 
 if TYPE_CHECKING:
     from strive.experiments.workspace import Workspace

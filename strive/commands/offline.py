@@ -25,7 +25,7 @@ from strive.commands.common import (
     print_json,
     say,
 )
-from strive.pipeline.scorers import SCORERS
+from strive.scorers import SCORERS
 
 if TYPE_CHECKING:
     from strive.pipeline.options import PrecomputeOptions

@@ -23,7 +23,7 @@ from strive.errors import DiskError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from strive.pipeline.quality import QualityReport, QualityRow
+    from strive.report.quality import QualityReport, QualityRow
 
 BEGIN, END = "<!-- quality -->", "<!-- /quality -->"
 WIDE = 104
@@ -68,8 +68,8 @@ def score_quality(
 
     No model runs.
     """
-    from strive.pipeline.quality import QualitySettings
-    from strive.pipeline.quality import score_quality as measure
+    from strive.report.quality import QualitySettings
+    from strive.report.quality import score_quality as measure
 
     settings = QualitySettings(frame_temperature, score_transform, num_segments)
     report = measure(
@@ -159,7 +159,7 @@ NARROW_LEAVES_OUT = ("recall_at_evidence", "lift_pool", "seen_uniform")
 
 def _left_out(report: "QualityReport") -> list[str]:
     """One line for all scorers where they leave out the same questions, else one each."""
-    from strive.pipeline.quality import ALL
+    from strive.report.quality import ALL
 
     lines: dict[str, list[str]] = {}
     for row in report.rows:
@@ -207,7 +207,7 @@ def print_quality(report: "QualityReport", console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from strive.pipeline.quality import ALL
+    from strive.report.quality import ALL
 
     is_wide = console.width >= WIDE
     headers = _headers(report, short=not is_wide)

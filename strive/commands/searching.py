@@ -21,7 +21,7 @@ from strive.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from strive.pipeline.search import DuplicateReport, SearchResult
+    from strive.search.nearest import DuplicateReport, SearchResult
 
 
 def search(
@@ -63,7 +63,7 @@ def search(
 ) -> None:
     """Frames of the whole cache nearest to a text; duplicates."""
     from strive.experiments.workspace import resolve_model
-    from strive.pipeline import search as searching
+    from strive.search import nearest as searching
 
     if duplicates == (text is not None):
         raise ConfigError("give a TEXT to search for, or --duplicates, one of the two")
@@ -95,9 +95,9 @@ def search(
 def _write_html(root: Path, result: "SearchResult | DuplicateReport", html: Path) -> None:
     from strive.cache.frames import FrameReader
     from strive.cache.layout import open_cache
-    from strive.pipeline.search import SearchResult
     from strive.report.pages import write_page
     from strive.report.search_html import render_duplicates_page, render_search_page
+    from strive.search.nearest import SearchResult
 
     frames = FrameReader(open_cache(root), result.frames_key)
     is_search = isinstance(result, SearchResult)

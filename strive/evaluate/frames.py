@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from strive.cache.frames import FrameReader
 from strive.choices import FramesMode
 from strive.errors import ConfigError, unknown_name
+from strive.files import resolve_video
 from strive.records import Record
 from strive.variants import evidence_seen, uniform_frames
-from strive.video_paths import resolve_video
 
 if TYPE_CHECKING:
     from strive.models.inputs import VideoFrames

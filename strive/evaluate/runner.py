@@ -40,9 +40,8 @@ from strive.evaluate.out_folder import open_out
 from strive.evaluate.results import EvaluationResults, Failure, score_of
 from strive.evaluate.samples import Sample, grade_sample
 from strive.evaluate.versions import model_digest
-from strive.progress import show_progress
+from strive.progress import say, show_progress
 from strive.records import Record, read_records
-from strive.terminal import say
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:

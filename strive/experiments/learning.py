@@ -25,9 +25,9 @@ from strive.experiments.evaluating import EVALUATION_FRAMES, MAX_ANSWER_TOKENS
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model
 from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary
+from strive.progress import show
 from strive.report.runs import read_run
 from strive.report.tables import accuracy, markdown_table, score_text
-from strive.terminal import show
 
 SMALLEST_GAIN_POINTS = 3.0
 SECTION_START, SECTION_END = "<!-- learning -->", "<!-- /learning -->"

@@ -12,7 +12,7 @@ from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
 from strive.experiments.workspace import LAB_PREFIX, Workspace, ensure_lab, resolve_model
 from strive.lab.models import lab_model_names
-from strive.pipeline.scorers import check_scorer_name
+from strive.scorers import check_scorer_name
 from strive.variants import NEEDS_SCORES, VARIANT_KINDS
 
 LAB_SPLITS = ("train", "held_out")

@@ -16,8 +16,7 @@ from strive.experiments.workspace import (
     require_lab_cache,
     resolve_model,
 )
-from strive.progress import show_progress
-from strive.terminal import say
+from strive.progress import say, show_progress
 from strive.train.rewards import load_rewards
 from strive.variants import find_variant_kind
 

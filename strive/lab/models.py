@@ -56,7 +56,7 @@ def lab_model_path(name: str) -> Path:
     if not path.is_dir():
         raise MissingInputError(
             f"no weights of lab model '{name}' at {path}; make them with "
-            f"`python -m strive.lab.recipes {name} --out {path}`"
+            f"`python -m recipes {name} --out {path}`"
         )
     return path
 

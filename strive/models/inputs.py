@@ -19,7 +19,7 @@ from torch import Tensor
 from strive.errors import ModelError
 from strive.models.loading import Policy
 from strive.models.positions import Grid, mean_seconds_per_slice, next_position
-from strive.video_frames import VideoFrames
+from strive.records import VideoFrames
 
 MOST_SLENDER = 200
 """Length of a frame over its breadth that processors take at most."""

@@ -15,9 +15,9 @@ from strive.errors import DecodeError
 from strive.pipeline.feed import read_back
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
-from strive.pipeline.scorers import scorer_faults
 from strive.pipeline.summary import Estimate
 from strive.pipeline.work import Work
+from strive.scorers import scorer_faults
 from strive.video.worker import Job, WorkerPool
 
 NUM_TRIED = 4

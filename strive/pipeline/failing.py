@@ -7,10 +7,9 @@ from pathlib import Path
 from strive.cache.failures import FailureRow
 from strive.cache.scores import query_of
 from strive.errors import DecodeError
-from strive.files import modified_ns
+from strive.files import locate_video, modified_ns
 from strive.pipeline.session import ScorerSession
 from strive.records import Record
-from strive.video_paths import locate_video
 
 NO_TEXT = "no_text"
 

@@ -10,7 +10,7 @@ from strive.choices import Engine, LongText, Query
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, unknown_name
 from strive.pipeline.prepare import PrepareRule
-from strive.pipeline.scorers import check_scorer_name
+from strive.scorers import check_scorer_name
 from strive.video.decode import decoder_order
 from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
 from strive.video.length import parse_max_missing

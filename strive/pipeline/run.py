@@ -19,20 +19,19 @@ from strive.cache.lock import writer_lock
 from strive.cache.questions import write_questions
 from strive.cache.scores import ScoreReader, read_score_states
 from strive.configs.schema import TrainConfig
-from strive.errors import Interrupted, TooManyFailuresError
-from strive.failure_kinds import way_out
+from strive.errors import Interrupted, TooManyFailuresError, way_out
 from strive.measures import Peak, typical_peak
 from strive.pipeline.estimate import default_workers, estimate_work
 from strive.pipeline.failing import NO_TEXT
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.prepare import next_decoder, prepare_video
-from strive.pipeline.scorers import ScorerRequest
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.stage import Stage
 from strive.pipeline.summary import PrecomputeSummary
 from strive.pipeline.work import Asked, Work, find_work, select_records, write_sample_ids
 from strive.progress import show_progress
 from strive.records import Record
+from strive.scorers import ScorerRequest
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Job, WorkerPool
 

@@ -19,10 +19,10 @@ from strive.pipeline.batches import Batch, VideoSlot
 from strive.pipeline.clock import BusyClock
 from strive.pipeline.failing import question_failure
 from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, foreseen
-from strive.pipeline.scorers import scorer_faults
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
 from strive.records import Record
+from strive.scorers import scorer_faults
 
 # On a CPU several batches are embedded at once, each by one thread: how many threads share a
 # matrix product can change its last bits, how many batches are at work cannot.

@@ -15,7 +15,8 @@ from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.layout import CacheLayout, ensure_settings, make_key, read_settings
 from strive.cache.scores import QuestionScores, ScoreRow, query_digest, query_of
 from strive.errors import CacheDamageError, DecodeError, ModelError, ScorerError
-from strive.pipeline.scorers import (
+from strive.records import Record
+from strive.scorers import (
     ALLOWED_TRANSFORMS,
     AnyScorer,
     BatchedScorer,
@@ -24,10 +25,10 @@ from strive.pipeline.scorers import (
     ScorerRequest,
     SplitScorer,
     TextLength,
+    cosines,
     load_scorer,
     scorer_faults,
 )
-from strive.records import Record
 
 # How a scorer is fed: frames in batches across videos, all frames of one video, frames with each
 # question, or no frames at all.
@@ -324,18 +325,6 @@ def _mode_of(scorer: AnyScorer) -> ScorerMode:
     if isinstance(scorer, BatchedScorer):
         return "batched"
     return "split" if isinstance(scorer, SplitScorer) else "joint"
-
-
-def cosines(embeddings_FD: np.ndarray, question_D: np.ndarray) -> np.ndarray:
-    """Return the cosines [F] of stored frame embeddings and one question (Sec. 3.3).
-
-    s_f = <v_f, q> / (|v_f| |q|). Summed per row in float64, so that the result does not depend on
-    how many questions are scored together, as it would with a matrix product.
-    """
-    v_FD = embeddings_FD.astype(np.float64)
-    dots_F = (v_FD * question_D.astype(np.float64)).sum(axis=1)
-    norms_F = np.sqrt((v_FD * v_FD).sum(axis=1))
-    return (dots_F / norms_F).astype(np.float32)
 
 
 def _unit_rows(x_ND: np.ndarray) -> np.ndarray:

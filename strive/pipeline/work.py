@@ -14,7 +14,7 @@ from strive.cache.frames import VideoState, read_video_states
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import read_score_states
 from strive.errors import MissingInputError, RecordsError
-from strive.files import content_digest, modified_ns
+from strive.files import content_digest, locate_video, modified_ns
 from strive.pipeline.failing import NO_TEXT, no_text_failure
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.session import ScorerSession
@@ -26,7 +26,6 @@ from strive.records import (
 )
 from strive.video.ebml import may_crop
 from strive.video.mov import has_matrix, names_box
-from strive.video_paths import locate_video
 
 # Kinds of failure that cost nothing to look at again: what the user may have changed since (the
 # folder, permissions, what is installed) shows in no file's size or time stamp.

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from strive.files import fsync
-from strive.terminal import say
+from strive.progress import say
 
 CHECKPOINT_STATE = "state.json"
 BEST_STATE = "best.json"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
-from strive.terminal import say
+from strive.progress import say
 from strive.train.run_folder import RunFolder
 
 

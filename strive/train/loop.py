@@ -26,7 +26,7 @@ from strive.models.loading import (
     checkpoint_activations,
     load_policy,
 )
-from strive.terminal import say, show
+from strive.progress import say, show
 from strive.train.best import keep_if_best
 from strive.train.card import records_digest
 from strive.train.data import Prefetcher, TrainingData, shard

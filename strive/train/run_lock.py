@@ -16,7 +16,7 @@ from pathlib import Path
 
 from strive.cache.lock import try_lock
 from strive.errors import CheckpointError, DiskError, RunInUseError
-from strive.terminal import say
+from strive.progress import say
 
 _MARK = "strive_run"
 _TRIES, _SECONDS_BETWEEN = 50, 0.01

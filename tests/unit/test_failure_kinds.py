@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from strive.commands.offline import precompute
-from strive.failure_kinds import FAILURE_KINDS, way_out
+from strive.errors import FAILURE_KINDS, way_out
 
 ROOT = Path(__file__).parents[2] / "strive"
 # Kinds that are handed on from an error that was raised with one of its own.

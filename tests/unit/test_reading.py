@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strive import answers
-from strive.reading import plain_text, read_letter, read_number
+from strive.answers import plain_text, read_letter, read_number
 
 # fmt: off
 LETTERS = [

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strive.errors import ConfigError, MissingInputError, OutsideRootError, RecordsError
+from strive.files import resolve_video
 from strive.records import (
     PROBLEM_TYPES,
     Record,
@@ -22,7 +23,6 @@ from strive.records import (
     video_id_of,
     write_records,
 )
-from strive.video_paths import resolve_video
 
 ROW = {
     "problem_id": 7,

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from strive.terminal import _console_class, clean, make_console, one_line, say, show
+from strive.progress import _console_class, clean, make_console, one_line, say, show
 
 NASTY = "a\x1b[2Jb\x07c\rd\x7fe\x9b1mf\u202eg\x00h\ud800i"
 
@@ -63,4 +63,4 @@ def test_nothing_else_prints() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "Console"):
                 found.append(str(path.relative_to(root)))
-    assert sorted(set(found)) == ["cli.py", "lab/recipes/__main__.py", "terminal.py"]
+    assert sorted(set(found)) == ["cli.py", "progress.py"]

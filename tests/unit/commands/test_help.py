@@ -16,7 +16,7 @@ from strive.cli import app
 from strive.configs.load import preset_names
 from strive.errors import ConfigError, StriveError, UnknownNameError
 from strive.evaluate.benchmarks import BENCHMARKS
-from strive.pipeline.scorers import SCORERS
+from strive.scorers import SCORERS
 from strive.variants import VARIANT_KINDS
 from strive.video.decode import DECODERS
 from strive.video.frame_plan import FRAME_PLANS

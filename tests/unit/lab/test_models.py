@@ -32,7 +32,7 @@ def test_names_and_paths():
 
 def test_missing_weights_name_the_recipe(monkeypatch, tmp_path):
     monkeypatch.setattr("strive.lab.models.WEIGHTS_ROOT", tmp_path)
-    with pytest.raises(MissingInputError, match=r"strive\.lab\.recipes qwen3_vl"):
+    with pytest.raises(MissingInputError, match=r"-m recipes qwen3_vl"):
         lab_model_path("qwen3_vl")
 
 
@@ -128,9 +128,9 @@ def test_policies_open_with_the_auto_classes_and_answer(name, question_frames):
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_policies_answer_a_real_clip_in_the_taught_form(name, tmp_path):
+    from recipes.measure import decode_clip
+    from recipes.policy_measure import run_view
     from strive.answers import has_think_answer_format
-    from strive.lab.recipes.measure import decode_clip
-    from strive.lab.recipes.policy_measure import run_view
     from strive.models.loading import load_policy
 
     world = build_world(tmp_path, num_clips=4, seed=7)

@@ -5,10 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from strive.lab.recipes.folders import FRAME_SIZE
-from strive.lab.recipes.policy import PolicySettings, Stage, Trainer, train_policy
-from strive.lab.recipes.rows import Row, slot_times
-from strive.lab.recipes.tower import encode_square, hidden_states
+from recipes.folders import FRAME_SIZE
+from recipes.policy import PolicySettings, Stage, Trainer, train_policy
+from recipes.rows import Row, slot_times
+from recipes.tower import encode_square, hidden_states
 from strive.models.inputs import VideoFrames, prepare_prompts
 from strive.models.vision import encode_videos, merge_features
 
@@ -80,7 +80,7 @@ def test_tails_of_a_row_do_not_see_each_other(trainer):
 
 
 def test_a_recipe_runs_and_repeats_itself(tmp_path):
-    from strive.lab.recipes.curriculum import Mixture
+    from recipes.curriculum import Mixture
 
     settings = PolicySettings(
         num_scenes=6,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.toy_scorer import Toy
-from strive.pipeline.scorers import ScorerRequest
+from strive.scorers import ScorerRequest
 
 SHORT = 10
 

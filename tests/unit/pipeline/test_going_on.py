@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from clip_world import World, question
 from video import coded_clips as clips
 
-from pipeline.conftest import World, question
 from strive.cache.audit import verify_cache
 from strive.cache.failures import SCHEMA, FailureRow, commit_failures, read_failures
 from strive.cache.frames import FrameReader
 from strive.cache.layout import default_frames_key, open_cache
 from strive.cache.scores import read_score_states
 from strive.errors import TooManyFailuresError
+from strive.files import locate_video, resolve_video
 from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 from strive.records import Record, write_records
-from strive.video_paths import locate_video, resolve_video
 
 PICKY = "pipeline.toy_scorer:make_picky"
 

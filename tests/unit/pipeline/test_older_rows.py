@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from clip_world import World, question
 from video import coded_clips as clips
 from video.odd_clips import COLOUR, with_clap, with_pixel_crop
 
-from pipeline.conftest import World, question
 from strive.cache.audit import cache_info, verify_cache
 from strive.cache.frames import VIDEOS_SCHEMA, FrameReader
 from strive.cache.layout import default_frames_key, open_cache

@@ -3,8 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clip_world import clips
 
-from pipeline.conftest import clips
 from strive.cache.codec import FrameCodec
 from strive.errors import DecodeError
 from strive.files import content_digest

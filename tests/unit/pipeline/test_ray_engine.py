@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from clip_world import TOY, World, question
 from ray.cluster_utils import Cluster
 
-from pipeline.conftest import TOY, World, question
 from pipeline.test_run import decodes, scores_of
 from strive.cache.audit import verify_cache
 from strive.cache.failures import read_failures

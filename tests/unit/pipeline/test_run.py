@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_world import TOY, World, question
 from video import coded_clips as clips
 
-from pipeline.conftest import TOY, World, question
 from strive.cache.audit import verify_cache
 from strive.cache.failures import read_failures
 from strive.cache.frames import FrameReader

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from strive.pipeline.scorers import ScorerRequest
+from strive.scorers import ScorerRequest
 
 
 class Toy:

@@ -13,8 +13,8 @@ from strive.commands.views import print_training
 from strive.configs.load import load_train_config
 from strive.errors import ConfigError, RewardError
 from strive.lab.models import lab_model_path
+from strive.progress import make_console
 from strive.records import Record
-from strive.terminal import make_console
 from strive.train.loop import train
 from strive.train.plan import dry_run
 from strive.train.rewards import REWARDS, load_rewards, record_columns, try_rewards

@@ -15,12 +15,11 @@ from strive.lab.models import lab_model_path
 from strive.models.inputs import prepare_prompts
 from strive.models.lengths import long_prompts
 from strive.models.loading import load_policy, open_model
-from strive.records import Record, write_records
+from strive.records import Record, VideoFrames, write_records
 from strive.train.data import TrainingData
 from strive.train.plan import dry_run
 from strive.train.preflight import preflight
 from strive.train.start import comparable_cache
-from strive.video_frames import VideoFrames
 
 
 def start(config):

@@ -1,1 +1,0 @@
-"""Makes each lab model from scratch: `python -m strive.lab.recipes NAME --out DIR --seed S`."""

@@ -1,0 +1,3 @@
+"""Where scorers of earlier versions found what is now in `strive.scorers`."""
+
+from strive.scorers import *  # noqa: F403

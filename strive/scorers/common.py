@@ -1,0 +1,206 @@
+"""What scorers share: device and dtype, pixels, fixed batches, digests of model files."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from strive.errors import ConfigError, ModelError
+from strive.files import expanded, file_digest
+from strive.scorers import BatchedScorer, ScorerRequest
+
+PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FRAMES_PER_RESIZE = {"cpu": 8}
+"""Frames that exist at full size as floats at once; a GPU takes a whole pool in one copy."""
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+_CONFIGS = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: no such device, or none on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = str(error).splitlines()[0][:200]
+        raise ConfigError(
+            f"--device {name} cannot be used here ({line}); use auto or cpu"
+        ) from None
+    return device
+
+
+def pick_dtype(request: ScorerRequest, device: torch.device) -> str:
+    """Return the dtype's name: what is asked for, else float32 on a CPU and bfloat16 elsewhere.
+
+    Raises:
+        ModelError: the name is not one of `DTYPES`.
+    """
+    name = request.dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    if name not in DTYPES:
+        raise ModelError(f"dtype '{name}' is not one of {', '.join(DTYPES)}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class PixelRule:
+    """How uint8 frames become an image tower's input; its fields go into the scorer key."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize_mode: Literal["squash", "shortest"] = "squash"
+
+    def fields(self) -> dict[str, Any]:
+        """The rule as JSON values."""
+        return {
+            "rule": PREPROCESS_RULE,
+            "size": list(self.size),
+            "resize_mode": self.resize_mode,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def apply(self, frames_BHWC: Tensor) -> Tensor:
+        """Turn uint8 frames [B, H, W, 3] into float32 pixels [B, 3, S, S] on their device."""
+        x = frames_BHWC.permute(0, 3, 1, 2).float() / 255.0
+        if self.resize_mode == "shortest":
+            height, width = x.shape[-2:]
+            scale = max(self.size[0] / height, self.size[1] / width)
+            grown = (
+                max(self.size[0], round(height * scale)),
+                max(self.size[1], round(width * scale)),
+            )
+            x = F.interpolate(x, size=grown, mode="bicubic", antialias=True)
+            top, left = (grown[0] - self.size[0]) // 2, (grown[1] - self.size[1]) // 2
+            x = x[..., top : top + self.size[0], left : left + self.size[1]]
+        else:
+            x = F.interpolate(x, size=self.size, mode="bicubic", antialias=True)
+        mean, std = (
+            torch.tensor(values, device=x.device).view(1, 3, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return (x.clamp(0.0, 1.0) - mean) / std
+
+    def prepare(
+        self, frames_FHWC: np.ndarray, *, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """Prepare all frames of a video, a few at a time: [F, 3, S, S] on `device`."""
+        prepared = torch.empty((len(frames_FHWC), 3, *self.size), dtype=dtype, device=device)
+        size = FRAMES_PER_RESIZE.get(device.type, 64)
+        for start in range(0, len(frames_FHWC), size):
+            chunk = np.ascontiguousarray(frames_FHWC[start:][:size])
+            pixels = self.apply(torch.from_numpy(chunk).to(device))
+            prepared[start : start + len(chunk)] = pixels.to(dtype)
+        return prepared
+
+
+def embed_in_batches(scorer: BatchedScorer, frames_FHWC: np.ndarray) -> np.ndarray:
+    """Embed the frames of one video with a batched scorer: float32 [F, D]."""
+    prepared = scorer.prepare_frames(frames_FHWC)
+    parts = [
+        scorer.embed_prepared(prepared[start : start + scorer.batch_size])
+        for start in range(0, len(prepared), scorer.batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def pad_batch(rows: Tensor, batch_size: int) -> Tensor:
+    """Pad rows [B, ...] with zeros to `batch_size`.
+
+    Kernels are chosen by the batch's size, and another kernel gives other last bits.
+    """
+    missing = batch_size - len(rows)
+    return rows if missing == 0 else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Scale rows [N, D] to length 1, in float32."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def mean_token_embeddings(table: Any, tokenizer: Any, questions: Sequence[str]) -> np.ndarray:
+    """Average each bare question's token embeddings (Sec. 3.3): float32 [Q, D], unit length.
+
+    Without a chat template and without special tokens. A question without any token gives NaN.
+    """
+    rows = []
+    for question in questions:
+        ids = torch.tensor(token_ids(tokenizer, question), dtype=torch.long)
+        rows.append(unit_rows(table(ids.to(table.weight.device)).float().mean(0)).cpu().numpy())
+    return np.stack(rows) if rows else np.empty((0, table.weight.shape[1]), np.float32)
+
+
+def token_ids(tokenizer: Any, question: str) -> list[int]:
+    """Token ids of the bare question."""
+    return list(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def model_source(request: ScorerRequest, default: str) -> str:
+    """Return what to load: an existing folder by its absolute path, else a hub id as it is."""
+    name = request.model or default
+    folder = expanded(Path(name))
+    return str(folder.absolute()) if folder.is_dir() else name
+
+
+def model_files(name: str) -> tuple[Path, ...]:
+    """Return weights and settings of a transformers model that has just been opened.
+
+    Raises:
+        ModelError: neither a folder nor the local hub cache holds them.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        from transformers.utils.hub import cached_file
+
+        found = cached_file(name, "config.json", local_files_only=True)
+        folder = Path(str(found)).parent
+    for pattern in _WEIGHTS:
+        weights = sorted(folder.glob(pattern))
+        if weights:
+            configs = [folder / file for file in _CONFIGS if (folder / file).is_file()]
+            return (*weights, *configs)
+    raise ModelError(f"no weights ({' or '.join(_WEIGHTS)}) in {folder}")
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """Hash files by name and content: the same in whatever folder they lie."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + file_digest(path))
+    return digest.hexdigest()[:32]
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash what decides which text becomes which ids."""
+    # Padding and truncation are set by the last call; they are no part of it.
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.pop("padding", None)
+    state.pop("truncation", None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def model_label(name: str) -> str:
+    """Name a model in a key: a folder by its last part alone, since it may be moved."""
+    return Path(name).name if Path(name).is_dir() else name

@@ -1,0 +1,190 @@
+"""The `gradient` scorer: how much the policy's reading of the question depends on each frame.
+
+Sec. 4.2: the gradient of the language-modelling loss, restricted to the question's tokens, with
+respect to the input pixels; the spatially averaged L2 norm of it, per frame, is used as sampling
+weight. Read as follows:
+
+* All frames of the pool are one video, before the question, in the policy's own chat template: a
+  question before its video does not depend on it, and the gradient would be zero.
+* The loss is the mean of -log p(token | video, earlier tokens) over the tokens of the question,
+  its first included; nothing after the question is run.
+* Pixels are the normalised ones that enter the tower, at the size at which the policy reads them.
+* At every pixel the L2 norm over its colour channels, then the mean over the frame's pixels.
+* A temporal patch covers two frames, whose gradients are told apart. An odd pool is filled up by
+  repeating its last frame; that frame's gradient is the sum over both places, as the chain rule has
+  it.
+
+Cost: one forward and backward pass over the whole pool for every question. Layers are recomputed in
+the backward pass, so that 64 frames fit.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strive.errors import DecodeError
+from strive.models.inputs import PromptInputs, VideoFrames, prepare_prompt
+from strive.models.language import language_forward
+from strive.models.loading import Policy, checkpoint_activations
+from strive.models.logprobs import token_logprobs
+from strive.models.rows import packed_rows
+from strive.models.vision import encode_video, merge_features
+from strive.scorers import ScorerKind, ScorerRequest, TextLength
+from strive.scorers.common import pick_device, token_ids
+from strive.scorers.policy_model import ScoringPolicy
+
+
+def load_gradient(request: ScorerRequest) -> "GradientScorer":
+    """Make the scorer; `request.model` is a hub id or a folder.
+
+    Raises:
+        ModelError: the model cannot be opened, or is of another family.
+        MissingInputError: there is no such folder.
+    """
+    return GradientScorer(request)
+
+
+class GradientScorer:
+    """A Qwen2.5-VL or Qwen3-VL, frozen, whose pixels get the gradient."""
+
+    kind: ScorerKind = "weight"
+    packages = ("transformers",)
+    wants_times = True
+
+    def __init__(self, request: ScorerRequest) -> None:
+        self.device = pick_device(request.device)
+        self._scoring = ScoringPolicy(request, self.device)
+        self.policy, self.files = self._scoring.policy, self._scoring.files
+        _recompute_layers(self.policy.model)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the numbers."""
+        return {
+            **self._scoring.identity(),
+            "prompt": "chat template, video before question",
+            "position_rule": self.policy.position_rule,
+            "loss": "mean over the question's tokens",
+            "weight": "mean over pixels of the L2 norm over channels of the gradient",
+        }
+
+    def score(
+        self, frames_FHWC: np.ndarray, question: str, *, pts_seconds_F: np.ndarray
+    ) -> np.ndarray:
+        """Return each frame's weight, the mean gradient norm of its pixels: float32 [F].
+
+        Raises:
+            DecodeError: `no_text`: a question without a token has no loss; `too_long`: with the
+                video it does not fit into the policy's context. Both are this question's row.
+        """
+        # The question alone first: the frames of one that is too long need no preparing.
+        self._check_length(len(token_ids(self.policy.tokenizer, question)))
+        video = VideoFrames(
+            frames_KHWC=frames_FHWC,
+            pts_seconds_K=np.asarray(pts_seconds_F, np.float64),
+            source_index_K=np.arange(len(frames_FHWC)),  # the pool's; a prompt shows times alone
+        )
+        prompt = prepare_prompt(self.policy, question, video)
+        start, end = question_tokens(self.policy, prompt)
+        self._check_length(end)
+        if start == end:
+            raise DecodeError("no_text", "the question has no token")
+        pixels_ND = prompt.pixel_values.to(self.device).requires_grad_()
+        with torch.enable_grad():
+            loss = question_loss(self.policy, prompt, pixels_ND)
+            (gradient_ND,) = torch.autograd.grad(loss, pixels_ND)
+        return self._norms(gradient_ND.float(), prompt, len(frames_FHWC)).cpu().numpy()
+
+    def _check_length(self, num_tokens: int) -> None:
+        context = int(self.policy.config.text_config.max_position_embeddings)
+        if num_tokens > context:
+            raise DecodeError(
+                "too_long",
+                f"the question (with its video) takes {num_tokens:,} tokens, the policy's context "
+                f"holds {context:,}",
+            )
+
+    def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
+        """Count each question's tokens; none are ever cut off."""
+        lengths = [len(token_ids(self.policy.tokenizer, text)) for text in questions]
+        return [TextLength(length, False) for length in lengths]
+
+    def _norms(self, gradient_ND: Tensor, prompt: PromptInputs, num_frames: int) -> Tensor:
+        vision = self.policy.config.vision_config
+        frames_FNCP = frame_gradients(
+            gradient_ND, prompt.video_grid_thw, vision.temporal_patch_size, vision.patch_size
+        )
+        # The last frame and its repetitions are one set of pixels.
+        frames_FNCP[num_frames - 1] = frames_FNCP[num_frames - 1 :].sum(0)
+        return frames_FNCP[:num_frames].norm(dim=2).mean(dim=(1, 2))
+
+
+def question_loss(policy: Policy, prompt: PromptInputs, pixels_ND: Tensor) -> Tensor:
+    """Mean negative log-probability of the question's tokens, given the video's pixels."""
+    start, end = question_tokens(policy, prompt)
+    read = dataclasses.replace(
+        prompt,
+        input_ids_P=prompt.input_ids_P[:start],
+        video_mask_P=prompt.video_mask_P[:start],
+        position_ids_3P=prompt.position_ids_3P[:, :start],
+        next_position=int(prompt.position_ids_3P[0, start]),
+        pixel_values=pixels_ND,
+    )
+    targets_L = prompt.input_ids_P[start:end]
+    rows, source_BGL = packed_rows(
+        policy, [read], targets_L[None, None], np.array([[len(targets_L)]])
+    )
+    merged = merge_features(policy, [encode_video(policy, read, with_graph=True)])
+    hidden_BTH = language_forward(policy, policy.model, rows, merged)
+    logprobs_L, _ = token_logprobs(
+        policy.model.lm_head,
+        hidden_BTH[0, torch.from_numpy(source_BGL[0, 0]).to(policy.device)],
+        torch.from_numpy(targets_L).to(policy.device),
+        sampling_temperature=1.0,
+    )
+    return -logprobs_L.mean()
+
+
+def question_tokens(policy: Policy, prompt: PromptInputs) -> tuple[int, int]:
+    """Half-open range of the question's tokens in the prompt.
+
+    The text between the video's end and the next control token; the prompt's text holds no others.
+    """
+    control = set(policy.tokenizer.all_special_ids)
+    control |= {i for i, t in policy.tokenizer.added_tokens_decoder.items() if t.special}
+    ids = prompt.input_ids_P.tolist()
+    start = int(np.flatnonzero(prompt.video_mask_P)[-1]) + 1
+    while start < len(ids) and ids[start] == policy.config.vision_end_token_id:
+        start += 1
+    end = start
+    while end < len(ids) and ids[end] not in control:
+        end += 1
+    return start, end
+
+
+def frame_gradients(
+    gradient_ND: Tensor, grid_thw: tuple[int, int, int], temporal_size: int, patch_size: int
+) -> Tensor:
+    """Take patches apart into frames: [N, C * t * p * p] to [frames, patches, C, p * p].
+
+    A patch holds, channel by channel, `temporal_size` frames of `patch_size` x `patch_size` pixels.
+    """
+    slices, rows, columns = grid_thw
+    x = gradient_ND.view(slices, rows * columns, -1, temporal_size, patch_size * patch_size)
+    return x.permute(0, 3, 1, 2, 4).reshape(
+        slices * temporal_size, rows * columns, -1, patch_size**2
+    )
+
+
+def _recompute_layers(model: Any) -> None:
+    """Turn on activation checkpointing without training mode, and so without dropout.
+
+    A layer checkpoints while it is `training`; what lies inside it decides about dropout.
+    """
+    checkpoint_activations(model)
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True

@@ -1,0 +1,170 @@
+"""The `llava_ov` scorer: LLaVA-OneVision's own visual and word tokens, through transformers.
+
+Sec. 3.3, read literally: a frame is the mean of its projected visual tokens, a question the mean of
+its token embeddings, both scaled to length 1. The visual tokens are those that the model hands to
+its language model for a video: vision tower, projector, then the bilinear pooling that halves each
+side. A frame's tokens do not depend on the other frames of the video.
+
+The language model itself is not run, and a question is never too long.
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strive.errors import ModelError, short_reason
+from strive.models.hub import go_offline_if_unreachable
+from strive.models.loading import open_weights, require_tokenizer
+from strive.scorers import ScorerKind, ScorerRequest, TextLength
+from strive.scorers.common import (
+    DTYPES,
+    PixelRule,
+    embed_in_batches,
+    files_digest,
+    mean_token_embeddings,
+    model_files,
+    model_label,
+    model_source,
+    pad_batch,
+    pick_device,
+    pick_dtype,
+    token_ids,
+    tokenizer_digest,
+    unit_rows,
+)
+
+# Neither the language model nor what stands behind the tower's last layer is run.
+_UNUSED = ("language_model.layers", "language_model.norm", "lm_head", "post_layernorm", ".head.")
+DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+
+
+def load_llava_ov(request: ScorerRequest) -> "LlavaOnevisionScorer":
+    """Make the scorer; `request.model` is a hub id or a folder.
+
+    Raises:
+        ModelError: the model cannot be found or loaded, or is of another kind.
+    """
+    return LlavaOnevisionScorer(request)
+
+
+class LlavaOnevisionScorer:
+    """A LLaVA-OneVision of transformers, frozen; its language model is dropped."""
+
+    kind: ScorerKind = "similarity"
+    packages = ("transformers",)
+
+    def __init__(self, request: ScorerRequest) -> None:
+        self.device = pick_device(request.device)
+        self.dtype_name = pick_dtype(request, self.device)
+        self.batch_size = request.batch_size
+        self.model_name = model_source(request, DEFAULT_MODEL)
+        model, processor = _open(self.model_name, DTYPES[self.dtype_name], self.device)
+        self.tokenizer = processor.tokenizer
+        self.pixel_rule = _pixel_rule(model.config, processor.video_processor, self.model_name)
+        self.model = model.model.to(self.device)
+        self.model.language_model.layers = torch.nn.ModuleList()
+        self.files = model_files(self.model_name)
+        self._weights_digest = files_digest(self.files)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the numbers."""
+        return {
+            "model": model_label(self.model_name),
+            "files_digest": self._weights_digest,
+            "tokenizer_digest": tokenizer_digest(self.tokenizer),
+            "backend": f"transformers {version('transformers')}",
+            "frame": "mean of projected and pooled visual tokens",
+            "question": "mean of input embeddings, no template, no special tokens",
+            "dtype": self.dtype_name,
+            "preprocess": self.pixel_rule.fields(),
+        }
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        """Embed frames in batches that are padded to one size: float32 [F, D], unit length."""
+        return embed_in_batches(self, frames_FHWC)
+
+    @torch.inference_mode()
+    def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:
+        """Resize and normalise uint8 frames: the tower's input [F, 3, S, S] on the device."""
+        dtype = DTYPES[self.dtype_name]
+        return self.pixel_rule.prepare(frames_FHWC, device=self.device, dtype=dtype)
+
+    @torch.inference_mode()
+    def embed_prepared(self, prepared_B: Tensor) -> np.ndarray:
+        """Embed at most `batch_size` prepared frames: float32 [B, D], unit length."""
+        pixels = pad_batch(prepared_B.to(self.device, non_blocking=True), self.batch_size)
+        tokens_BND = self.visual_tokens(pixels)[: len(prepared_B)]
+        return unit_rows(tokens_BND.float().mean(1)).cpu().numpy()
+
+    def visual_tokens(self, pixels_BCHW: Tensor) -> Tensor:
+        """What the language model would be given for each frame of a video: [B, N, D]."""
+        config = self.model.config
+        wanted = config.vision_feature_layer
+        layers = [wanted] if isinstance(wanted, int) else list(wanted)
+        # Only these layers' states are kept; all of them would be gigabytes for a large tower.
+        states = self.model.vision_tower(pixels_BCHW, output_hidden_states=layers).hidden_states
+        hidden = torch.cat([states[layer] for layer in layers], dim=-1)
+        if config.vision_feature_select_strategy == "default":
+            hidden = hidden[:, 1:]
+        tokens: Tensor = self.model.apply_pooling(self.model.multi_modal_projector(hidden))
+        return tokens
+
+    @torch.inference_mode()
+    def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
+        """Average each question's token embeddings: float32 [Q, D], unit length."""
+        return mean_token_embeddings(self.model.get_input_embeddings(), self.tokenizer, questions)
+
+    def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
+        """Count each question's tokens; none are ever cut off."""
+        return [TextLength(len(token_ids(self.tokenizer, text)), False) for text in questions]
+
+
+def _open(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoProcessor, LlavaOnevisionForConditionalGeneration
+
+    if not Path(name).is_dir():
+        go_offline_if_unreachable()
+    try:
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind != "llava_onevision":
+            raise ModelError(
+                f"'{name}' is of family '{kind}'; scorer 'llava_ov' takes a llava_onevision model "
+                "(--scorer-model llava_ov=ID_OR_DIR); a policy scores with --scorer policy"
+            )
+        model = open_weights(
+            LlavaOnevisionForConditionalGeneration,
+            name,
+            device=device,
+            unused=_UNUSED,
+            dtype=dtype,
+        )
+        processor = AutoProcessor.from_pretrained(name)
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = short_reason(error)
+        raise ModelError(
+            f"model '{name}' cannot be opened as a LLaVA-OneVision ({reason}); give a folder with "
+            "--scorer-model llava_ov=DIR, or the lab's small model with "
+            "--scorer-model llava_ov=lab:llava_ov"
+        ) from error
+    require_tokenizer(processor.tokenizer, name)
+    return model.eval().requires_grad_(False), processor
+
+
+def _pixel_rule(config: Any, video_processor: Any, name: str) -> PixelRule:
+    """Size, mean and deviation as the model's video processor has them."""
+    side = config.vision_config.image_size
+    size = (int(video_processor.size["height"]), int(video_processor.size["width"]))
+    if size != (side, side):
+        raise ModelError(
+            f"the video processor of '{name}' makes frames of {size[0]} x {size[1]} pixels, its "
+            f"vision tower takes {side} x {side}"
+        )
+    mean, std = video_processor.image_mean, video_processor.image_std
+    return PixelRule(size, tuple(mean), tuple(std))

@@ -1,0 +1,1 @@
+"""The nearest frames of a whole cache to a text, and near-duplicates between records."""

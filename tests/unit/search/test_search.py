@@ -1,0 +1,257 @@
+"""Search against a plain look at every stored score; the index against all that can befall it."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_world import TOY, World, question
+
+from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
+from strive.cache.frames import FrameReader
+from strive.cache.layout import CacheLayout, create_cache, open_cache
+from strive.cache.scores import ScoreReader
+from strive.errors import (
+    CacheError,
+    ConfigError,
+    MissingInputError,
+    StaleCacheError,
+)
+from strive.pipeline.run import precompute
+from strive.records import write_records
+from strive.report.search_html import render_duplicates_page, render_search_page
+from strive.search import index as search_index
+from strive.search.index import open_index
+from strive.search.nearest import DuplicatePair, agreement_of, find_duplicates, search_text
+from strive.seeding import derive_rng
+
+WEIGHTS = "pipeline.toy_scorer:make_weights"
+
+
+@pytest.fixture
+def cache(world: World, tmp_path: Path) -> Path:
+    precompute(world.options(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def every_score(cache: Path, question_id: str, video_id: str) -> list[tuple[float, str, int]]:
+    layout = open_cache(cache)
+    found = ScoreReader(layout, layout.scorer_keys()[0]).get(question_id)
+    assert found is not None and found.video_id == video_id
+    return [(float(score), video_id, frame) for frame, score in enumerate(found.scores_F)]
+
+
+def test_the_nearest_frames_are_those_with_the_best_scores(world: World, tmp_path: Path) -> None:
+    """The same text asked about every video: what search finds is what `precompute` scored."""
+    text = "What is shown here?"
+    write_records(world.data, [question(n, f"clip{n}.mp4", text) for n in range(4)])
+    cache = tmp_path / "cache"
+    precompute(world.options(cache))
+    scored = [row for n in range(4) for row in every_score(cache, str(n), f"clip{n}.mp4")]
+    scored.sort(key=lambda row: -row[0])
+    result = search_text(cache, text, top=7)
+    assert [frame.score for frame in result.frames] == [score for score, _, _ in scored[:7]]
+    by_frame = {(video_id, frame): score for score, video_id, frame in scored}
+    layout = open_cache(cache)
+    pools = FrameReader(layout, layout.frames_keys()[0])
+    for frame in result.frames:
+        assert by_frame[frame.video_id, frame.frame_index] == frame.score
+        pts_seconds_F = pools.info(frame.video_id).pts_seconds_F
+        assert frame.pts_seconds == pts_seconds_F[frame.frame_index]
+    assert (result.num_videos, result.num_frames) == (4, len(scored))
+    one_each = search_text(cache, text, top=9, per_video=1)
+    assert sorted(frame.video_id for frame in one_each.frames) == [f"clip{n}.mp4" for n in range(4)]
+
+
+def test_the_index_is_kept_extended_and_built_again(
+    world: World, cache: Path, tmp_path: Path
+) -> None:
+    layout = open_cache(cache)
+    (key,) = layout.scorer_keys()
+    folder = layout.embeddings(key)
+    wanted = search_text(cache, "cats")
+    assert wanted.index == "flat, built"
+    kept = {path.name: path.read_bytes() for path in folder.glob("index*")}
+    assert sorted(kept) == ["index-videos.npy", "index.faiss", "index.json"]
+    assert search_text(cache, "cats") == dataclasses.replace(wanted, index="flat, kept")
+    # Another video arrives.
+    shutil.copy(world.root / "clip2.mp4", world.root / "clip9.mp4")
+    more = tmp_path / "more.jsonl"
+    write_records(more, [question(99, "clip9.mp4")])
+    precompute(world.options(cache, data=(more,)))
+    extended = search_text(cache, "cats", top=200)
+    assert extended.index == "flat, extended" and extended.num_videos == 5
+    # The same as one that is made from nothing.
+    (folder / "index.json").unlink()
+    anew = search_text(cache, "cats", top=200)
+    assert anew.index == "flat, built"
+    assert {dataclasses.replace(f, duplicates=()) for f in anew.frames} == {
+        dataclasses.replace(f, duplicates=()) for f in extended.frames
+    }
+    # A video is decoded anew: its old rows must go.
+    shutil.copy(world.root / "clip1.mp4", world.root / "clip0.mp4")
+    precompute(world.options(cache))
+    changed = search_text(cache, "cats", top=200)
+    assert changed.index == "flat, built" and changed.num_videos == 5
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "index-videos.npy", "index.json"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone", "of another"])
+def test_a_damaged_index_is_built_again(cache: Path, name: str, how: str) -> None:
+    wanted = search_text(cache, "cats")
+    layout = open_cache(cache)
+    path = layout.embeddings(layout.scorer_keys()[0]) / name
+    data = bytearray(path.read_bytes())
+    if how == "gone":
+        path.unlink()
+    elif how == "of another":
+        path.write_bytes(b"{}" if name.endswith("json") else data + data)
+    elif how == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 3] ^= 0xFF
+        path.write_bytes(data)
+    assert search_text(cache, "cats") == wanted
+    assert search_text(cache, "cats").index == "flat, kept"
+
+
+def test_a_read_only_cache_is_searched_all_the_same(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = search_text(cache, "cats")
+    layout = open_cache(cache)
+    folder = layout.embeddings(layout.scorer_keys()[0])
+    for path in folder.glob("index*"):
+        path.unlink()
+    # A folder in the place of the file cannot be replaced, whoever runs the tests.
+    (folder / "index.faiss").mkdir()
+    (folder / "index.faiss" / "full").touch()
+    assert search_text(cache, "cats") == dataclasses.replace(wanted, index="flat, built, not kept")
+
+
+def test_a_graph_finds_nearly_all(tmp_path: Path) -> None:
+    layout = create_cache(tmp_path / "cache")
+    rng = derive_rng(0, "graph")
+    rows = rng.normal(size=(40, 50, 24))
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    videos = [VideoEmbeddings(f"v{n}", x.astype(np.float16), "sum") for n, x in enumerate(rows)]
+    add_states(layout, videos)
+    flat = open_index(layout, "scorer", "frames")
+    graph = open_index_of(layout, flat_up_to=100)
+    assert (flat.kind, graph.kind) == ("flat", "hnsw") and graph.num_frames == 2000
+    np.testing.assert_array_equal(graph.rows(7), rows[7].astype(np.float16))
+    queries = rng.normal(size=(20, 24)).astype(np.float32)
+    everything = rows.astype(np.float16).astype(np.float32).reshape(-1, 24)
+    hits = 0
+    for query_D in queries:
+        best = np.argsort(-(everything @ query_D))[:10]
+        assert [v * 50 + f for v, f in flat.nearest(query_D, 10)] == best.tolist()
+        hits += len(set(best) & {v * 50 + f for v, f in graph.nearest(query_D, 10)})
+    assert hits >= 0.95 * 200
+
+
+def add_states(layout: CacheLayout, videos: list[VideoEmbeddings]) -> None:
+    """Embeddings with just enough of frames rows that they count as those of the frames at hand."""
+    import pyarrow as pa
+
+    from strive.cache.commit import commit_parquet
+
+    commit_embeddings(layout, "scorer", videos, writer="test")
+    rows = [
+        {
+            "video_id": v.video_id, "path": v.video_id, "size_bytes": 1, "content_digest": "",
+            "num_frames": len(v.embeddings_FD), "source_index": [], "pts_seconds": [],
+            "source_fps": 1.0, "source_num_frames": 1, "duration_seconds": 1.0, "height": 1,
+            "width": 1, "codec": "", "decoder": "", "shard": "", "offsets": [],
+            "lengths": [], "checksum": v.frames_checksum,
+        }
+        for v in videos
+    ]  # fmt: skip
+    from strive.cache.frames import VIDEOS_SCHEMA
+
+    table = pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
+    commit_parquet(layout.frames("frames") / "videos-1.parquet", table)
+
+
+def open_index_of(layout: CacheLayout, flat_up_to: int) -> search_index.SearchIndex:
+    for path in layout.embeddings("scorer").glob("index*"):
+        path.unlink()
+    first = open_index(layout, "scorer", "frames", flat_up_to=flat_up_to)
+    again = open_index(layout, "scorer", "frames", flat_up_to=flat_up_to)
+    assert (first.state, again.state) == ("built", "kept")
+    return again
+
+
+def test_only_split_scorers_can_search(world: World, cache: Path) -> None:
+    precompute(world.options(cache, scorers=(WEIGHTS,)))
+    assert search_text(cache, "cats").scorer == TOY  # the only one that can
+    with pytest.raises(ConfigError, match=f"leaves no embeddings to search.*with --scorer: {TOY}"):
+        search_text(cache, "cats", scorer=WEIGHTS)
+    precompute(world.options(cache, frames=5))
+    with pytest.raises(CacheError, match=r"by several scorers; --scorer: .*toy-[0-9a-f]+, .*toy-"):
+        search_text(cache, "cats")
+    with pytest.raises(ConfigError, match="TEXT is empty"):
+        search_text(cache, "  ")
+    with pytest.raises(ConfigError, match="--threshold 2"):
+        find_duplicates(cache, threshold=2)
+
+
+def test_the_model_must_be_the_one_that_embedded_the_frames(cache: Path) -> None:
+    layout = open_cache(cache)
+    folder = layout.scores(layout.scorer_keys()[0])
+    settings = json.loads((folder / "settings.json").read_text())
+    settings["fields"]["revision"] = 2
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(StaleCacheError, match=r"revision: the cache has 2, this call has 1.*model"):
+        search_text(cache, "cats")
+
+
+def test_a_model_that_has_moved_is_asked_for(cache: Path) -> None:
+    layout = open_cache(cache)
+    folder = layout.scores(layout.scorer_keys()[0])
+    settings = json.loads((folder / "settings.json").read_text())
+    settings["fields"]["scorer"] = "no_such_module:scorer"
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(MissingInputError, match="name where it is now with --scorer-model"):
+        search_text(cache, "cats")
+
+
+def test_without_embeddings_the_way_to_them_is_named(cache: Path) -> None:
+    layout = open_cache(cache)
+    shutil.rmtree(layout.embeddings(layout.scorer_keys()[0]))
+    with pytest.raises(CacheError, match=r"holds no embeddings.*precompute"):
+        search_text(cache, "cats")
+
+
+def test_agreement_finds_where_a_cut_begins() -> None:
+    # Unit vectors that turn with time: the cosine of two moments is cos(0.5 * their distance).
+    def turning(times_F: np.ndarray) -> np.ndarray:
+        return np.stack([np.cos(0.5 * times_F), np.sin(0.5 * times_F)], axis=1)
+
+    long_F, cut_F = np.arange(64) * 0.1, np.arange(64) * 0.05
+    value, offset = agreement_of(turning(long_F), long_F, turning(cut_F + 2.0), cut_F)
+    assert value > 0.9995 and offset == pytest.approx(2.0, abs=0.051)
+    # The other way round in time: nowhere do the moments agree.
+    value, _ = agreement_of(turning(long_F), long_F, turning(40 - 3 * cut_F), cut_F)
+    assert value < 0.9
+    # One frame each.
+    one_F = np.zeros(1)
+    assert agreement_of(turning(one_F), one_F, turning(one_F), one_F) == (1.0, 0.0)
+
+
+def test_pages_hold_what_was_found_and_escape_it(cache: Path) -> None:
+    result = search_text(cache, "<script>alert(1)</script>", top=5)
+    frames = FrameReader(open_cache(cache), result.frames_key)
+    page = render_search_page(result, frames)
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert page.count("data:image/jpeg;base64,") == 5 and "http" not in page
+    # Every frame of these clips is alike to the toy scorer: it tells nothing apart, so nothing is
+    # called a duplicate.
+    report = find_duplicates(cache)
+    assert report.pairs == ()
+    pair = DuplicatePair("clip1.mp4", "clip0.mp4", 0.97, 0.4, (1.6, 1.2))
+    page = render_duplicates_page(dataclasses.replace(report, pairs=(pair,)), frames)
+    assert page.count("data:image/jpeg;base64,") == 12 and "http" not in page
+    assert "begins 0.4 s into the first" in page
