@@ -104,9 +104,9 @@ def inspect_scores(
             print_suggestions(suggestions, source, console)
         return
     if compare is not None:
-        if scorer or worst or png:
-            raise ConfigError("--compare goes with --question, --sample, --html and --json only")
-        _compare(root, compare, settings, question, sample, html, as_json=as_json)
+        if scorer or worst or html or png:
+            raise ConfigError("--compare goes with --question, --sample and --json only")
+        _compare(root, compare, settings, question, sample, as_json=as_json)
         return
     if not (question or sample or worst or html or png):
         summary = inspect.summarise(root, scorer, settings=settings)
@@ -152,16 +152,13 @@ def _compare(
     settings: "InspectSettings",
     question: str | None,
     sample: int | None,
-    html: Path | None,
     *,
     as_json: bool,
 ) -> None:
     from strive.errors import UnknownNameError
     from strive.report.compare import CompareSource, compare_scorers
-    from strive.report.compare_html import render_compare_page
     from strive.report.compare_terminal import print_compared, print_comparison
     from strive.report.inspect import to_jsonable
-    from strive.report.pages import write_page
     from strive.seeding import derive_rng
 
     source = CompareSource(root, *names, settings)
@@ -184,9 +181,6 @@ def _compare(
             print_compared(source.view(row), source.names, console)
     else:
         print_comparison(comparison, console)
-    if html is not None:
-        page = render_compare_page(source, comparison, [source.view(row) for row in rows])
-        say(f"wrote {write_page(html, page)}")
 
 
 def report(

@@ -1,6 +1,6 @@
 """Two scorers over the same pools: do they rank the same frames high, and draw the same ones?
 
-Numbers only; `compare_terminal` and `compare_html` draw them. Axes: Q questions, F pool frames.
+Numbers only; `compare_terminal` prints them. Axes: Q questions, F pool frames.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Two scorers side by side: figures by hand, one question at a time, and what the page shows."""
+"""Two scorers side by side: figures by hand, one question at a time, and what a terminal shows."""
 
 import io
 import math
@@ -17,7 +17,6 @@ from strive.cache.layout import ensure_settings, open_cache
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError
 from strive.report.compare import CompareSource, compare_scorers
-from strive.report.compare_html import render_compare_page
 from strive.report.compare_terminal import print_compared, print_comparison
 from strive.report.scores import InspectSettings
 
@@ -107,7 +106,7 @@ def test_what_cannot_be_compared(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 160])
-def test_terminal_and_page(cache: Path, width: int) -> None:
+def test_terminal(cache: Path, width: int) -> None:
     add_scorer(cache, "contrary", lambda scores_F: -scores_F)
     source = CompareSource(cache, "siglip2", "contrary")
     comparison = compare_scorers(source)
@@ -119,6 +118,3 @@ def test_terminal_and_page(cache: Path, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     for wanted in ("-1.000 ± 0.000", "+1.000", "What colour is the square?", "contrary"):
         assert wanted in text
-    page = render_compare_page(source, comparison, views)
-    assert page.count("<svg") == 3 and "<script" not in page
-    assert "&lt;script&gt;alert(&#34;x&#34;)" in page and "http" not in page
