@@ -1,10 +1,11 @@
 """Removing from a cache what no reader can see, and whole sets that the user names.
 
 By itself nothing but leftovers goes: hidden temporary files, pixel files that no committed part
-lists, folders that hold neither settings nor parts; each only when it is older than an hour and no
-running writer's name is on it, so that a precompute in another terminal loses nothing. `superseded`
-also rewrites parts without the rows that later ones replace: every part by an atomic rename onto
-itself, so that the order of parts, and with it what readers see, stays as it is at every moment.
+lists, folders that hold neither settings nor parts, the search index that older versions kept; each
+only when it is older than an hour and no running writer's name is on it, so that a precompute in
+another terminal loses nothing. `superseded` also rewrites parts without the rows that later ones
+replace: every part by an atomic rename onto itself, so that the order of parts, and with it what
+readers see, stays as it is at every moment.
 """
 
 import os
@@ -35,6 +36,7 @@ SAFE_AGE_SECONDS = 3600.0
 TEMPORARY = "temporary file"
 UNLISTED = "pixels that no part lists"
 NO_SETTINGS = "set without settings"
+OLD_INDEX = "search index of an older version"
 SUPERSEDED = "replaced by later rows"
 DROPPED = "dropped set"
 _MADE_FROM = ("video_id", "frames_checksum")
@@ -101,6 +103,11 @@ def plan_prune(
         _removal(path, TEMPORARY)
         for path in layout.root.rglob(f"{TEMPORARY_PREFIX}*")
         if not any(path.is_relative_to(folder) for folder in bare)
+    ]
+    found += [
+        _removal(path, OLD_INDEX)
+        for key in layout.scorer_keys()
+        for path in sorted(layout.embeddings(key).glob("index[.-]*"))
     ]
     for key in layout.frames_keys():
         try:

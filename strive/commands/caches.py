@@ -229,7 +229,7 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
         table.add_row("key", escape(scorer.key))
         table.add_row("scored", f"{scorer.num_questions} questions, kind {scorer.kind}")
         table.add_row("of frames", escape(scorer.frames_key))
-        table.add_row("size", f"{size_text(size.num_bytes)} with embeddings and search index")
+        table.add_row("size", f"{size_text(size.num_bytes)} with embeddings")
         console.print(table)
 
 

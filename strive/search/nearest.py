@@ -1,24 +1,27 @@
 """Finding frames by text, and videos that are nearly the same, among all that a cache holds.
 
-Both read the embeddings that a split scorer left: no video and no frame goes through a model. Axes:
-V videos, F pool frames, D dimensions.
+Both read the embeddings that a split scorer left: no video and no frame goes through a model. All
+of them go into one flat faiss index, in memory, from the parts that the cache holds at the call.
+Axes: V videos, P quarters of a video, F pool frames, D dimensions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from strive.cache.commit import read_json
+from strive.cache.embeddings import iter_embeddings, read_embedding_states
 from strive.cache.layout import CacheLayout, open_cache, read_settings, require_fields
 from strive.cache.pools import Pools
 from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
 from strive.errors import CacheError, ConfigError, MissingInputError, ModelError, StaleCacheError
 from strive.progress import show_progress
 from strive.scorers import ScorerRequest, SplitScorer, cosines, load_scorer
-from strive.search.index import SearchIndex, open_index
 
 DUPLICATE_THRESHOLD = 0.9
 """Mean cosine of frames shown at the same moment (about the cache's mean embedding) from which two
@@ -84,35 +87,79 @@ class DuplicateReport:
 
 
 class SearchSource:
-    """A cache opened for search: its scorer, its index and its pools."""
+    """The embedded frames of a cache in faiss, the frames of a video behind one another.
+
+    `starts_V` holds the first row of each video and, last, the number of rows; `quarters_VPD` the
+    mean embedding of each quarter of each video.
+
+    Raises:
+        CacheError: the cache holds no embeddings of this scorer for the frames at hand.
+    """
 
     def __init__(self, cache: Path, scorer: str | None) -> None:
         self.layout = open_cache(cache)
         self.info = _find_split_scorer(self.layout, scorer)
-        self.index: SearchIndex = open_index(self.layout, self.info.key, self.info.frames_key)
         self.pools = Pools(self.layout, self.info.frames_key)
-        self.ids = list(self.index.videos)
+        embedded = read_embedding_states(self.layout, self.info.key)
+        wanted = {name: self.pools.checksum(name) for name in self.pools if name in embedded}
+        self.ids: list[str] = []
+        self._index: Any = None
+        starts, quarters = [0], []
+        for video in iter_embeddings(self.layout, self.info.key, wanted):
+            rows_FD = np.ascontiguousarray(video.embeddings_FD, np.float32)
+            if self._index is None:
+                self._index = _empty_index(rows_FD.shape[1])
+            self._index.add(rows_FD)
+            self.ids.append(video.video_id)
+            starts.append(starts[-1] + len(rows_FD))
+            quarters.append(_quarters(rows_FD))
+        if not self.ids:
+            raise CacheError(
+                f"{cache} holds no embeddings of {self.info.key} for the frames at hand; make them "
+                "with `strive-cli precompute`"
+            )
+        self.starts_V = np.array(starts)
+        self.quarters_VPD = np.array(quarters)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that can be found."""
+        return int(self.starts_V[-1])
+
+    def rows(self, number: int) -> np.ndarray:
+        """Return the stored embeddings of a video by its number: float32 [F, D]."""
+        start, end = int(self.starts_V[number]), int(self.starts_V[number + 1])
+        rows_FD: np.ndarray = self._index.reconstruct_n(start, end - start)
+        return rows_FD
+
+    def nearest(self, query_D: np.ndarray, count: int) -> list[tuple[int, int]]:
+        """Return (video number, frame) of the rows with the largest inner product, best first."""
+        _, rows = self._index.search(query_D.astype(np.float32)[None], min(count, self.num_frames))
+        found = rows[0][rows[0] >= 0]
+        numbers = np.searchsorted(self.starts_V, found, side="right") - 1
+        return list(zip(numbers.tolist(), (found - self.starts_V[numbers]).tolist(), strict=True))
 
     def duplicates_of(
-        self, numbers: Iterable[int], threshold: float = DUPLICATE_THRESHOLD
+        self, numbers: Sequence[int], threshold: float, *, show: bool = False
     ) -> list[DuplicatePair]:
-        """Compare videos with those nearest to them; each pair once."""
-        quarters_VPD = self.index.quarters_VPD
-        dimension = quarters_VPD.shape[2]
-        lengths_V = np.diff(self.index.starts_V)
-        centre_D = np.average(quarters_VPD.mean(axis=1), axis=0, weights=lengths_V)
-        unit_ND = _unit((quarters_VPD - centre_D).reshape(-1, dimension))
+        """Compare videos with those nearest to them; each pair once. `show` shows progress."""
+        quarters_VPD = self.quarters_VPD
+        centre_D = np.average(quarters_VPD.mean(axis=1), axis=0, weights=np.diff(self.starts_V))
+        unit_ND = _unit((quarters_VPD - centre_D).reshape(-1, len(centre_D)))
         unit_VPD = unit_ND.reshape(quarters_VPD.shape)
         found: dict[tuple[int, int], DuplicatePair] = {}
-        for number in numbers:
-            cosine_PVP = (unit_VPD[number] @ unit_ND.T).reshape(-1, *quarters_VPD.shape[:2])
-            likeness_V = cosine_PVP.max(axis=(0, 2))
-            likeness_V[number] = -np.inf
-            nearest = np.argsort(-likeness_V, kind="stable")[:NUM_NEIGHBOURS]
-            for other in nearest[nearest != number].tolist():
-                pair = (min(number, other), max(number, other))
-                if pair not in found:
-                    found[pair] = self._compare(*pair, centre_D)
+        with show_progress("videos", len(numbers), "videos") if show else nullcontext() as bar:
+            for number in numbers:
+                cosine_PVP = (unit_VPD[number] @ unit_ND.T).reshape(-1, *quarters_VPD.shape[:2])
+                likeness_V = cosine_PVP.max(axis=(0, 2))
+                likeness_V[number] = -np.inf
+                nearest = np.argsort(-likeness_V, kind="stable")[:NUM_NEIGHBOURS]
+                for other in nearest[nearest != number].tolist():
+                    pair = (min(number, other), max(number, other))
+                    if pair not in found:
+                        found[pair] = self._compare(*pair, centre_D)
+                if bar is not None:
+                    bar.advance()
         return [pair for pair in found.values() if pair.agreement >= threshold]
 
     def _compare(self, one: int, other: int, centre_D: np.ndarray) -> DuplicatePair:
@@ -120,8 +167,8 @@ class SearchSource:
         if np.ptp(other_F) > np.ptp(one_F):
             one, other, one_F, other_F = other, one, other_F, one_F
         agreement, offset = agreement_of(
-            _unit(self.index.rows(one) - centre_D), one_F,
-            _unit(self.index.rows(other) - centre_D), other_F,
+            _unit(self.rows(one) - centre_D), one_F,
+            _unit(self.rows(other) - centre_D), other_F,
         )  # fmt: skip
         first, second = self.ids[one], self.ids[other]
         seconds = (self.pools.duration_seconds(first), self.pools.duration_seconds(second))
@@ -160,8 +207,7 @@ def search_text(
     _check_threshold(threshold)
     source = SearchSource(cache, scorer)
     query_D = embed_text(source.layout, source.info, text.strip(), scorer_model)
-    index = source.index
-    chosen = _best_frames(index, query_D, top, per_video)
+    chosen = _best_frames(source, query_D, top, per_video)
     numbers = {number for number, _, _ in chosen}
     twins: dict[str, list[str]] = {}
     for pair in source.duplicates_of(sorted(numbers), threshold):
@@ -184,8 +230,8 @@ def search_text(
         scorer_key=source.info.key,
         frames_key=source.info.frames_key,
         num_videos=len(source.ids),
-        num_frames=index.num_frames,
-        index=f"{index.kind}, {index.state}",
+        num_frames=source.num_frames,
+        index="flat, built",
         frames=tuple(frames),
     )
 
@@ -200,12 +246,7 @@ def find_duplicates(
     """
     _check_threshold(threshold)
     source = SearchSource(cache, scorer)
-    pairs: list[DuplicatePair] = []
-    with show_progress("videos", len(source.ids), "videos") as bar:
-        for number in range(len(source.ids)):
-            pairs += source.duplicates_of([number], threshold)
-            bar.advance()
-    unique = {(pair.first, pair.second): pair for pair in pairs}
+    pairs = source.duplicates_of(range(len(source.ids)), threshold, show=True)
     return DuplicateReport(
         cache=str(cache),
         scorer=source.info.name,
@@ -213,7 +254,7 @@ def find_duplicates(
         frames_key=source.info.frames_key,
         threshold=threshold,
         num_videos=len(source.ids),
-        pairs=tuple(sorted(unique.values(), key=lambda pair: -pair.agreement)),
+        pairs=tuple(sorted(pairs, key=lambda pair: -pair.agreement)),
     )
 
 
@@ -250,14 +291,14 @@ def agreement_of(
 
 
 def _best_frames(
-    index: SearchIndex, query_D: np.ndarray, top: int, per_video: int | None
+    source: SearchSource, query_D: np.ndarray, top: int, per_video: int | None
 ) -> list[tuple[int, int, float]]:
     """Return (video number, frame, cosine); the index proposes, the stored rows decide."""
     count = 2 * top + 16
     while True:
-        candidates = index.nearest(query_D, count)
+        candidates = source.nearest(query_D, count)
         scored = [
-            (number, frame, float(cosines(index.rows(number)[frame : frame + 1], query_D)[0]))
+            (number, frame, float(cosines(source.rows(number)[frame : frame + 1], query_D)[0]))
             for number, frame in candidates
         ]
         scored.sort(key=lambda item: (-item[2], item[0], item[1]))
@@ -267,9 +308,27 @@ def _best_frames(
             taken[number] = taken.get(number, 0) + 1
             if per_video is None or taken[number] <= per_video:
                 chosen.append((number, frame, score))
-        if len(chosen) >= top or count >= index.num_frames:
+        if len(chosen) >= top or count >= source.num_frames:
             return chosen[:top]
         count *= 4
+
+
+def _empty_index(dimension: int) -> Any:
+    import faiss
+
+    # float16 rows: the stored embeddings to the last bit, in half the memory.
+    kind: Any = faiss.ScalarQuantizer.QT_fp16
+    index = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+    index.train(np.zeros((1, dimension), np.float32))
+    return index
+
+
+def _quarters(rows_FD: np.ndarray) -> np.ndarray:
+    """Return means of four equal stretches [4, D]; of fewer frames than four, some share one."""
+    edges = np.arange(5) * len(rows_FD) // 4
+    return np.stack(
+        [rows_FD[start : max(end, start + 1)].mean(axis=0) for start, end in pairwise(edges)]
+    )
 
 
 def _unit(x_ND: np.ndarray) -> np.ndarray:
@@ -282,23 +341,20 @@ def _unit(x_ND: np.ndarray) -> np.ndarray:
 
 
 def _find_split_scorer(layout: CacheLayout, name: str | None) -> ScorerInfo:
-    splits = [info for info in list_scorers(layout) if _is_split(layout, info)]
+    infos = list_scorers(layout)
+    splits = [info for info in infos if read_settings(layout.scores(info.key)).get("split")]
     names = [info.name for info in splits]
     able = [info.name if names.count(info.name) == 1 else info.key for info in splits]
     listed = ", ".join(able) or "none in this cache"
     if name is None and len(splits) > 1:
         raise CacheError(f"{layout.root} can be searched by several scorers; --scorer: {listed}")
     info = splits[0] if name is None and splits else find_scorer(layout, name)
-    if not _is_split(layout, info):
+    if info not in splits:
         raise ConfigError(
             f"scorer '{info.name}' leaves no embeddings to search; choose one that embeds frames "
             f"and texts apart with --scorer: {listed}"
         )
     return info
-
-
-def _is_split(layout: CacheLayout, info: ScorerInfo) -> bool:
-    return bool(read_settings(layout.scores(info.key)).get("split"))
 
 
 def embed_text(

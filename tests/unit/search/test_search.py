@@ -1,4 +1,4 @@
-"""Search against a plain look at every stored score; the index against all that can befall it."""
+"""Search against a plain look at every stored score."""
 
 import dataclasses
 import json
@@ -6,12 +6,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from clip_world import TOY, World, question
 
+from strive.cache.audit import verify_cache
+from strive.cache.commit import commit_parquet
 from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
-from strive.cache.frames import FrameReader
-from strive.cache.layout import CacheLayout, create_cache, open_cache
+from strive.cache.frames import VIDEOS_SCHEMA, FrameReader
+from strive.cache.layout import CacheLayout, create_cache, ensure_settings, open_cache
+from strive.cache.prune import OLD_INDEX, apply_prune, plan_prune
 from strive.cache.scores import ScoreReader
 from strive.errors import (
     CacheError,
@@ -22,9 +26,13 @@ from strive.errors import (
 from strive.pipeline.run import precompute
 from strive.records import write_records
 from strive.report.search_html import render_duplicates_page, render_search_page
-from strive.search import index as search_index
-from strive.search.index import open_index
-from strive.search.nearest import DuplicatePair, agreement_of, find_duplicates, search_text
+from strive.search.nearest import (
+    DuplicatePair,
+    SearchSource,
+    agreement_of,
+    find_duplicates,
+    search_text,
+)
 from strive.seeding import derive_rng
 
 WEIGHTS = "pipeline.toy_scorer:make_weights"
@@ -65,99 +73,64 @@ def test_the_nearest_frames_are_those_with_the_best_scores(world: World, tmp_pat
     assert sorted(frame.video_id for frame in one_each.frames) == [f"clip{n}.mp4" for n in range(4)]
 
 
-def test_the_index_is_kept_extended_and_built_again(
+def test_every_search_sees_the_videos_that_the_cache_holds_now(
     world: World, cache: Path, tmp_path: Path
 ) -> None:
-    layout = open_cache(cache)
-    (key,) = layout.scorer_keys()
-    folder = layout.embeddings(key)
-    wanted = search_text(cache, "cats")
-    assert wanted.index == "flat, built"
-    kept = {path.name: path.read_bytes() for path in folder.glob("index*")}
-    assert sorted(kept) == ["index-videos.npy", "index.faiss", "index.json"]
-    assert search_text(cache, "cats") == dataclasses.replace(wanted, index="flat, kept")
-    # Another video arrives.
+    assert search_text(cache, "cats").index == "flat, built"
     shutil.copy(world.root / "clip2.mp4", world.root / "clip9.mp4")
     more = tmp_path / "more.jsonl"
     write_records(more, [question(99, "clip9.mp4")])
     precompute(world.options(cache, data=(more,)))
-    extended = search_text(cache, "cats", top=200)
-    assert extended.index == "flat, extended" and extended.num_videos == 5
-    # The same as one that is made from nothing.
-    (folder / "index.json").unlink()
-    anew = search_text(cache, "cats", top=200)
-    assert anew.index == "flat, built"
-    assert {dataclasses.replace(f, duplicates=()) for f in anew.frames} == {
-        dataclasses.replace(f, duplicates=()) for f in extended.frames
-    }
-    # A video is decoded anew: its old rows must go.
-    shutil.copy(world.root / "clip1.mp4", world.root / "clip0.mp4")
-    precompute(world.options(cache))
-    changed = search_text(cache, "cats", top=200)
-    assert changed.index == "flat, built" and changed.num_videos == 5
-
-
-@pytest.mark.parametrize("name", ["index.faiss", "index-videos.npy", "index.json"])
-@pytest.mark.parametrize("how", ["cut", "flipped", "gone", "of another"])
-def test_a_damaged_index_is_built_again(cache: Path, name: str, how: str) -> None:
-    wanted = search_text(cache, "cats")
+    assert search_text(cache, "cats", top=200).num_videos == 5
     layout = open_cache(cache)
-    path = layout.embeddings(layout.scorer_keys()[0]) / name
-    data = bytearray(path.read_bytes())
-    if how == "gone":
-        path.unlink()
-    elif how == "of another":
-        path.write_bytes(b"{}" if name.endswith("json") else data + data)
-    elif how == "cut":
-        path.write_bytes(data[: len(data) // 2])
-    else:
-        data[len(data) // 3] ^= 0xFF
-        path.write_bytes(data)
-    assert search_text(cache, "cats") == wanted
-    assert search_text(cache, "cats").index == "flat, kept"
+    assert not list(layout.embeddings(layout.scorer_keys()[0]).glob("index*"))
 
 
-def test_a_read_only_cache_is_searched_all_the_same(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_that_an_older_version_kept_is_a_leftover(cache: Path) -> None:
     wanted = search_text(cache, "cats")
     layout = open_cache(cache)
     folder = layout.embeddings(layout.scorer_keys()[0])
-    for path in folder.glob("index*"):
-        path.unlink()
-    # A folder in the place of the file cannot be replaced, whoever runs the tests.
-    (folder / "index.faiss").mkdir()
-    (folder / "index.faiss" / "full").touch()
-    assert search_text(cache, "cats") == dataclasses.replace(wanted, index="flat, built, not kept")
+    old = [folder / name for name in ("index.faiss", "index-videos.npy", "index.json")]
+    for path in old:
+        path.write_bytes(b"of before")
+    assert search_text(cache, "cats") == wanted
+    assert verify_cache(cache) == []
+    assert plan_prune(cache).num_young == 3
+    plan = plan_prune(cache, safe_age_seconds=-1)
+    assert plan.by_reason == {OLD_INDEX: (3, 27)} and {r.path for r in plan.removals} == set(old)
+    apply_prune(plan)
+    assert search_text(cache, "cats") == wanted and not any(path.exists() for path in old)
 
 
-def test_a_graph_finds_nearly_all(tmp_path: Path) -> None:
+def test_the_stored_rows_are_searched_to_the_last_bit(tmp_path: Path) -> None:
     layout = create_cache(tmp_path / "cache")
-    rng = derive_rng(0, "graph")
+    rng = derive_rng(0, "flat")
     rows = rng.normal(size=(40, 50, 24))
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
-    videos = [VideoEmbeddings(f"v{n}", x.astype(np.float16), "sum") for n, x in enumerate(rows)]
+    stored = rows.astype(np.float16)
+    videos = [VideoEmbeddings(f"v{n:02d}", x, "sum") for n, x in enumerate(stored)]
     add_states(layout, videos)
-    flat = open_index(layout, "scorer", "frames")
-    graph = open_index_of(layout, flat_up_to=100)
-    assert (flat.kind, graph.kind) == ("flat", "hnsw") and graph.num_frames == 2000
-    np.testing.assert_array_equal(graph.rows(7), rows[7].astype(np.float16))
-    queries = rng.normal(size=(20, 24)).astype(np.float32)
-    everything = rows.astype(np.float16).astype(np.float32).reshape(-1, 24)
-    hits = 0
-    for query_D in queries:
+    # Rows of frames that were since decoded anew do not count, wherever they stand.
+    of_before = VideoEmbeddings("v07", stored[8], "sum of other frames")
+    commit_embeddings(layout, "scorer", [of_before], writer="test")
+    source = SearchSource(layout.root, None)
+    assert (len(source.ids), source.num_frames) == (40, 2000)
+    np.testing.assert_array_equal(source.rows(source.ids.index("v07")), stored[7])
+    everything = stored.astype(np.float32).reshape(-1, 24)
+    for query_D in rng.normal(size=(20, 24)).astype(np.float32):
         best = np.argsort(-(everything @ query_D))[:10]
-        assert [v * 50 + f for v, f in flat.nearest(query_D, 10)] == best.tolist()
-        hits += len(set(best) & {v * 50 + f for v, f in graph.nearest(query_D, 10)})
-    assert hits >= 0.95 * 200
+        found = [int(source.ids[v][1:]) * 50 + f for v, f in source.nearest(query_D, 10)]
+        assert found == best.tolist()
 
 
 def add_states(layout: CacheLayout, videos: list[VideoEmbeddings]) -> None:
-    """Embeddings with just enough of frames rows that they count as those of the frames at hand."""
-    import pyarrow as pa
-
-    from strive.cache.commit import commit_parquet
-
+    """Embeddings with just enough of frames and settings that they count as those at hand."""
+    fields = {"frames_key": "frames"}
+    settings = {
+        "name": "scorer", "kind": "similarity", "allowed_transforms": ["none"], "split": True,
+        "fields": fields,
+    }  # fmt: skip
+    ensure_settings(layout.scores("scorer"), settings)
     commit_embeddings(layout, "scorer", videos, writer="test")
     rows = [
         {
@@ -169,19 +142,8 @@ def add_states(layout: CacheLayout, videos: list[VideoEmbeddings]) -> None:
         }
         for v in videos
     ]  # fmt: skip
-    from strive.cache.frames import VIDEOS_SCHEMA
-
     table = pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
     commit_parquet(layout.frames("frames") / "videos-1.parquet", table)
-
-
-def open_index_of(layout: CacheLayout, flat_up_to: int) -> search_index.SearchIndex:
-    for path in layout.embeddings("scorer").glob("index*"):
-        path.unlink()
-    first = open_index(layout, "scorer", "frames", flat_up_to=flat_up_to)
-    again = open_index(layout, "scorer", "frames", flat_up_to=flat_up_to)
-    assert (first.state, again.state) == ("built", "kept")
-    return again
 
 
 def test_only_split_scorers_can_search(world: World, cache: Path) -> None:
