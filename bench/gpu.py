@@ -14,6 +14,7 @@ off leaves what it has.
 """
 
 import argparse
+import dataclasses
 import os
 import statistics
 import sys
@@ -50,7 +51,7 @@ from strive.models.loading import DTYPES, Policy
 from strive.models.logprobs import LogProbMode, completion_logprobs_batch
 from strive.models.vision import encode_videos
 from strive.train.plan import open_architecture
-from strive.train.rollout import prepare_questions
+from strive.train.rollout import prepare_questions, sampling_of
 from strive.train.timing import Stopwatch, peak_memory_bytes
 
 PRESET = "strive_qwen2_5_vl_7b_lora"
@@ -204,10 +205,7 @@ class Measured:
             self.policy,
             prompts,
             self._features,
-            num_generations=config.num_generations,
-            max_new_tokens=num_tokens,
-            sampling_temperature=config.sampling_temperature,
-            top_p=config.top_p,
+            sampling=dataclasses.replace(sampling_of(config), max_new_tokens=num_tokens),
             uniforms_RGL=np.random.default_rng(0).random(shape),
             decode_mode=mode,
         )

@@ -16,6 +16,7 @@ from strive.answers import build_question, grade_completion, has_think_answer_fo
 from strive.models.generate import generate
 from strive.models.inputs import VideoFrames, prepare_prompts
 from strive.models.loading import Policy, load_policy
+from strive.models.sampling import Sampling
 from strive.records import Record
 from strive.seeding import derive_rng
 from strive.variants import segment_bounds, uniform_frames
@@ -97,8 +98,7 @@ def run_view(
         written = generate(
             policy,
             prompts,
-            num_generations=num_generations,
-            max_new_tokens=_MAX_NEW_TOKENS,
+            sampling=Sampling(num_generations, _MAX_NEW_TOKENS),
             greedy=num_generations == 1,
             uniforms_RGL=uniforms,
         ).texts

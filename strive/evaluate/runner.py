@@ -197,6 +197,7 @@ def _ask(
 ) -> list[Sample]:
     from strive.models.generate import generate
     from strive.models.inputs import prepare_prompts
+    from strive.models.sampling import Sampling
 
     texts = [build_question(record, settings.template) for record, _ in asked]
     prompts = prepare_prompts(
@@ -205,8 +206,7 @@ def _ask(
     completions = generate(
         policy,
         prompts,
-        num_generations=1,
-        max_new_tokens=settings.max_new_tokens,
+        sampling=Sampling(num_generations=1, max_new_tokens=settings.max_new_tokens),
         greedy=True,
         decode_mode=settings.decode,
     )

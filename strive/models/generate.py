@@ -31,6 +31,7 @@ from strive.models.kv_cache import fixed_cache, roomy_cache
 from strive.models.language import language_forward
 from strive.models.loading import Policy, evaluation_mode
 from strive.models.rows import PADDING, Rows, prompt_rows
+from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos, merge_features
 
 DECODE_MODES: tuple[str, ...] = ("auto", "dynamic", "static")
@@ -63,14 +64,10 @@ class Sampler(Protocol):
         prompts: Sequence[PromptInputs],
         features: Sequence[VisionFeatures],
         *,
-        num_generations: int,
-        max_new_tokens: int,
-        sampling_temperature: float,
-        top_p: float,
-        top_k: int,
+        sampling: Sampling,
         uniforms_RGL: NDArray[np.floating],
     ) -> Completions:
-        """Write `num_generations` completions for each prompt; arguments as of `generate`."""
+        """Write G completions of each prompt; arguments as of `generate`."""
 
 
 @torch.no_grad()
@@ -79,17 +76,13 @@ def generate(
     prompts: Sequence[PromptInputs],
     features: Sequence[VisionFeatures] | None = None,
     *,
-    num_generations: int,
-    max_new_tokens: int,
-    sampling_temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
+    sampling: Sampling,
     greedy: bool = False,
     uniforms_RGL: NDArray[np.floating] | None = None,
     decode_mode: DecodeMode = "auto",
     compile_backend: Backend | None = None,
 ) -> Completions:
-    """Write `num_generations` completions for each prompt.
+    """Write `sampling.num_generations` completions of each prompt.
 
     `uniforms_RGL` ([prompts, generations, at least max_new_tokens], each in [0, 1)) decides every
     draw; leave it out only with `greedy`. Without `features` the videos are encoded here.
@@ -99,21 +92,17 @@ def generate(
     inductor on a GPU, no compiling on a CPU.
 
     Raises:
-        ConfigError: temperature, uniforms or mode cannot be.
+        ConfigError: uniforms or mode cannot be.
     """
-    if sampling_temperature <= 0:
-        raise ConfigError(
-            f"sampling_temperature is {sampling_temperature}; it must be above 0 (use greedy=True "
-            "for the most probable token)"
-        )
+    num_generations, max_new_tokens = sampling.num_generations, sampling.max_new_tokens
     _check_uniforms(uniforms_RGL, greedy, (len(prompts), num_generations, max_new_tokens))
     is_fixed = _has_fixed_cache(decode_mode, policy)
     if compile_backend is None and policy.device.type == "cuda":
         compile_backend = "inductor"
     rule = TokenRule(
-        sampling_temperature=sampling_temperature,
-        top_p=top_p,
-        top_k=top_k,
+        sampling_temperature=sampling.sampling_temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
         never_sampled_ids=policy.never_sampled_ids.to(policy.device),
         eos_ids=torch.tensor(policy.eos_ids, device=policy.device),
         pad_id=policy.pad_id,

@@ -1,11 +1,36 @@
-"""Choosing the next token from logits, with the randomness handed in as uniform numbers."""
+"""How completions are drawn, and choosing the next token from logits.
+
+Randomness is handed in as uniform numbers.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from strive.errors import ConfigError
+
 LARGEST_UNIFORM = 1.0 - 2.0**-40
 IDS_PER_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many completions are written of each prompt, how long, and how their tokens are drawn."""
+
+    num_generations: int
+    max_new_tokens: int
+    sampling_temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sampling_temperature <= 0:
+            raise ConfigError(
+                f"sampling_temperature is {self.sampling_temperature}; it must be above 0 (use "
+                "greedy=True for the most probable token)"
+            )
 
 
 def choose_tokens(

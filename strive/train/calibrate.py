@@ -22,7 +22,7 @@ from strive.seeding import derive_rng
 from strive.train.cost import gpu_hours
 from strive.train.data import TrainingData, shard
 from strive.train.plan import open_architecture
-from strive.train.rollout import prepare_questions
+from strive.train.rollout import prepare_questions, sampling_of
 from strive.train.start import make_trainable
 from strive.train.timing import Stopwatch, peak_memory_bytes
 
@@ -96,11 +96,7 @@ def _measure_rollout(
             policy,
             prompts,
             features,
-            num_generations=config.num_generations,
-            max_new_tokens=count,
-            sampling_temperature=config.sampling_temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
+            sampling=replace(sampling_of(config), max_new_tokens=count),
             uniforms_RGL=uniforms_RGL,
             decode_mode=config.decode,
         )

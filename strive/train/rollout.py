@@ -10,10 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from strive.answers import build_question
+from strive.configs.schema import TrainConfig
 from strive.models.family import VisionFeatures
 from strive.models.generate import Sampler
 from strive.models.inputs import PromptInputs, prepare_prompts
 from strive.models.loading import Policy
+from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 from strive.seeding import derive_rng
 from strive.train.data import QuestionVariants
@@ -76,16 +78,23 @@ def prepare_questions(
     ]
 
 
+def sampling_of(config: TrainConfig) -> Sampling:
+    """How a run's completions are drawn."""
+    return Sampling(
+        num_generations=config.num_generations,
+        max_new_tokens=config.max_new_tokens,
+        sampling_temperature=config.sampling_temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+    )
+
+
 def roll_out(
     policy: Policy,
     prepared: Sequence[PreparedQuestion],
     *,
     sampler: Sampler,
-    num_generations: int,
-    max_new_tokens: int,
-    sampling_temperature: float,
-    top_p: float,
-    top_k: int,
+    sampling: Sampling,
     seed: int,
     step: int,
 ) -> list[VariantRollout]:
@@ -99,24 +108,15 @@ def roll_out(
             [
                 derive_rng(
                     seed, "text", step, question.question.record.question_id, variant, generation
-                ).random(max_new_tokens)
-                for generation in range(num_generations)
+                ).random(sampling.max_new_tokens)
+                for generation in range(sampling.num_generations)
             ]
             for question in prepared
             for variant in question.question.variants
         ]
     )
     features = encode_videos(policy, prompts)
-    completions = sampler(
-        prompts,
-        features,
-        num_generations=num_generations,
-        max_new_tokens=max_new_tokens,
-        sampling_temperature=sampling_temperature,
-        top_p=top_p,
-        top_k=top_k,
-        uniforms_RGL=uniforms_RGL,
-    )
+    completions = sampler(prompts, features, sampling=sampling, uniforms_RGL=uniforms_RGL)
     places = [(question, i) for question in prepared for i in range(len(question.prompts))]
     return [
         VariantRollout(

@@ -36,7 +36,7 @@ from strive.train.metrics import GroupOutcome, summarise
 from strive.train.nonfinite import BatchGroup, with_batch, with_completions
 from strive.train.processes import Processes
 from strive.train.rewards import RewardFunction, compute_rewards, record_columns
-from strive.train.rollout import PreparedQuestion, VariantRollout, roll_out
+from strive.train.rollout import PreparedQuestion, VariantRollout, roll_out, sampling_of
 from strive.train.schedule import learning_rate_at
 from strive.train.timing import Stopwatch
 
@@ -137,11 +137,7 @@ def train_step(
             trainer.policy,
             prepared,
             sampler=trainer.sampler,
-            num_generations=config.num_generations,
-            max_new_tokens=config.max_new_tokens,
-            sampling_temperature=config.sampling_temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
+            sampling=sampling_of(config),
             seed=config.seed,
             step=step,
         )

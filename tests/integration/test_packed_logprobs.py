@@ -9,6 +9,7 @@ from strive.models.generate import generate
 from strive.models.inputs import VideoFrames, prepare_prompts
 from strive.models.loading import load_policy
 from strive.models.logprobs import completion_logprobs_batch
+from strive.models.sampling import Sampling
 from strive.models.vision import count_encodes, encode_videos
 
 torch.set_num_threads(1)
@@ -40,9 +41,9 @@ def test_rollout_packed_and_plain_agree(name: str, rule: str) -> None:
             policy,
             prompts,
             features,
-            num_generations=NUM_GENERATIONS,
-            max_new_tokens=MAX_NEW_TOKENS,
-            top_p=0.95,
+            sampling=Sampling(
+                num_generations=NUM_GENERATIONS, max_new_tokens=MAX_NEW_TOKENS, top_p=0.95
+            ),
             uniforms_RGL=np.random.default_rng(0).random(shape),
         )
         packed, plain = (

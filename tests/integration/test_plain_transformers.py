@@ -14,6 +14,7 @@ from strive.lab.world import clip_records
 from strive.models.generate import generate
 from strive.models.inputs import VideoFrames, prepare_prompts
 from strive.models.loading import load_policy
+from strive.models.sampling import Sampling
 
 NEW_TOKENS = 8
 
@@ -42,7 +43,12 @@ def test_greedy_texts_are_plain_transformers(name: str) -> None:
         asked = lab_questions(num_frames)
         texts, videos = zip(*asked, strict=True)
         prompts = prepare_prompts(policy, texts, videos)
-        ours = generate(policy, prompts, num_generations=1, max_new_tokens=NEW_TOKENS, greedy=True)
+        ours = generate(
+            policy,
+            prompts,
+            sampling=Sampling(num_generations=1, max_new_tokens=NEW_TOKENS),
+            greedy=True,
+        )
         for (text, video), prompt, (written,) in zip(asked, prompts, ours.texts, strict=True):
             turn = [{"type": "video"}, {"type": "text", "text": text}]
             inputs = processor(

@@ -13,6 +13,7 @@ from strive.models.generate import Completions, generate
 from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.models.lora import add_adapters
+from strive.models.sampling import Sampling
 
 from .conftest import FAMILIES, make_prompts
 from .test_generate import ending_often, uneven_prompts, uniforms
@@ -30,10 +31,17 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     decoding.compiled.cache_clear()
 
 
-def write(policy: Policy, prompts: list[PromptInputs], **options: Any) -> Completions:
+def write(
+    policy: Policy,
+    prompts: list[PromptInputs],
+    *,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    **options: Any,
+) -> Completions:
+    sampling = Sampling(4, 20, sampling_temperature=0.8, top_p=top_p, top_k=top_k)
     draws = uniforms(len(prompts), 4, 20)
-    return generate(policy, prompts, num_generations=4, max_new_tokens=20, uniforms_RGL=draws,
-                    **({"sampling_temperature": 0.8} | options))  # fmt: skip
+    return generate(policy, prompts, sampling=sampling, uniforms_RGL=draws, **options)
 
 
 def assert_same(ours: Completions, wanted: Completions) -> None:

@@ -12,6 +12,7 @@ from strive.errors import ConfigError
 from strive.models.generate import Completions, generate
 from strive.models.inputs import PromptInputs, prepare_prompts
 from strive.models.loading import Policy, checkpoint_activations, make_policy
+from strive.models.sampling import Sampling
 from strive.models.vision import count_encodes, encode_videos
 
 from .conftest import QUESTIONS, make_prompts, make_video
@@ -34,7 +35,9 @@ def uniforms(prompts: int, generations: int, tokens: int, seed: int = 0) -> np.n
 
 
 def greedy(policy: Policy, prompts: list[PromptInputs], length: int = 12) -> Completions:
-    return generate(policy, prompts, num_generations=1, max_new_tokens=length, greedy=True)
+    return generate(
+        policy, prompts, sampling=Sampling(num_generations=1, max_new_tokens=length), greedy=True
+    )
 
 
 def their_greedy(policy: Policy, prompt: PromptInputs, length: int) -> list[int]:
@@ -163,9 +166,18 @@ def test_first_tokens_follow_the_models_distribution(
 ) -> None:
     """Frequencies over 4,000 completions of one prompt, against the filters in plain NumPy."""
     prompt = make_prompts(policy, count=1)[0]
-    out = generate(policy, [prompt], num_generations=4000, max_new_tokens=1,
-                   sampling_temperature=temperature, top_p=top_p, top_k=top_k,
-                   uniforms_RGL=uniforms(1, 4000, 1, seed=1))  # fmt: skip
+    out = generate(
+        policy,
+        [prompt],
+        sampling=Sampling(
+            num_generations=4000,
+            max_new_tokens=1,
+            sampling_temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+        ),
+        uniforms_RGL=uniforms(1, 4000, 1, seed=1),
+    )
     logits_V = first_logits(policy, prompt).index_fill(0, policy.never_sampled_ids, -torch.inf)
     chances_V = (logits_V.double() / temperature).softmax(-1).numpy()
     kept = np.argsort(-chances_V)[: top_k or None]
@@ -204,16 +216,16 @@ def test_draws_do_not_depend_on_the_batch_or_on_g(policy: Policy) -> None:
     policy = ending_often(policy)
     prompts = make_prompts(policy)
     draws = uniforms(3, 4, 14)
-    options = {"max_new_tokens": 14, "sampling_temperature": 0.8, "top_p": 0.9}
-    together = generate(policy, prompts, num_generations=4, uniforms_RGL=draws, **options)
+    sampling = Sampling(4, 14, sampling_temperature=0.8, top_p=0.9)
+    together = generate(policy, prompts, sampling=sampling, uniforms_RGL=draws)
     # More than half end before the last step, so the others have moved to a smaller batch.
     assert 6 < (together.lengths_RG < 13).sum() < 12
     for r, prompt in enumerate(prompts):
         for g in range(4):
+            one = dataclasses.replace(sampling, num_generations=1)
             alone = generate(
-                policy, [prompt], num_generations=1, uniforms_RGL=draws[r : r + 1, g : g + 1],
-                **options,
-            )  # fmt: skip
+                policy, [prompt], sampling=one, uniforms_RGL=draws[r : r + 1, g : g + 1]
+            )
             length = alone.lengths_RG[0, 0]
             assert length == together.lengths_RG[r, g]
             assert torch.equal(alone.tokens_RGL[0, 0, :length], together.tokens_RGL[r, g, :length])
@@ -228,8 +240,12 @@ def test_draws_do_not_depend_on_the_batch_or_on_g(policy: Policy) -> None:
 def test_shape_lengths_truncation_and_padding(policy: Policy) -> None:
     policy = ending_often(policy)
     prompts = make_prompts(policy)
-    out = generate(policy, prompts, num_generations=8, max_new_tokens=25,
-                   sampling_temperature=1.5, uniforms_RGL=uniforms(3, 8, 25, seed=4))  # fmt: skip
+    out = generate(
+        policy,
+        prompts,
+        sampling=Sampling(num_generations=8, max_new_tokens=25, sampling_temperature=1.5),
+        uniforms_RGL=uniforms(3, 8, 25, seed=4),
+    )
     assert out.tokens_RGL.shape == out.logprobs_RGL.shape
     assert out.tokens_RGL.shape[:2] == (3, 8)
     assert out.tokens_RGL.shape[2] == out.lengths_RG.max() <= 25
@@ -255,8 +271,12 @@ def test_vision_tokens_are_never_sampled(policy: Policy) -> None:
     try:
         with torch.no_grad():
             head.weight[policy.never_sampled_ids] *= 50
-        out = generate(policy, make_prompts(policy), num_generations=2, max_new_tokens=6,
-                       uniforms_RGL=uniforms(3, 2, 6))  # fmt: skip
+        out = generate(
+            policy,
+            make_prompts(policy),
+            sampling=Sampling(num_generations=2, max_new_tokens=6),
+            uniforms_RGL=uniforms(3, 2, 6),
+        )
     finally:
         with torch.no_grad():
             head.weight.copy_(weight)
@@ -266,12 +286,21 @@ def test_vision_tokens_are_never_sampled(policy: Policy) -> None:
 def test_one_encode_per_prompt(policy: Policy) -> None:
     prompts = make_prompts(policy)
     with count_encodes(policy.model) as count:
-        generate(policy, prompts, num_generations=4, max_new_tokens=3,
-                 uniforms_RGL=uniforms(3, 4, 3))  # fmt: skip
+        generate(
+            policy,
+            prompts,
+            sampling=Sampling(num_generations=4, max_new_tokens=3),
+            uniforms_RGL=uniforms(3, 4, 3),
+        )
         assert (count.calls, count.videos) == (1, 3)
         features = encode_videos(policy, prompts)
-        generate(policy, prompts, features, num_generations=4, max_new_tokens=3,
-                 uniforms_RGL=uniforms(3, 4, 3))  # fmt: skip
+        generate(
+            policy,
+            prompts,
+            features,
+            sampling=Sampling(num_generations=4, max_new_tokens=3),
+            uniforms_RGL=uniforms(3, 4, 3),
+        )
     assert (count.calls, count.videos) == (2, 6)
 
 
@@ -286,10 +315,18 @@ def test_training_mode_and_checkpointing_change_nothing(policy: Policy) -> None:
 def test_sampling_needs_enough_uniforms(policy: Policy) -> None:
     prompts = make_prompts(policy, count=1)
     with pytest.raises(ConfigError, match="greedy=True"):
-        generate(policy, prompts, num_generations=2, max_new_tokens=3)
+        generate(policy, prompts, sampling=Sampling(num_generations=2, max_new_tokens=3))
     with pytest.raises(ConfigError, match=r"\(1, 2, 3\)"):
-        generate(policy, prompts, num_generations=2, max_new_tokens=3,
-                 uniforms_RGL=uniforms(1, 2, 2))  # fmt: skip
+        generate(
+            policy,
+            prompts,
+            sampling=Sampling(num_generations=2, max_new_tokens=3),
+            uniforms_RGL=uniforms(1, 2, 2),
+        )
     with pytest.raises(ConfigError, match="sampling_temperature is 0"):
-        generate(policy, prompts, num_generations=1, max_new_tokens=3, greedy=True,
-                 sampling_temperature=0.0)  # fmt: skip
+        generate(
+            policy,
+            prompts,
+            sampling=Sampling(num_generations=1, max_new_tokens=3, sampling_temperature=0.0),
+            greedy=True,
+        )

@@ -15,6 +15,7 @@ from strive.models.logprobs import (
     completion_logprobs_batch,
     token_logprobs,
 )
+from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 
 from .conftest import make_prompts, make_video
@@ -118,9 +119,14 @@ def assert_equal(
 def test_packed_equals_plain_on_a_left_padded_rollout(policy: Policy, trained_tower: bool) -> None:
     """What training does: sampled completions that end at different steps, at a temperature."""
     prompts = make_prompts(policy)
-    out = generate(ending_often(policy), prompts, num_generations=4, max_new_tokens=12,
-                   sampling_temperature=0.7, top_p=0.95,
-                   uniforms_RGL=uniforms(3, 4, 12))  # fmt: skip
+    out = generate(
+        ending_often(policy),
+        prompts,
+        sampling=Sampling(
+            num_generations=4, max_new_tokens=12, sampling_temperature=0.7, top_p=0.95
+        ),
+        uniforms_RGL=uniforms(3, 4, 12),
+    )
     assert len(set(out.lengths_RG.flatten().tolist())) > 4
     assert len({len(prompt.input_ids_P) for prompt in prompts}) == 3
     packed, plain = (
@@ -169,9 +175,13 @@ def test_rollout_logprobs_are_teacher_forced_ones(
         policy, ["Why?", "What is it that moved?"], [make_video(i, 4 + 4 * i) for i in range(2)]
     )
     features = encode_videos(policy, prompts)
-    out = generate(policy, prompts, features, num_generations=4, max_new_tokens=16,
-                   sampling_temperature=0.6, uniforms_RGL=uniforms(2, 4, 16),
-                   **kept)  # type: ignore[arg-type]  # fmt: skip
+    out = generate(
+        policy,
+        prompts,
+        features,
+        sampling=Sampling(4, 16, sampling_temperature=0.6, **kept),  # type: ignore[arg-type]
+        uniforms_RGL=uniforms(2, 4, 16),
+    )
     result = completion_logprobs_batch(
         policy, prompts, features, out.tokens_RGL, out.lengths_RG,
         sampling_temperature=0.6, mode=mode,  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from strive.models.generate import generate
 from strive.models.loading import Policy, load_policy, save_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.lora import adapters_off, add_adapters, base_parameters, merged_state_dict
+from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 
 from .conftest import FAMILIES, make_prompts
@@ -73,7 +74,13 @@ def test_packed_equals_plain_and_the_rollout(adapted: Policy) -> None:
     torch.testing.assert_close(logprobs(adapted), logprobs(adapted, "plain"), atol=1e-5, rtol=0)
     prompts = make_prompts(adapted, 2)
     features = encode_videos(adapted, prompts)
-    written = generate(adapted, prompts, features, num_generations=2, max_new_tokens=4, greedy=True)
+    written = generate(
+        adapted,
+        prompts,
+        features,
+        sampling=Sampling(num_generations=2, max_new_tokens=4),
+        greedy=True,
+    )
     again = completion_logprobs_batch(
         adapted, prompts, features, written.tokens_RGL, written.lengths_RG
     )

@@ -12,6 +12,7 @@ from strive.models.attention import FlexSegments, SplitSegments
 from strive.models.generate import generate
 from strive.models.loading import Policy, load_policy
 from strive.models.logprobs import completion_logprobs_batch
+from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 
 from .conftest import FAMILIES, make_prompts
@@ -30,10 +31,17 @@ def test_the_compiled_step_writes_what_the_plain_one_writes(on_gpu: Policy) -> N
     policy = ending_often(on_gpu)
     prompts = uneven_prompts(policy, count=8)
     static, dynamic = (
-        generate(policy, prompts, num_generations=4, max_new_tokens=40, sampling_temperature=0.8,
-                 top_p=0.9, uniforms_RGL=uniforms(8, 4, 40), decode_mode=mode)
+        generate(
+            policy,
+            prompts,
+            sampling=Sampling(
+                num_generations=4, max_new_tokens=40, sampling_temperature=0.8, top_p=0.9
+            ),
+            uniforms_RGL=uniforms(8, 4, 40),
+            decode_mode=mode,
+        )
         for mode in ("static", "dynamic")
-    )  # fmt: skip
+    )
     assert torch.equal(static.tokens_RGL, dynamic.tokens_RGL)
     torch.testing.assert_close(static.logprobs_RGL, dynamic.logprobs_RGL, atol=1e-4, rtol=0)
 
@@ -69,8 +77,13 @@ def test_rollout_logprobs_are_teacher_forced_ones_in_bfloat16(
     policy = load_policy(folders[on_gpu.family.name], dtype="bfloat16", device="cuda")
     prompts = make_prompts(policy)
     features = encode_videos(policy, prompts)
-    out = generate(policy, prompts, features, num_generations=4, max_new_tokens=16,
-                   uniforms_RGL=uniforms(3, 4, 16))  # fmt: skip
+    out = generate(
+        policy,
+        prompts,
+        features,
+        sampling=Sampling(num_generations=4, max_new_tokens=16),
+        uniforms_RGL=uniforms(3, 4, 16),
+    )
     with torch.no_grad():
         again = completion_logprobs_batch(policy, prompts, features, out.tokens_RGL, out.lengths_RG)
     difference = (again.logprobs.cpu() - out.logprobs_RGL)[again.mask.cpu()].abs()

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from strive.errors import NonFiniteError
 from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
+from strive.models.sampling import Sampling
 from strive.models.vision import count_encodes
 from strive.train.data import TrainingData
 from strive.train.loop import build_trainer
 from strive.train.processes import start_processes
-from strive.train.rollout import prepare_questions, roll_out
+from strive.train.rollout import prepare_questions, roll_out, sampling_of
 from strive.train.start import weights_digest
 from strive.train.step import _MicroBatch, _reference_logprobs, train_step
 from strive.train.timing import Stopwatch
@@ -124,9 +125,10 @@ def test_under_lora_only_adapters_move_and_the_kl_term_pulls_them_back(build):
     assert metrics[1]["loss/kl"] > 0 and metrics[1]["optim/grad_norm"] > 0
     # B is 0 at first, so that A has no gradient yet; the same KL term as against a copy.
     copied, _ = build(trainable="language", beta=0.04)
-    rollouts = roll_out(trainer.policy, prepared[:1], sampler=trainer.sampler, num_generations=2,
-                        max_new_tokens=6, sampling_temperature=1.0, top_p=1.0, top_k=0, seed=0,
-                        step=0)  # fmt: skip
+    rollouts = roll_out(
+        trainer.policy, prepared[:1], sampler=trainer.sampler, sampling=Sampling(2, 6),
+        seed=0, step=0,
+    )  # fmt: skip
     micro_batch = _MicroBatch(rollouts, torch.ones(4))
     arguments = (micro_batch, [rollout.features for rollout in rollouts])
     one = _reference_logprobs(trainer, *arguments)
@@ -164,11 +166,7 @@ def test_completions_do_not_depend_on_the_batch(build):
     trainer, prepared = build()
     options = {
         "sampler": trainer.sampler,
-        "num_generations": 3,
-        "max_new_tokens": 6,
-        "sampling_temperature": 1.0,
-        "top_p": 0.95,
-        "top_k": 0,
+        "sampling": Sampling(3, 6, top_p=0.95),
         "seed": 0,
         "step": 4,
     }
@@ -179,7 +177,9 @@ def test_completions_do_not_depend_on_the_batch(build):
         for question in prepared
         for i in range(2)
     ]
-    more = roll_out(trainer.policy, prepared, **(options | {"num_generations": 4}))
+    more = roll_out(
+        trainer.policy, prepared, **(options | {"sampling": Sampling(4, 6, top_p=0.95)})
+    )
     assert [rollout.texts[:3] for rollout in more] == texts
 
 
@@ -348,10 +348,14 @@ def textbook_step(model, reference, groups, config):
 
 def the_steps_rollout(trainer, prepared):
     """What the first step will sample: draws follow from the weights and the seed alone."""
-    config = trainer.config
-    names = ("num_generations", "max_new_tokens", "sampling_temperature", "top_p", "top_k", "seed")
-    options = {name: getattr(config, name) for name in names}
-    return roll_out(trainer.policy, prepared, sampler=trainer.sampler, step=0, **options)
+    return roll_out(
+        trainer.policy,
+        prepared,
+        sampler=trainer.sampler,
+        sampling=sampling_of(trainer.config),
+        seed=trainer.config.seed,
+        step=0,
+    )
 
 
 def caught_gradients(model):
