@@ -42,7 +42,8 @@ from bench.step_model import (
     sharpen_head,
 )
 from bench.step_ours import Ours
-from strive.configs.load import load_train_config
+from strive.configs.load import load_config
+from strive.configs.schema import TrainConfig
 from strive.models.attention import AttentionMode
 from strive.models.family import VisionFeatures
 from strive.models.generate import DecodeMode, generate
@@ -121,7 +122,7 @@ class Measured:
             "dtype": "float32" if tiny else "bfloat16",
             **({"questions_per_step": 1} if tiny else {}),
         }
-        self.config = load_train_config([PRESET], options=changes)
+        self.config = load_config(TrainConfig, [PRESET], options=changes)
         policy = open_architecture(
             self.config, device=str(self.device), dtype=DTYPES[self.config.dtype]
         )

@@ -23,6 +23,8 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from strive import __version__
 from strive.commands import caches, configs, house, looking, offline, online, quality, searching
+from strive.configs.keys import other_name
+from strive.configs.schema import SCHEMAS
 from strive.errors import ConfigError, StriveError, unknown_name
 from strive.files import expanded
 from strive.progress import one_line, prepare_streams, say
@@ -59,15 +61,13 @@ class _Command(TyperCommand):
         except _WrongCall as error:
             option = str(getattr(error, "option_name", ""))
             is_known = any(option in parameter.opts for parameter in self.params)
-            if self.name != "train" or not option.startswith("--") or is_known:
+            schema = SCHEMAS.get(str(self.name))
+            if schema is None or not option.startswith("--") or is_known:
                 raise
-            from strive.configs.keys import other_name
-            from strive.configs.schema import TrainConfig
-
-            if (key := other_name(option.removeprefix("--"))) is None:
+            if (key := other_name(option.removeprefix("--"), schema)) is None:
                 raise
-            given = f", as --set {key.ours}=VALUE" if key.ours in TrainConfig.model_fields else ""
-            raise ConfigError(f"train has no option {option}; here: {key}{given}") from None
+            given = f", as --set {key.ours}=VALUE" if key.ours in schema.model_fields else ""
+            raise ConfigError(f"{self.name} has no option {option}; here: {key}{given}") from None
 
 
 class _Group(TyperGroup):

@@ -1,12 +1,21 @@
-"""`presets`, and the list of keys behind `train --keys`."""
+"""`presets`, the list of keys behind `--keys`, and the options that are keys."""
 
 import dataclasses
+import inspect
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
+from annotated_types import Ge
+from pydantic.fields import FieldInfo
 
-from strive.commands.common import JsonOption, make_console, print_json
+from strive.commands.common import JsonOption, listed, make_console, print_json
+from strive.configs.keys import option_of
+from strive.configs.load import Given
+from strive.configs.schema import Config, Option
+from strive.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,8 +56,139 @@ def presets(
             console.print(f"  {key}: {text}", markup=False, soft_wrap=True)
 
 
-def print_keys(word: str | None, console: "Console", *, as_json: bool) -> None:
-    """Print all config keys, or those with a word in their names or meanings.
+def configured(
+    schema: type[Config],
+    options: Mapping[Any, Sequence[str]],
+    *,
+    choices: Mapping[str, str] | None = None,
+    config_help: str = "YAML file. Repeatable, later ones win.  \\[default: none]",
+    word_help: str = "With --keys: a word.",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command `--config`, `--set`, `--keys` and the options that are keys of its schema.
+
+    The command is called with a `Given`, what this call says of its configuration, and with its own
+    options by name; `workspace` is the last of them, and `as_json` is one.
+
+    Args:
+        schema: the configuration of the command.
+        options: the keys that are options, in the order of the help, by panel (None: the first).
+        choices: stands for `{choices}` in the help of a key whose names are entries of a dict.
+        config_help: the help of `--config`.
+        word_help: the help of the argument that goes with `--keys`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        keys = [
+            _key_parameter(schema, key, panel, (choices or {}).get(key, ""))
+            for panel, names in options.items()
+            for key in names
+        ]
+        _, *own, workspace = inspect.signature(command, eval_str=True).parameters.values()
+
+        def call(
+            context: typer.Context,
+            word: Annotated[
+                str | None,
+                typer.Argument(metavar="WORD", help=word_help, show_default="all keys"),
+            ] = None,
+            config: Annotated[
+                list[str] | None,
+                typer.Option(help=config_help),
+            ] = None,
+            overrides: Annotated[
+                list[str] | None,
+                typer.Option(
+                    "--set",
+                    help="key=value of any config key (--keys). Repeatable.  \\[default: none]",
+                ),
+            ] = None,
+            list_keys: Annotated[
+                bool,
+                typer.Option(
+                    "--keys",
+                    help="List the config keys, or with --keys WORD those about WORD, then stop.",
+                ),
+            ] = False,
+            **arguments: Any,
+        ) -> None:
+            if list_keys:
+                print_keys(schema, word, make_console(), as_json=arguments["as_json"])
+                return
+            if word is not None:
+                raise ConfigError(
+                    f"{schema.command} takes no '{word}': options begin with --, and --keys looks "
+                    "it up"
+                )
+            values = {key.name: arguments.pop(key.name) for key in keys}
+            # What was not typed must not win over --config and --set.
+            typed = {
+                key: value
+                for key, value in values.items()
+                if str(context.get_parameter_source(key)).endswith("COMMANDLINE")
+            }
+            command(Given(config or (), overrides or (), typed), **arguments)
+
+        first = list(inspect.signature(call).parameters.values())[:-1]
+        *first, keys_flag = first
+        parameters = [*first, *keys, *own, keys_flag, workspace]
+        parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        return call
+
+    return decorate
+
+
+def _key_parameter(schema: type[Config], key: str, panel: str | None, choices: str) -> Parameter:
+    """Return the parameter of typer's that gives one key."""
+    field = schema.model_fields[key]
+    option = next(item for item in field.metadata if isinstance(item, Option))
+    parsed, rules = _plain_type(field)
+    lowest: Any = next((rule.ge for rule in rules if isinstance(rule, Ge)), None)
+    words = option.default
+    default = None if words else field.default
+    if isinstance(default, tuple):
+        words, default = ", ".join(default), None
+    about = option.help or " ".join(str(field.description).split())
+    if "{choices}" in about:
+        about = about.replace("{choices}", choices or listed(parsed))
+    return Parameter(
+        key,
+        Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[
+            (option.parsed or parsed) | None if default is None else parsed,  # type: ignore[operator]
+            typer.Option(
+                option_of(schema, key),
+                help=f"{about}  \\[default: {words}]" if words else about,
+                metavar=option.metavar,
+                min=lowest if parsed is int else None,
+                rich_help_panel=panel,
+            ),
+        ],
+    )
+
+
+def _plain_type(field: FieldInfo) -> tuple[Any, list[Any]]:
+    """Return the type that the command line reads for a key, and the rules of its values."""
+    annotation: Any = field.annotation
+    rules = list(field.metadata)
+    if type(None) in get_args(annotation):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is Annotated:
+        annotation, *inner = get_args(annotation)
+        rules += [rule for each in inner for rule in getattr(each, "metadata", ())]
+    if get_origin(annotation) is tuple:
+        item = get_args(annotation)[0]
+        annotation = list[get_args(item)[0] if get_origin(item) is Annotated else item]  # type: ignore[misc]
+    return annotation, rules
+
+
+def print_keys(
+    schema: type[Config], word: str | None, console: "Console", *, as_json: bool
+) -> None:
+    """Print all keys of a configuration, or those with a word in their names or meanings.
 
     Raises:
         UnknownNameError: the word is in no key and no other trainer's name.
@@ -59,12 +199,12 @@ def print_keys(word: str | None, console: "Console", *, as_json: bool) -> None:
     from strive.configs.keys import config_keys, find_keys
     from strive.errors import UnknownNameError, nearest
 
-    keys, others = find_keys(word) if word else (config_keys(), {})
+    keys, others = find_keys(word, schema) if word else (config_keys(schema), {})
     if not keys and not others:
-        names = [key.name for key in config_keys()]
+        names = [key.name for key in config_keys(schema)]
         raise UnknownNameError(
             f"no config key has '{word}' in its name or meaning{nearest(str(word), names)}; "
-            "strive-cli train --keys lists them all"
+            f"strive-cli {schema.command} --keys lists them all"
         )
     if as_json:
         print_json(

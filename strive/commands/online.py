@@ -19,72 +19,29 @@ from strive.commands.common import (
     print_json,
     say,
 )
+from strive.commands.configs import configured
+from strive.configs.load import Given
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
 from strive.evaluate.benchmarks import BENCHMARKS
 from strive.variants import VARIANT_KINDS
 
 if TYPE_CHECKING:
-    from strive.configs.schema import TrainConfig
     from strive.evaluate.results import EvaluationResults
 
 DRY_RUN_PANEL = "With --dry-run (GPU figures: an H100's)"
 
 
+@configured(
+    TrainConfig,
+    {None: ("data", "cache", "model", "variants", "scorer", "spatial", "steps")},
+    choices={"variants": ", ".join(VARIANT_KINDS)},
+    config_help="Preset or YAML file. Repeatable, later ones win."
+    "  \\[default: lab_strive, on the lab]",
+    word_help="With --keys: a word, or another trainer's name.",
+)
 def train(
-    word: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="WORD",
-            help="With --keys: a word, or another trainer's name.",
-            show_default="all keys",
-        ),
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Preset or YAML file. Repeatable, later ones win."
-            "  \\[default: lab_strive, on the lab]"
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="key=value of any config key (--keys). Repeatable.  \\[default: none]"
-        ),
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Records that select questions of the cache. Repeatable.  \\[default: all of them]"
-        ),
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Cache that precompute left.  \\[default: in the workspace]")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Policy: hub id, folder, or lab:NAME.  \\[default: as in --config]"),
-    ] = None,
-    variants: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(VARIANT_KINDS)}, or module:function; none is GRPO."
-            "  \\[default: as in --config]"
-        ),
-    ] = None,
-    scorer: Annotated[
-        str | None, typer.Option(help="Whose scores importance reads.  \\[default: the only ones]")
-    ] = None,
-    spatial: Annotated[
-        bool | None,
-        typer.Option(
-            "--spatial/--no-spatial",
-            help="Augment each variant's frames.  \\[default: as in --config]",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Rollout steps.  \\[default: as in --config]")
-    ] = None,
+    given: Given,
     run_dir: Annotated[
         Path | None, typer.Option(help="Run folder.  \\[default: the next free in the workspace]")
     ] = None,
@@ -93,13 +50,6 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and estimates, then stop.")
-    ] = False,
-    keys: Annotated[
-        bool,
-        typer.Option(
-            "--keys",
-            help="List the config keys, or with --keys WORD those about WORD, then stop.",
-        ),
     ] = False,
     processes: Annotated[
         int | None,
@@ -141,26 +91,10 @@ def train(
     workspace: WorkspaceOption = None,
 ) -> None:
     """GRPO over M visual variants x G completions, with DeepSpeed."""
-    if keys:
-        from strive.commands.configs import print_keys
-
-        print_keys(word, make_console(), as_json=as_json)
-        return
-    if word is not None:
-        raise ConfigError(f"train takes no '{word}': options begin with --, and --keys looks it up")
     from strive.experiments.training import resolve_config, train_in_workspace
 
     place = find_workspace(workspace)
-    options = {
-        "data": tuple(data) if data else None,
-        "cache": cache,
-        "model": model,
-        "variants": variants,
-        "scorer": scorer,
-        "spatial": spatial,
-        "steps": steps,
-    }
-    resolved, on_lab = resolve_config(place, config or [], overrides or [], options)
+    resolved, on_lab = resolve_config(place, given)
     is_main = int(os.environ.get("RANK", "0")) == 0
     if on_lab and is_main:
         say(LAB_LINE)
@@ -186,7 +120,7 @@ def train(
 
 
 def _show_plan(
-    config: "TrainConfig", processes: int | None, gpu: dict[str, float | None], *, as_json: bool
+    config: TrainConfig, processes: int | None, gpu: dict[str, float | None], *, as_json: bool
 ) -> None:
     from strive.commands.plan_view import print_training_plan
     from strive.experiments.training import plan_training

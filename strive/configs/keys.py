@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from strive.configs.schema import TrainConfig
+from strive.configs.schema import Config, Option, TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +132,36 @@ OTHER_NAMES = {
 """Names of other trainers that mean something here."""
 
 
-def config_keys() -> list[ConfigKey]:
-    """Every key, in the order of the schema."""
-    properties = TrainConfig.model_json_schema()["properties"]
+def config_keys(schema: type[Config]) -> list[ConfigKey]:
+    """Every key of a configuration, in its order."""
+    properties = schema.model_json_schema()["properties"]
     return [
-        ConfigKey(name, _type_text(about), _default_text(about), _plain(about["description"]))
+        ConfigKey(
+            name,
+            _type_text(about),
+            _default_text(about),
+            " ".join(about["description"].split()).replace("`", ""),
+        )
         for name, about in properties.items()
     ]
 
 
-def other_name(key: str) -> OtherName | None:
+def option_of(schema: type[Config], key: str) -> str | None:
+    """Return how a key is given as an option of its command; None where it is none."""
+    for item in schema.model_fields[key].metadata:
+        if isinstance(item, Option):
+            return item.name or f"--{key.replace('_', '-')}"
+    return None
+
+
+def other_name(key: str, schema: type[Config]) -> OtherName | None:
     """Return what another trainer's key, dotted or not, is here; None for a name of no one's."""
     last = key.lower().rpartition(".")[2].replace("-", "_")
-    same = OtherName(last) if last in TrainConfig.model_fields else None
-    return OTHER_NAMES.get(last, same)
+    same = OtherName(last) if last in schema.model_fields else None
+    return OTHER_NAMES.get(last, same) if schema is TrainConfig else same
 
 
-def find_keys(word: str) -> tuple[list[ConfigKey], dict[str, OtherName]]:
+def find_keys(word: str, schema: type[Config]) -> tuple[list[ConfigKey], dict[str, OtherName]]:
     """Return the keys about a word, and the names of other trainers with it, which lead to some."""
     wanted = word.lower().replace("-", "_").rpartition(".")[2].replace("_", " ")
     # A letter or two (M, G, n) is a word of its own, not a part of nearly all.
@@ -156,25 +169,21 @@ def find_keys(word: str) -> tuple[list[ConfigKey], dict[str, OtherName]]:
     pattern = re.compile(rf"\b{re.escape(wanted)}\b" if is_short else re.escape(wanted))
     others = {
         name: meant
-        for name, meant in OTHER_NAMES.items()
+        for name, meant in (OTHER_NAMES if schema is TrainConfig else {}).items()
         if name == wanted or (not is_short and pattern.search(name.replace("_", " ")))
     }
     led_to = {meant.ours for meant in others.values()}
     keys = [
         key
-        for key in config_keys()
+        for key in config_keys(schema)
         if key.name in led_to
         or pattern.search(f"{key.name.replace('_', ' ')} {key.meaning}".lower())
     ]
     return keys, others
 
 
-def _plain(description: str) -> str:
-    return " ".join(description.split()).replace("`", "")
-
-
 def _default_text(about: Mapping[str, Any]) -> str:
-    default = about["default"]
+    default = about.get("default")
     if default is None:
         return "not given"
     return default if isinstance(default, str) else json.dumps(default)

@@ -7,27 +7,39 @@ A YAML file may say `extends: NAME_OR_FILE`: the other's keys come first, its ow
 here; what a run computes and writes down is the resolved configuration.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from strive.configs.keys import other_name
-from strive.configs.schema import TrainConfig
+from strive.configs.keys import option_of, other_name
+from strive.configs.schema import Config
 from strive.errors import ConfigError, MissingInputError, nearest
 from strive.files import expanded
 
 PRESETS = Path(__file__).parent / "presets"
 EXTENDS = "extends"
-# The paper's GRPO baseline keeps the budget of 8 responses on one visual input (Sec. 4.1).
-GRPO_SHAPE = {"num_variants": 1, "num_generations": 8}
 # The form that is wanted, where pydantic names Python's types.
 _FORMS = {
     "tuple_type": "a list is wanted, such as [first, second], or [] for none",
     "dict_type": "names with numbers are wanted, such as {accuracy: 1.0, format: 0.5}",
 }
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class Given(NamedTuple):
+    """The layers of a configuration that a call gives; later ones win."""
+
+    files: Sequence[str] = ()
+    """Presets or YAML files."""
+    overrides: Sequence[str] = ()
+    """`key=value` texts of `--set`."""
+    options: Mapping[str, Any] = {}
+    """Values of the command's own options, by key."""
 
 
 def preset_names() -> list[str]:
@@ -144,14 +156,16 @@ def _set_path(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def load_train_config(
+def load_config(
+    schema: type[AnyConfig],
     files: Sequence[str] = (),
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
-) -> TrainConfig:
+) -> AnyConfig:
     """Merge presets, files, `--set` overrides and command line options into one checked config.
 
     Args:
+        schema: the configuration of one of the commands.
         files: presets or YAML files, later ones win.
         overrides: `key=value` texts, later ones win.
         options: values of dedicated command line options; they win over everything.
@@ -160,6 +174,16 @@ def load_train_config(
         ConfigError: an unknown key or a value outside its range, one line per problem.
         MissingInputError: a file that does not exist.
     """
+    return build_config(schema, merge_layers(schema, files, overrides, options))
+
+
+def merge_layers(
+    schema: type[Config],
+    files: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the values of `load_config` before they are checked."""
     values: dict[str, Any] = {}
     for name in files:
         values.update(read_config_file(name))
@@ -169,38 +193,43 @@ def load_train_config(
             raise ConfigError(
                 f"--set {text}: {EXTENDS} is for YAML files; name both files with --config instead"
             )
-        if len(path) > 1 and path[0] == "rewards":
-            values.setdefault("rewards", dict(TrainConfig.model_fields["rewards"].default))
+        if len(path) > 1 and path[0] in schema.model_fields and path[0] not in values:
+            default = schema.model_fields[path[0]].default
+            values |= {path[0]: dict(default)} if isinstance(default, dict) else {}
         _set_path(values, path, value)
     values.update({key: value for key, value in (options or {}).items() if value is not None})
-    if values.get("variants") == "none":
-        values = {**GRPO_SHAPE, **values}
-    return build_config(values)
+    return values
 
 
-def build_config(values: Mapping[str, Any]) -> TrainConfig:
-    """Check plain values against the schema.
+def build_config(schema: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
+    """Check plain values against a schema.
 
     Raises:
-        ConfigError: see `load_train_config`.
+        ConfigError: see `load_config`.
     """
     try:
-        return TrainConfig.model_validate(dict(values))
+        return schema.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+        raise ConfigError("; ".join(_explain(schema, item) for item in error.errors())) from None
 
 
-def _explain(item: Any) -> str:
+def _explain(schema: type[Config], item: Any) -> str:
+    """Write one of pydantic's errors as key, option, value and what is allowed."""
     key = ".".join(str(part) for part in item["loc"])
+    value = item["input"]
     if item["type"] == "extra_forbidden":
         # A dotted key of another trainer stands there as mappings inside one another.
-        inner = item["input"]
-        while isinstance(inner, dict) and len(inner) == 1:
-            (name, inner), *_ = inner.items()
+        while isinstance(value, dict) and len(value) == 1:
+            (name, value), *_ = value.items()
             key = f"{key}.{name}"
-        if there := other_name(key):
+        if there := other_name(key, schema):
             return f"unknown config key '{key}'; here: {there}"
-        hint = nearest(key, TrainConfig.model_fields)
-        return f"unknown config key '{key}'{hint}; strive-cli train --keys lists them"
+        hint = nearest(key, schema.model_fields)
+        return f"unknown config key '{key}'{hint}; strive-cli {schema.command} --keys lists them"
     message = _FORMS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-    return f"config key '{key}' is {item['input']!r}: {message}" if key else message
+    if item["type"] == "literal_error":
+        message += nearest(str(value), re.findall(r"'(.*?)'", item["ctx"]["expected"]))
+    if not key:
+        return message
+    option = option_of(schema, str(item["loc"][0]))
+    return f"config key '{key}'{f' ({option})' if option else ''} is {value!r}: {message}"

@@ -1,12 +1,15 @@
-"""The typed, frozen configuration of a training run.
+"""The typed, frozen configurations of `train`, `precompute` and `evaluate`.
 
 Keys are flat on purpose: `--set num_variants=4` reads like the paper. The docstring below each
 field says meaning, unit and source; defaults are the paper's or, where the paper is silent, those
-of the architecture page, "Numerics that the paper leaves open".
+of the architecture page, "Numerics that the paper leaves open". A key that is also an option of its
+command is declared here alone: `Option` adds what its docstring does not say.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -14,19 +17,27 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
     model_validator,
 )
 
 from strive.choices import (
     AttentionMode,
     DecodeMode,
+    DecoderName,
+    Engine,
+    FrameCodecName,
+    FramePlanName,
     GradingRules,
     Grouping,
     LogProbMode,
+    LongText,
     Objective,
     PositionRule,
+    Query,
     Ratio,
     Schedule,
+    ScorerDtype,
     ScoreTransform,
 )
 from strive.files import expanded
@@ -41,13 +52,34 @@ def _as_list(value: Any) -> Any:
 
 OneOrMore = BeforeValidator(_as_list)
 PositiveInt = Annotated[int, Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
-class TrainConfig(BaseModel):
-    """Everything that decides what a training run computes. Written whole into the run folder."""
+# The paper's GRPO baseline keeps the budget of 8 responses on one visual input (Sec. 4.1).
+GRPO_SHAPE = {"num_variants": 1, "num_generations": 8}
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a key is given as an option of its command, where name and docstring do not say it.
+
+    `help` stands in for the docstring, with `{choices}` for the words or names that it takes;
+    `default` tells what holds without the option where the key's own default does not; `parsed` is
+    the type that the command line reads where the key's is made from a text.
+    """
+
+    name: str = ""
+    default: str = ""
+    help: str = ""
+    metavar: str | None = None
+    parsed: Any = None
+
+
+class Config(BaseModel):
+    """What the three configurations share."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -56,17 +88,37 @@ class TrainConfig(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+    command: ClassVar[str]
+    """The command that the configuration is of."""
+
+
+class TrainConfig(Config):
+    """Everything that decides what a training run computes. Written whole into the run folder."""
+
+    command = "train"
 
     # --- what is read -----------------------------------------------------------------------
-    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    model: Annotated[
+        str, Option(help="Policy: hub id, folder, or lab:NAME.", default="as in --config")
+    ] = "Qwen/Qwen2.5-VL-7B-Instruct"
     """Hub id or folder of the policy (`lab:qwen2_5_vl`, `lab:qwen3_vl` for the embedded ones)."""
-    cache: UserPath | None = None
+    cache: Annotated[
+        UserPath | None, Option(help="Cache that precompute left.", default="in the workspace")
+    ] = None
     """The cache that `strive-cli precompute` left."""
-    data: Annotated[tuple[UserPath, ...], OneOrMore] = ()
+    data: Annotated[
+        tuple[UserPath, ...],
+        OneOrMore,
+        Option(
+            help="Records that select questions of the cache. Repeatable.", default="all of them"
+        ),
+    ] = ()
     """Records files that select questions of the cache; empty: every question in the cache."""
     held_out: Annotated[tuple[UserPath, ...], OneOrMore] = ()
     """Records files, in the same cache, that are evaluated every `evaluate_every` steps."""
-    scorer: str | None = None
+    scorer: Annotated[
+        str | None, Option(help="Whose scores importance reads.", default="the only ones")
+    ] = None
     """Whose scores `importance` reads; not given: the cache's only scorer."""
     num_questions: PositiveInt | None = None
     """Seeded sample of the records, the one that `precompute --for-config` prepares; not given: all
@@ -77,10 +129,19 @@ class TrainConfig(BaseModel):
     """Count and skip questions without scores, rather than stop."""
 
     # --- visual variants (Sec. 3.3) ---------------------------------------------------------
-    variants: str = "importance"
+    variants: Annotated[
+        str, Option(help="{choices}, or module:function; none is GRPO.", default="as in --config")
+    ] = "importance"
     """`none` (GRPO), `deterministic`, `stochastic`, `random`, `importance`, or a user's own
     `module:function`."""
-    spatial: bool = False
+    spatial: Annotated[
+        bool,
+        Option(
+            name="--spatial/--no-spatial",
+            help="Augment each variant's frames.",
+            default="as in --config",
+        ),
+    ] = False
     """Spatial augmentation of each variant: colour jitter and small affine maps (Sec. 4.2)."""
     num_variants: PositiveInt = 2
     """M: visual variants per question (Table 5)."""
@@ -159,7 +220,7 @@ class TrainConfig(BaseModel):
     skips what is not seen (GPU only); `auto`: flex on a GPU."""
 
     # --- optimisation -----------------------------------------------------------------------
-    steps: PositiveInt = 1000
+    steps: Annotated[PositiveInt, Option(help="Rollout steps.", default="as in --config")] = 1000
     """Rollout steps (Sec. 4.1: 1,000; ablations 500)."""
     questions_per_step: PositiveInt = 4
     """Questions per step over all processes, which share out their variants."""
@@ -213,6 +274,12 @@ class TrainConfig(BaseModel):
     wandb_run_name: str | None = None
     """Name of the run at Weights & Biases; not given: the run folder's."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_budget_of_grpo(cls, values: Any) -> Any:
+        is_grpo = isinstance(values, Mapping) and values.get("variants") == "none"
+        return {**GRPO_SHAPE, **values} if is_grpo else values
+
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
         if self.variants == "none" and self.num_variants != 1:
@@ -242,3 +309,170 @@ class TrainConfig(BaseModel):
                 "give one another weight, e.g. {accuracy: 1.0}"
             )
         return self
+
+
+def _as_pair(value: Any) -> Any:
+    """Read `field=value`."""
+    if not isinstance(value, str):
+        return value
+    field, separator, wanted = value.partition("=")
+    if not separator:
+        raise ValueError("write field=value")
+    return field, wanted
+
+
+def _as_shard(value: Any) -> Any:
+    """Read `i/n`."""
+    if not isinstance(value, str):
+        return value
+    index, separator, count = value.partition("/")
+    # Not isdigit: that is true of superscripts, which int() refuses.
+    if not separator or not index.isdecimal() or not count.isdecimal():
+        raise ValueError("write i/n, such as 0/4")
+    return int(index), int(count)
+
+
+def _check_shard(value: tuple[int, int]) -> tuple[int, int]:
+    if not 0 <= value[0] < value[1]:
+        raise ValueError("write i/n with 0 <= i < n")
+    return value
+
+
+def _as_models(value: Any) -> Any:
+    """Read texts `SCORER=ID_OR_DIR`; the model of the only scorer needs no name."""
+    if isinstance(value, (list, tuple)):
+        pairs = [text.partition("=") for text in value]
+        return {name if separator else "": model or name for name, separator, model in pairs}
+    return {"": value} if isinstance(value, str) else value
+
+
+class PrecomputeConfig(Config):
+    """Everything that decides what the offline stage writes into a cache, and how it works."""
+
+    command = "precompute"
+
+    # --- records ----------------------------------------------------------------------------
+    data: Annotated[tuple[UserPath, ...], OneOrMore, Option(default="the lab")] = ()
+    """Video-R1 JSON, JSONL or Parquet. Repeatable."""
+    video_root: Annotated[UserPath, Option(default="the first --data's folder")] = Field(
+        default_factory=lambda found: first_folder(found) or Path()
+    )
+    """What paths are relative to."""
+    allow_outside_root: Annotated[bool, Option()] = False
+    """Let paths leave it."""
+    filters: Annotated[
+        tuple[Annotated[tuple[str, str], BeforeValidator(_as_pair)], ...],
+        OneOrMore,
+        WithJsonSchema({"type": "array", "items": {"type": "string", "format": "field=value"}}),
+        Option(name="--filter", default="all", parsed=list[str]),
+    ] = ()
+    """Keep records with field=value. Repeatable."""
+    skip_bad_records: Annotated[bool, Option()] = False
+    """Count malformed rows, go on."""
+    subset: Annotated[PositiveInt | None, Option(default="all")] = None
+    """Seeded sample of this many questions."""
+    seed: Annotated[int, Option(help="Seed of --subset.")] = 0
+    """Seed of subset."""
+    for_config: Annotated[str | None, Option(default="none")] = None
+    """Just what a run of this preset or file reads."""
+    held_out: Annotated[tuple[UserPath, ...], OneOrMore] = ()
+    """Records of which all are taken beside the sample of data, with for_config."""
+    limit: Annotated[PositiveInt | None, Option(default="all")] = None
+    """Only the first N videos."""
+
+    # --- scorers ----------------------------------------------------------------------------
+    scorers: Annotated[
+        tuple[str, ...],
+        OneOrMore,
+        Option(name="--scorer", help="{choices}, or module:function. Repeatable."),
+    ] = ("siglip2",)
+    """Scorers by name, or a user's own module:function. Repeatable."""
+    scorer_models: Annotated[
+        dict[str, str],
+        BeforeValidator(_as_models),
+        Option(
+            name="--scorer-model",
+            default="its own",
+            help="Its model: ID_OR_DIR, lab:NAME, or SCORER=... Repeatable.",
+            parsed=list[str],
+        ),
+    ] = {}
+    """The scorers' models: ID_OR_DIR or lab:NAME by scorer, or as the text SCORER=ID_OR_DIR."""
+    policy: Annotated[str | None, Option(default="Qwen2.5-VL-7B")] = None
+    """Model of policy and gradient: ID_OR_DIR."""
+    query: Annotated[Query, Option(metavar="TEXT", help="What scorers read: {choices}.")] = (
+        "question"
+    )
+    """The text of a question that scorers read; part of the key."""
+    long_text: Annotated[
+        LongText, Option(metavar="RULE", help="Beyond a scorer's context: {choices}.")
+    ] = "truncate"
+    """Treatment of a question that is longer than a scorer's context."""
+    device: Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")] = "auto"
+    """Device of the scorers: auto (the GPU if there is one), cpu, cuda, cuda:1 and so on."""
+    dtype: Annotated[
+        ScorerDtype | None,
+        Option(metavar="NAME", default="by device", help="{choices}; part of the key."),
+    ] = None
+    """Compute type of the scorers; part of the key; not given: by device."""
+    embed_batch_size: Annotated[AtLeastOne, Option()] = 64
+    """Frames embedded at a time; part of the key."""
+
+    # --- frames -----------------------------------------------------------------------------
+    frames: Annotated[AtLeastOne, Option()] = 64
+    """F: frames kept per video."""
+    frame_plan: Annotated[FramePlanName, Option(metavar="PLAN", help="{choices}.")] = "uniform"
+    """Rule by which the frames of a video are chosen."""
+    max_pixels: Annotated[PositiveInt | None, Option(default="by frame plan")] = None
+    """Pixels per cached frame."""
+    frame_codec: Annotated[FrameCodecName, Option()] = "jpeg"
+    """How frames are stored."""
+    decoder: Annotated[
+        DecoderName, Option(metavar="NAME", help="{choices}; auto: the first that can.")
+    ] = "auto"
+    """Decoder of videos; auto: the first that can."""
+    decode_timeout_seconds: Annotated[PositiveFloat, Option(name="--decode-timeout")] = 600.0
+    """Seconds after which a decode is killed."""
+    repair: Annotated[bool, Option()] = False
+    """Remux or transcode what no decoder opens."""
+    max_missing: Annotated[
+        str | None, Option(metavar="5s|10%|any", default="the larger of 1s, 2%")
+    ] = None
+    """How much of a cut video may lack."""
+    allow_damaged: Annotated[bool, Option()] = False
+    """Take damaged frames as players show."""
+
+    # --- running ----------------------------------------------------------------------------
+    cache: Annotated[UserPath, Option(default="in the workspace")] = Path("strive-workspace/cache")
+    """Cache folder."""
+    workers: Annotated[PositiveInt | None, Option(default="by cores")] = None
+    """Decode processes."""
+    engine: Annotated[Engine, Option()] = "local"
+    """This machine, or a Ray cluster."""
+    shard: Annotated[
+        tuple[int, int],
+        BeforeValidator(_as_shard),
+        AfterValidator(_check_shard),
+        WithJsonSchema({"type": "string", "format": "i/n"}),
+        Option(default="0/1", parsed=str),
+    ] = (0, 1)
+    """Do part i of n, counted from 0."""
+    max_failure_fraction: Annotated[float, Field(ge=0, le=1), Option()] = 0.05
+    """Exit 1 when more of the videos fail."""
+    retry_failed: Annotated[bool, Option()] = False
+    """Try failed videos again."""
+    overwrite: Annotated[bool, Option()] = False
+    """Make again what is there."""
+    dry_run: Annotated[bool, Option()] = False
+    """Estimate time and disk, then stop."""
+
+
+def first_folder(found: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the first records file, which paths are relative to unless said."""
+    return found["data"][0].parent if found.get("data") else None
+
+
+SCHEMAS: dict[str, type[Config]] = {
+    schema.command: schema for schema in (TrainConfig, PrecomputeConfig)
+}
+"""The configurations by their commands."""

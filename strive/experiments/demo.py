@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strive.configs.load import load_train_config
-from strive.configs.schema import TrainConfig
+from strive.configs.load import load_config
+from strive.configs.schema import PrecomputeConfig, TrainConfig
 from strive.errors import CheckpointError
 from strive.evaluate.again import compare, read_results
 from strive.evaluate.frames import FramesMode
@@ -21,7 +21,6 @@ from strive.experiments.evaluating import evaluate_on_lab
 from strive.experiments.offline import choose_data, lab_scorer_models
 from strive.experiments.training import run_training
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model
-from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 from strive.report import inspect
 from strive.report.inspect_html import question_section
@@ -102,7 +101,7 @@ def precompute_lab(workspace: Workspace) -> None:
     files, root, cache = choose_data(workspace, (), None, None)
     scorers = ("siglip2",)
     precompute(
-        PrecomputeOptions(
+        PrecomputeConfig(
             data=files,
             video_root=root,
             cache=cache,
@@ -113,7 +112,8 @@ def precompute_lab(workspace: Workspace) -> None:
 
 
 def _arm_config(workspace: Workspace, preset: str, settings: DemoSettings) -> TrainConfig:
-    return load_train_config(
+    return load_config(
+        TrainConfig,
         [preset],
         (),
         {

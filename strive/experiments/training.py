@@ -1,11 +1,11 @@
 """One training run with everything around it: the lab's defaults, held-out evaluation, progress."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strive.configs.load import load_train_config
+from strive.configs.load import Given, build_config, merge_layers
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError, RunInUseError
 from strive.experiments.training_view import TrainingView
@@ -26,30 +26,8 @@ if TYPE_CHECKING:
     from strive.train.loop import TrainSummary
     from strive.train.processes import Processes
 
-LAB_PRESETS = {"none": "lab_grpo"}
 
-
-def runs_on_lab(options: Mapping[str, Any], overrides: Sequence[str], files: Sequence[str]) -> bool:
-    """Tell whether a call named nothing of the user's own, so that the embedded lab is meant.
-
-    One of the lab's models (`lab:NAME`) is not the user's own.
-    """
-    values = {key: str(options[key]) for key in ("data", "cache", "model") if options.get(key)}
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key.strip() in ("data", "cache", "model"):
-            values[key.strip()] = value.strip()
-    if values.get("model", "").startswith(LAB_PREFIX):
-        del values["model"]
-    return not values and all(name.startswith("lab_") for name in files)
-
-
-def resolve_config(
-    workspace: Workspace,
-    files: Sequence[str],
-    overrides: Sequence[str],
-    options: Mapping[str, Any],
-) -> tuple[TrainConfig, bool]:
+def resolve_config(workspace: Workspace, given: Given) -> tuple[TrainConfig, bool]:
     """Return the configuration of a call and whether it runs on the embedded lab.
 
     With no data, cache or model of the user's, the lab's preset, records and cache are filled in;
@@ -59,15 +37,20 @@ def resolve_config(
         ConfigError: an unknown key or wrong value.
         CacheError: there is no cache yet; the message says which command makes it.
     """
-    options = dict(options)
-    on_lab = runs_on_lab(options, overrides, files)
+    values = merge_layers(TrainConfig, *given)
+    own = values.keys() & {"data", "cache", "model"}
+    if str(values.get("model")).startswith(LAB_PREFIX):
+        own.discard("model")
+    on_lab = not own and all(name.startswith("lab_") for name in given.files)
     if on_lab:
-        files = files or [LAB_PRESETS.get(str(options.get("variants")), "lab_strive")]
-        options["cache"] = workspace.lab_cache
-        options["data"] = (workspace.lab / "train.jsonl",)
-        if not any(text.startswith("held_out=") for text in overrides):
-            options["held_out"] = (workspace.lab / "held_out.jsonl",)
-    config = load_train_config(files, overrides, options)
+        preset = "lab_grpo" if values.get("variants") == "none" else "lab_strive"
+        values = {
+            "held_out": (workspace.lab / "held_out.jsonl",),
+            **merge_layers(TrainConfig, given.files or [preset], *given[1:]),
+            "data": (workspace.lab / "train.jsonl",),
+            "cache": workspace.lab_cache,
+        }
+    config = build_config(TrainConfig, values)
     find_variant_kind(config.variants)
     load_rewards(list(config.rewards))
     if on_lab:

@@ -11,9 +11,10 @@ import numpy as np
 
 from strive.cache.frames import EncodedVideo, FrameReader
 from strive.cache.layout import CacheLayout
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError
 from strive.pipeline.feed import read_back
-from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.options import make_frames_key
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.summary import Estimate
 from strive.pipeline.work import Work
@@ -58,7 +59,7 @@ class _Tried:
 
 
 def estimate_work(
-    options: PrecomputeOptions, layout: CacheLayout, work: Work, rule: PrepareRule
+    options: PrecomputeConfig, layout: CacheLayout, work: Work, rule: PrepareRule
 ) -> Estimate:
     """Decode and embed a few evenly chosen videos and scale up; nothing is written.
 
@@ -100,7 +101,7 @@ def _spread(video_ids: list[str]) -> list[str]:
     return video_ids[:: max(1, len(video_ids) // NUM_TRIED)][:NUM_TRIED]
 
 
-def _try_decoding(options: PrecomputeOptions, work: Work, rule: PrepareRule, tried: _Tried) -> None:
+def _try_decoding(options: PrecomputeConfig, work: Work, rule: PrepareRule, tried: _Tried) -> None:
     video_ids = _spread(work.to_decode)
     jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in video_ids)
     with WorkerPool(
@@ -122,10 +123,10 @@ def _try_decoding(options: PrecomputeOptions, work: Work, rule: PrepareRule, tri
             tried.embed(work, outcome.key, frames_FHWC, video.info.pts_seconds_F)
 
 
-def _try_cached(options: PrecomputeOptions, layout: CacheLayout, work: Work, tried: _Tried) -> None:
+def _try_cached(options: PrecomputeConfig, layout: CacheLayout, work: Work, tried: _Tried) -> None:
     """Embed a few of the cached videos that a scorer has not seen."""
     video_ids = _spread(work.to_read)
-    reader = FrameReader(layout, options.frames_key()) if video_ids else None
+    reader = FrameReader(layout, make_frames_key(options)) if video_ids else None
     for video_id in video_ids:
         assert reader is not None
         tried.num_videos += 1

@@ -15,11 +15,12 @@ from strive.cache.codec import FrameCodec
 from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
 from strive.cache.layout import CacheLayout
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import CacheError, DecodeError, ModelError, StriveError
 from strive.pipeline.batches import Batch, Batcher, VideoSlot
 from strive.pipeline.channel import Channel
 from strive.pipeline.failing import question_failure, video_failure
-from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.options import frame_codec, make_frames_key
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.work import VideoTask
 from strive.records import Record
@@ -96,14 +97,14 @@ class Feeder:
 
     def __init__(
         self,
-        options: PrecomputeOptions,
+        options: PrecomputeConfig,
         layout: CacheLayout,
         sessions: Mapping[str, ScorerSession],
         fed: Channel[Any],
         send: Send,
     ) -> None:
-        self._layout, self._frames_key = layout, options.frames_key()
-        self._codec, self._video_root = options.codec, options.video_root
+        self._layout, self._frames_key = layout, make_frames_key(options)
+        self._codec, self._video_root = frame_codec(options), options.video_root
         self._sessions, self._fed, self._send = sessions, fed, send
         self._batchers: dict[str, Batcher] = {}
         self._reader: FrameReader | None = None

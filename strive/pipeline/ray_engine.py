@@ -16,7 +16,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from strive.cache.embeddings import find_embeddings
 from strive.cache.failures import commit_failures
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError, TooManyFailuresError
 from strive.pipeline.failing import question_failure, video_failure
-from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.options import make_frames_key, prepare_rule, writer_name
 from strive.pipeline.ray_cluster import Cluster, check_nodes, connected, import_ray
 from strive.pipeline.ray_tasks import Embedder, Item, Place, Report, decode_item
 from strive.pipeline.summary import PrecomputeSummary, StageCounts
@@ -47,7 +47,7 @@ MIN_LOST_BATCHES = 4
 
 
 def run_with_ray(
-    options: PrecomputeOptions, layout: CacheLayout, work: Work, summary: PrecomputeSummary
+    options: PrecomputeConfig, layout: CacheLayout, work: Work, summary: PrecomputeSummary
 ) -> None:
     """Do the work of a call on Ray; settings and questions are already committed.
 
@@ -60,8 +60,8 @@ def run_with_ray(
         return
     ray = import_ray()
     # Other machines, and other working directories on this one.
-    options = replace(
-        options, cache=options.cache.absolute(), video_root=options.video_root.absolute()
+    options = options.model_copy(
+        update={"cache": options.cache.absolute(), "video_root": options.video_root.absolute()}
     )
     layout = CacheLayout(options.cache)
     started = time.monotonic()
@@ -122,7 +122,7 @@ class _Flow:
         self,
         ray: Any,
         cluster: Cluster,
-        options: PrecomputeOptions,
+        options: PrecomputeConfig,
         work: Work,
         summary: PrecomputeSummary,
         progress: Progress,
@@ -169,7 +169,7 @@ class _Flow:
         ).map(
             decode_item,
             fn_kwargs={
-                "rule": options.prepare_rule(),
+                "rule": prepare_rule(options),
                 "timeout_seconds": options.decode_timeout_seconds,
                 "place": place,
             },
@@ -217,7 +217,7 @@ class _Flow:
         error = DecodeError("crashed", reason)
         rows = []
         options = self.options
-        layout, frames_key = CacheLayout(options.cache), options.frames_key()
+        layout, frames_key = CacheLayout(options.cache), make_frames_key(options)
         cached = read_video_states(layout, frames_key)
         sessions = {scorer.session.key: scorer.session for scorer in self.work.scorers}
         for item in items:
@@ -233,7 +233,7 @@ class _Flow:
                     for key, records in task.items()
                     for record in records
                 ]
-        commit_failures(layout, rows, writer=options.writer)
+        commit_failures(layout, rows, writer=writer_name(options))
         failed = StageCounts(
             failed={row.video_id: row.error for row in rows if row.question_id is None},
             failed_questions={row.question_id: row.error for row in rows if row.question_id},

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from strive.cache.embeddings import read_embeddings
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError, ModelError, ScorerError, StriveError
-from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.options import writer_name
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.stage import Stage
@@ -116,7 +117,7 @@ class Embedder:
 
     def __init__(
         self,
-        options: PrecomputeOptions,
+        options: PrecomputeConfig,
         sessions: Sequence[ScorerSession],
         keys: Sequence[str],
         place: Place,
@@ -169,7 +170,7 @@ class Embedder:
     def _stage_at_work(self) -> Stage:
         """Return the stage of this actor; after a fault, a fresh one."""
         if self._stage is None:
-            writer = f"{self._options.writer}-{self._node_id[:6]}{os.getpid()}"
+            writer = f"{writer_name(self._options)}-{self._node_id[:6]}{os.getpid()}"
             self._stage = Stage(self._options, self._sessions, writer=writer).__enter__()
         return self._stage
 

@@ -18,12 +18,19 @@ from strive.cache.layout import CacheLayout, create_cache, ensure_settings
 from strive.cache.lock import writer_lock
 from strive.cache.questions import write_questions
 from strive.cache.scores import ScoreReader, read_score_states
-from strive.configs.schema import TrainConfig
+from strive.configs.load import load_config
+from strive.configs.schema import PrecomputeConfig, TrainConfig
 from strive.errors import Interrupted, TooManyFailuresError, way_out
 from strive.measures import Peak, typical_peak
 from strive.pipeline.estimate import default_workers, estimate_work
 from strive.pipeline.failing import NO_TEXT
-from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.options import (
+    check_options,
+    frames_fields,
+    make_frames_key,
+    prepare_rule,
+    writer_name,
+)
 from strive.pipeline.prepare import next_decoder, prepare_video
 from strive.pipeline.session import ScorerSession
 from strive.pipeline.stage import Stage
@@ -42,7 +49,7 @@ SummaryHook = Callable[[PrecomputeSummary], None]
 
 
 def precompute(
-    options: PrecomputeOptions, on_summary: SummaryHook | None = None
+    options: PrecomputeConfig, on_summary: SummaryHook | None = None
 ) -> PrecomputeSummary:
     """Bring the cache to what the options ask for, doing only what is missing.
 
@@ -65,14 +72,17 @@ def precompute(
     return summary
 
 
-def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
+def _precompute(options: PrecomputeConfig) -> PrecomputeSummary:
     started = time.monotonic()
+    check_options(options)
+    # The run for which the summary says what scores and solutions are worth.
+    training = load_config(TrainConfig, [options.for_config] if options.for_config else [])
     asked = select_records(options)
     layout = _open(options)
     work = find_work(options, layout, asked, _sessions(options, layout))
     summary = _new_summary(options, asked, work)
     if options.dry_run:
-        summary.estimate = estimate_work(options, layout, work, options.prepare_rule())
+        summary.estimate = estimate_work(options, layout, work, prepare_rule(options))
     else:
         try:
             with _writing(options, layout, work):
@@ -82,28 +92,28 @@ def _precompute(options: PrecomputeOptions) -> PrecomputeSummary:
             summary.interrupted = True
     summary.total_seconds = time.monotonic() - started
     summary.explain_time()
-    _count_results(options, layout, asked, work, summary)
+    _count_results(training, layout, asked, work, summary)
     return summary
 
 
 @contextmanager
-def _writing(options: PrecomputeOptions, layout: CacheLayout, work: Work) -> Iterator[None]:
+def _writing(options: PrecomputeConfig, layout: CacheLayout, work: Work) -> Iterator[None]:
     """Hold the lock of this writer while there is work to do."""
     if work.is_empty:
         yield
         return
-    with writer_lock(layout, options.writer):
+    with writer_lock(layout, writer_name(options)):
         yield
 
 
-def _open(options: PrecomputeOptions) -> CacheLayout:
+def _open(options: PrecomputeConfig) -> CacheLayout:
     """Open the cache if there is one; it is made only when the scorers are known to load."""
     layout = CacheLayout(options.cache)
     return create_cache(options.cache) if layout.version_file.is_file() else layout
 
 
-def _sessions(options: PrecomputeOptions, layout: CacheLayout) -> list[ScorerSession]:
-    frames_key = options.frames_key()
+def _sessions(options: PrecomputeConfig, layout: CacheLayout) -> list[ScorerSession]:
+    frames_key = make_frames_key(options)
     return [
         ScorerSession(
             name,
@@ -122,10 +132,10 @@ def _sessions(options: PrecomputeOptions, layout: CacheLayout) -> list[ScorerSes
     ]
 
 
-def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> PrecomputeSummary:
+def _new_summary(options: PrecomputeConfig, asked: Asked, work: Work) -> PrecomputeSummary:
     summary = PrecomputeSummary(
         cache=options.cache,
-        frames_key=options.frames_key(),
+        frames_key=make_frames_key(options),
         scorer_keys={scorer.session.name: scorer.session.key for scorer in work.scorers},
         num_videos=len(asked.by_video),
         num_questions=len(asked.records),
@@ -143,7 +153,7 @@ def _new_summary(options: PrecomputeOptions, asked: Asked, work: Work) -> Precom
 
 
 def _commit_frame(
-    options: PrecomputeOptions,
+    options: PrecomputeConfig,
     layout: CacheLayout,
     asked: Asked,
     work: Work,
@@ -152,22 +162,22 @@ def _commit_frame(
     """Commit what stands around the parts: settings, questions, the ids of a sample."""
     create_cache(options.cache)
     settings = {
-        "fields": options.frames_fields(),
+        "fields": frames_fields(options),
         "decoder_versions": decoder_versions(),
         "decoder_order": list(decoder_order(options.decoder)),
     }
-    ensure_settings(layout.frames(options.frames_key()), settings)
+    ensure_settings(layout.frames(make_frames_key(options)), settings)
     for scorer in work.scorers:
         if scorer.to_score:
             scorer.session.scorer  # noqa: B018 - a model that cannot be loaded ends the call now
         scorer.session.commit_settings()
-    write_questions(layout, asked.records, writer=options.writer)
-    commit_failures(layout, work.new_failures, writer=options.writer)
+    write_questions(layout, asked.records, writer=writer_name(options))
+    commit_failures(layout, work.new_failures, writer=writer_name(options))
     summary.subset_file = write_sample_ids(options, asked)
 
 
 def _run(
-    options: PrecomputeOptions, layout: CacheLayout, work: Work, summary: PrecomputeSummary
+    options: PrecomputeConfig, layout: CacheLayout, work: Work, summary: PrecomputeSummary
 ) -> None:
     if work.num_videos == 0:
         return
@@ -190,7 +200,7 @@ def _run(
                 progress.note(f"{rate}{stage.counts.failed_text}")
                 progress.advance()
 
-        stage = Stage(options, sessions, writer=options.writer, on_video=advance)
+        stage = Stage(options, sessions, writer=writer_name(options), on_video=advance)
         try:
             with stage:
                 _decode_new(options, work, stage, summary)
@@ -215,12 +225,12 @@ def _leave_at_once(stage: Stage, exit_code: int) -> None:
 
 
 def _decode_new(
-    options: PrecomputeOptions, work: Work, stage: Stage, summary: PrecomputeSummary
+    options: PrecomputeConfig, work: Work, stage: Stage, summary: PrecomputeSummary
 ) -> None:
     """Decode the videos that the cache lacks and hand them on."""
     if not work.to_decode:
         return
-    rule = options.prepare_rule()
+    rule = prepare_rule(options)
     jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in work.to_decode)
     summary.num_workers = min(options.workers or default_workers(), len(work.to_decode))
     with WorkerPool(
@@ -262,7 +272,7 @@ def _chunks(items: Iterator[VideoEmbeddings], size: int = 64) -> Iterator[list[V
 
 
 def _count_results(
-    options: PrecomputeOptions,
+    training: TrainConfig,
     layout: CacheLayout,
     asked: Asked,
     work: Work,
@@ -291,8 +301,7 @@ def _count_results(
         summary.truncated_share[scorer.session.name] = share
         if asked_ids & states.keys():
             reader = ScoreReader(layout, scorer.session.key, asked.records)
-            summary.peaks[scorer.session.name] = _peak(options.training, reader, asked.records)
-    training = options.training
+            summary.peaks[scorer.session.name] = _peak(training, reader, asked.records)
     summary.draws = (
         f"at frame_temperature {training.frame_temperature:g}, score_transform "
         f"{training.score_transform}"
@@ -313,7 +322,7 @@ def _peak(training: TrainConfig, reader: ScoreReader, records: Sequence[Record])
     )
 
 
-def _check_failures(options: PrecomputeOptions, summary: PrecomputeSummary) -> None:
+def _check_failures(options: PrecomputeConfig, summary: PrecomputeSummary) -> None:
     """Raise if more of the videos, or of the questions, failed than the call allows."""
     # Questions without a text are told and counted; no scorer could have done better.
     questions = {

@@ -16,12 +16,13 @@ from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.frames import EncodedVideo
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import ScoreRow
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import StriveError
 from strive.pipeline import part as part_limits
 from strive.pipeline.channel import Channel, Stopped
 from strive.pipeline.clock import BusyClock
 from strive.pipeline.feed import Ask, Feeder, Mark, VideoDone
-from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.options import make_frames_key
 from strive.pipeline.part import Part
 from strive.pipeline.runner import ModelRunner
 from strive.pipeline.session import ScorerSession
@@ -49,7 +50,7 @@ class Stage:
 
     def __init__(
         self,
-        options: PrecomputeOptions,
+        options: PrecomputeConfig,
         sessions: Sequence[ScorerSession],
         *,
         writer: str,
@@ -58,7 +59,7 @@ class Stage:
         layout = CacheLayout(options.cache)
         self.counts = StageCounts()
         self.on_video = on_video
-        self._frames_key = options.frames_key()
+        self._frames_key = make_frames_key(options)
         self._sessions = {session.key: session for session in sessions}
         self._inbox: Channel[Ask] = Channel(MAX_ITEMS, MAX_INBOX_BYTES)
         self._fed: Channel[Any] = Channel(4 * MAX_ITEMS, MAX_FED_BYTES)

@@ -13,10 +13,11 @@ from strive.cache.failures import FailureRow, read_failures
 from strive.cache.frames import VideoState, read_video_states
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import read_score_states
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import MissingInputError, RecordsError
 from strive.files import content_digest, locate_video, modified_ns
 from strive.pipeline.failing import NO_TEXT, no_text_failure
-from strive.pipeline.options import PrecomputeOptions
+from strive.pipeline.options import make_frames_key
 from strive.pipeline.session import ScorerSession
 from strive.records import (
     Record,
@@ -50,7 +51,7 @@ class Asked:
         return grouped
 
 
-def select_records(options: PrecomputeOptions) -> Asked:
+def select_records(options: PrecomputeConfig) -> Asked:
     """Read the records of a call.
 
     Raises:
@@ -91,7 +92,7 @@ def select_records(options: PrecomputeOptions) -> Asked:
 
 
 def _as_a_run_reads(
-    options: PrecomputeOptions, records: Sequence[Record], held_out: Sequence[Record]
+    options: PrecomputeConfig, records: Sequence[Record], held_out: Sequence[Record]
 ) -> tuple[Record, ...]:
     """Return the sample that a training run draws from `records`, then its held-out records."""
     if options.subset is not None and options.subset < len(records):
@@ -106,7 +107,7 @@ def _as_a_run_reads(
     return tuple(sampled.values())
 
 
-def write_sample_ids(options: PrecomputeOptions, asked: Asked) -> Path | None:
+def write_sample_ids(options: PrecomputeConfig, asked: Asked) -> Path | None:
     """Write the ids of a sample beside the cache, for whoever wants to train on the same."""
     if asked.sample_ids is None:
         return None
@@ -193,18 +194,19 @@ class Work:
 
 
 def find_work(
-    options: PrecomputeOptions,
+    options: PrecomputeConfig,
     layout: CacheLayout,
     asked: Asked,
     sessions: Sequence[ScorerSession],
 ) -> Work:
     """Compare what is asked for with what is committed."""
-    cached = {} if options.overwrite else read_video_states(layout, options.frames_key())
+    frames_key = make_frames_key(options)
+    cached = {} if options.overwrite else read_video_states(layout, frames_key)
     known = [] if options.retry_failed or options.overwrite else read_failures(layout)
     failures = {(row.video_id, row.key): row for row in known if row.question_id is None}
     work = Work([], [], {}, cached)
     for video_id in asked.by_video:
-        failure = failures.get((video_id, options.frames_key()))
+        failure = failures.get((video_id, frames_key))
         path = locate_video(options.video_root, video_id)
         is_redone = False
         if video_id in cached and not _has_changed(path, cached[video_id]):

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
+from strive.configs.schema import PrecomputeConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
-from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 
 # Any policy has signal under the first, however far it has learned its answers; the second has it
@@ -49,7 +49,7 @@ def lab(tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     world = build_world(root / "world", num_clips=5, seed=0)
     precompute(
-        PrecomputeOptions(
+        PrecomputeConfig(
             data=(world.records_file("train"),),
             video_root=root / "world",
             cache=root / "cache",

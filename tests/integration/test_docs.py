@@ -9,7 +9,8 @@ import typer.main
 import yaml
 
 from strive.cli import app
-from strive.configs.load import load_train_config, preset_names
+from strive.configs.load import load_config, preset_names
+from strive.configs.schema import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -83,7 +84,7 @@ def test_every_call_is_one_that_the_parser_takes(page: Path) -> None:
         names = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
         assert all(name in preset_names() for name in names if not name.endswith(".yaml")), call
         keys = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--set"]
-        load_train_config([], [key for key in keys if not key.startswith("held_out")])
+        load_config(TrainConfig, [], [key for key in keys if not key.startswith("held_out")])
 
 
 def test_the_first_picture_is_small() -> None:

@@ -20,11 +20,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from strive.pipeline import part
-from strive.pipeline.options import PrecomputeOptions
+from strive.configs.schema import PrecomputeConfig
 from strive.pipeline.run import precompute
 
 part.MAX_VIDEOS = int(sys.argv[4])  # many commits, so that kills fall between and into them
-summary = precompute(PrecomputeOptions(
+summary = precompute(PrecomputeConfig(
     data=(Path(sys.argv[1]) / "records.jsonl",), video_root=Path(sys.argv[1]), frames=16,
     cache=Path(sys.argv[2]), scorer_models={"siglip2": sys.argv[3]}, embed_batch_size=64, workers=2,
 ))

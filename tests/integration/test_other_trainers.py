@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from strive.configs.schema import PrecomputeConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
-from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 
 PAGE = Path(__file__).parents[2] / "docs" / "other-trainers.md"
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("others")
     world = build_world(folder / "world", num_clips=3, seed=0)
     precompute(
-        PrecomputeOptions(
+        PrecomputeConfig(
             data=(world.records_file("train"),),
             video_root=folder / "world",
             cache=folder / "strive-workspace" / "lab" / "cache",

@@ -24,13 +24,13 @@ import sys
 from pathlib import Path
 from strive.errors import StriveError
 from strive.pipeline import part
-from strive.pipeline.options import PrecomputeOptions
+from strive.configs.schema import PrecomputeConfig
 from strive.pipeline.run import precompute
 
 part.MAX_VIDEOS = 2  # many commits, so that a kill falls between and into them
 root, cache, shard, count = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
 try:
-    summary = precompute(PrecomputeOptions(
+    summary = precompute(PrecomputeConfig(
         data=tuple(sorted(root.glob("*.jsonl"))), video_root=root, cache=cache,
         scorer_models={"siglip2": sys.argv[5]}, shard=(shard, count), workers=2,
     ))

@@ -17,12 +17,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from strive.pipeline import part
-from strive.pipeline.options import PrecomputeOptions
+from strive.configs.schema import PrecomputeConfig
 from strive.pipeline.run import precompute
 
 part.MAX_VIDEOS = 1  # many commits
 root, cache = Path(sys.argv[1]), Path(sys.argv[2])
-precompute(PrecomputeOptions(
+precompute(PrecomputeConfig(
     data=tuple(sorted(root.glob("*.jsonl"))), video_root=root, cache=cache,
     scorers=("pipeline.toy_scorer:make",), workers=1,
 ))

@@ -15,10 +15,9 @@ from strive.cache.frames import FrameReader
 from strive.cache.layout import open_cache, read_settings
 from strive.cache.scores import ScoreReader, query_of
 from strive.commands.views import print_estimate, print_precompute
-from strive.configs.schema import TrainConfig
+from strive.configs.schema import PrecomputeConfig, TrainConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
-from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 from strive.pipeline.session import cosines
 from strive.pipeline.summary import PrecomputeSummary
@@ -55,7 +54,7 @@ class Run:
             "frames": 16,
             "workers": 1,
         }
-        return precompute(PrecomputeOptions(**{**values, **changes}))
+        return precompute(PrecomputeConfig(**{**values, **changes}))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import ffmpeg
 import imageio_ffmpeg
 import pytest
 
+from strive.configs.schema import PrecomputeConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
-from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 from strive.records import Record, write_records
 
@@ -44,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n, name in enumerate(names)
     ]
     write_records(data, records)
-    options = PrecomputeOptions(
+    options = PrecomputeConfig(
         data=(data,), video_root=root, cache=root / "cache", workers=2,
         scorer_models={"siglip2": str(lab_model_path("siglip2"))},
     )  # fmt: skip

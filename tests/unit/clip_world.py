@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from video import coded_clips as clips
 
-from strive.pipeline.options import PrecomputeOptions
+from strive.configs.load import build_config
+from strive.configs.schema import PrecomputeConfig
 from strive.records import Record, write_records
 
 TOY = "pipeline.toy_scorer:make"
@@ -21,7 +22,7 @@ class World:
     root: Path
     data: Path
 
-    def options(self, cache: Path, **changes: Any) -> PrecomputeOptions:
+    def options(self, cache: Path, **changes: Any) -> PrecomputeConfig:
         """Options for this world with the toy scorer and few frames."""
         values: dict[str, Any] = {
             "data": (self.data,),
@@ -32,7 +33,7 @@ class World:
             "workers": 2,
             "max_failure_fraction": 1.0,
         }
-        return PrecomputeOptions(**{**values, **changes})
+        return build_config(PrecomputeConfig, {**values, **changes})
 
 
 def question(number: int, video_id: str, text: str | None = None) -> Record:

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from strive import choices
 from strive.cli import app
+from strive.configs.keys import option_of
 from strive.configs.load import preset_names
+from strive.configs.schema import SCHEMAS
 from strive.errors import ConfigError, StriveError, UnknownNameError
 from strive.evaluate.benchmarks import BENCHMARKS
 from strive.scorers import SCORERS
@@ -171,8 +173,20 @@ def test_keys_are_listed_and_found() -> None:
     assert found["other_trainers"]["temperature"].startswith("sampling_temperature (")
     with pytest.raises(UnknownNameError, match=r"no config key has 'zzz' .* --keys lists them all"):
         run("train", "--keys", "zzz")
-    with pytest.raises(ConfigError, match="train takes no 'temperature'"):
-        run("train", "temperature")
+    assert "scorers  [text, ...], default" in run("precompute", "--keys", "module:function")
+    for name in SCHEMAS:
+        with pytest.raises(ConfigError, match=f"{name} takes no 'temperature'"):
+            run(name, "temperature")
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_option_that_is_a_key_is_told_once(name: str) -> None:
+    """The words of a key's option come from its field, so the two cannot differ."""
+    schema = SCHEMAS[name]
+    given = {option for each in TREE[name].params for option in each.opts}
+    for key in schema.model_fields:
+        if option := option_of(schema, key):
+            assert option.split("/")[0] in given
 
 
 @pytest.mark.parametrize(

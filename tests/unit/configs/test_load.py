@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from strive.configs.load import load_train_config, parse_override, read_config_file
+from strive.configs.load import load_config, parse_override, read_config_file
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, MissingInputError
 
@@ -11,18 +11,20 @@ def test_later_sources_win(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("steps: 1\nseed: 1\nbeta: 0.1\n")
     second.write_text("steps: 2\nseed: 2\n")
-    config = load_train_config(
-        [str(first), str(second)], ["steps=3", "steps=4"], {"seed": 5, "cache": None}
+    config = load_config(
+        TrainConfig, [str(first), str(second)], ["steps=3", "steps=4"], {"seed": 5, "cache": None}
     )
     assert (config.steps, config.seed, config.beta, config.cache) == (4, 5, 0.1, None)
 
 
 def test_overrides_are_read_as_yaml() -> None:
     assert parse_override("a.b=[1, 2]") == (["a", "b"], [1, 2])
-    config = load_train_config([], ["learning_rate=1e-5", "rewards.format=0.5"])
+    config = load_config(TrainConfig, [], ["learning_rate=1e-5", "rewards.format=0.5"])
     assert config.learning_rate == 1e-5
     assert config.rewards == {"accuracy": 1.0, "format": 0.5}
-    config = load_train_config([], ["rewards={accuracy: 2}", "rewards.pkg.sub.rewards:judge=-0.5"])
+    config = load_config(
+        TrainConfig, [], ["rewards={accuracy: 2}", "rewards.pkg.sub.rewards:judge=-0.5"]
+    )
     assert config.rewards == {"accuracy": 2.0, "pkg.sub.rewards:judge": -0.5}
 
 
@@ -49,13 +51,13 @@ def test_overrides_are_read_as_yaml() -> None:
 def test_bad_values_are_one_clear_line(override: str, words: list[str]) -> None:
     if override == "num_generations=1":
         # M=2 x G=1 is still a joint group of two; per-variant groups of one are refused.
-        assert load_train_config([], [override]).num_generations == 1
+        assert load_config(TrainConfig, [], [override]).num_generations == 1
         override, words = "grouping=per_variant", ["num_generations is 1", "at least 2"]
         with pytest.raises(ConfigError, match="at least 2"):
-            load_train_config([], ["num_generations=1", override])
+            load_config(TrainConfig, [], ["num_generations=1", override])
         return
     with pytest.raises(ConfigError) as caught:
-        load_train_config([], [override])
+        load_config(TrainConfig, [], [override])
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -63,31 +65,31 @@ def test_bad_values_are_one_clear_line(override: str, words: list[str]) -> None:
 
 
 def test_grpo_keeps_the_papers_budget_and_refuses_contradictions() -> None:
-    config = load_train_config([], ["variants=none"])
+    config = load_config(TrainConfig, [], ["variants=none"])
     assert (config.num_variants, config.num_generations) == (1, 8)
     with pytest.raises(ConfigError, match="set num_variants=1"):
-        load_train_config([], ["variants=none", "num_variants=2"])
+        load_config(TrainConfig, [], ["variants=none", "num_variants=2"])
 
 
 def test_missing_and_malformed_files(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="did you mean 'lab_strive'"):
-        load_train_config(["lab_striv"])
+        load_config(TrainConfig, ["lab_striv"])
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        load_train_config([str(broken)])
+        load_config(TrainConfig, [str(broken)])
     listing = tmp_path / "list.yaml"
     listing.write_text("- 1\n")
     with pytest.raises(ConfigError, match="mapping"):
-        load_train_config([str(listing)])
+        load_config(TrainConfig, [str(listing)])
 
 
 def test_a_file_extends_presets_and_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "near.yaml").write_text("extends: far.yaml\nsteps: 3\n")
     (tmp_path / "sub" / "far.yaml").write_text("extends: lab_grpo\nsteps: 2\nbeta: 0.5\nseed: 7\n")
-    config = load_train_config([str(tmp_path / "sub" / "near.yaml")], ["seed=8"])
-    lab = load_train_config(["lab_grpo"])
+    config = load_config(TrainConfig, [str(tmp_path / "sub" / "near.yaml")], ["seed=8"])
+    lab = load_config(TrainConfig, ["lab_grpo"])
     changed = {"steps": 3, "beta": 0.5, "seed": 8}
     assert config == lab.model_copy(update=changed)
     # Nothing of the chain is left: what is written into a run needs no other file.
@@ -99,14 +101,14 @@ def test_what_extends_comes_before_the_next_file(tmp_path: Path) -> None:
     first.write_text("beta: 0.5\nepsilon: 0.3\n")
     second.write_text("extends: third.yaml\nsteps: 9\n")
     (tmp_path / "third.yaml").write_text("beta: 0.6\n")
-    config = load_train_config([str(first), str(second)])
+    config = load_config(TrainConfig, [str(first), str(second)])
     assert (config.beta, config.epsilon, config.steps) == (0.6, 0.3, 9)
 
 
 def test_bad_extends_are_one_clear_line(tmp_path: Path) -> None:
     def load(text: str) -> None:
         (tmp_path / "a.yaml").write_text(text)
-        load_train_config([str(tmp_path / "a.yaml")])
+        load_config(TrainConfig, [str(tmp_path / "a.yaml")])
 
     with pytest.raises(MissingInputError, match=r"'lab_grp' is neither.*did you mean 'lab_grpo'"):
         load("extends: lab_grp\n")
@@ -122,12 +124,12 @@ def test_bad_extends_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown config key 'num_varients'"):
         load("extends: b.yaml\n")
     with pytest.raises(ConfigError, match="extends is for YAML files"):
-        load_train_config([], ["extends=lab_grpo"])
+        load_config(TrainConfig, [], ["extends=lab_grpo"])
     assert read_config_file("table3_grpo")["steps"] == 500
 
 
 def test_config_is_frozen_and_round_trips() -> None:
-    config = load_train_config(["lab_strive"])
+    config = load_config(TrainConfig, ["lab_strive"])
     with pytest.raises(ValueError, match="frozen"):
         config.steps = 3  # type: ignore[misc]
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
@@ -136,13 +138,13 @@ def test_config_is_frozen_and_round_trips() -> None:
 def test_paths_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.yaml").write_text("cache: ~/cache\ndata: [~/a.jsonl, b.jsonl]\n")
-    config = load_train_config(["~/mine.yaml"], overrides=["held_out=['~/h.jsonl']"])
+    config = load_config(TrainConfig, ["~/mine.yaml"], overrides=["held_out=['~/h.jsonl']"])
     assert config.cache == tmp_path / "cache"
     assert config.data == (tmp_path / "a.jsonl", Path("b.jsonl"))
     assert config.held_out == (tmp_path / "h.jsonl",)
 
 
 def test_one_text_where_several_may_stand_is_a_list_of_one() -> None:
-    config = load_train_config([], ["data=a.jsonl", "held_out=~/b.jsonl", "loggers=wandb"])
+    config = load_config(TrainConfig, [], ["data=a.jsonl", "held_out=~/b.jsonl", "loggers=wandb"])
     assert config.data == (Path("a.jsonl"),) and config.held_out == (Path.home() / "b.jsonl",)
     assert config.loggers == ("wandb",)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from strive.configs.load import PRESETS, load_train_config, preset_names, read_config_file
+from strive.configs.load import PRESETS, load_config, preset_names, read_config_file
+from strive.configs.schema import TrainConfig
 
 QWEN2_5, QWEN3 = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"
 GRPO = {"variants": "none", "spatial": False, "num_variants": 1, "num_generations": 8}
@@ -57,7 +58,7 @@ def test_no_preset_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_passes_the_schema_and_keeps_the_budget(name: str) -> None:
-    config = load_train_config([name])
+    config = load_config(TrainConfig, [name])
     # The paper compares at one budget: M x G = 8 responses (Sec. 4.1).
     assert config.num_variants * config.num_generations == 8
     assert config.num_frames == 16
@@ -65,7 +66,7 @@ def test_every_preset_passes_the_schema_and_keeps_the_budget(name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_the_paper(name: str) -> None:
-    config = load_train_config([name]).model_dump()
+    config = load_config(TrainConfig, [name]).model_dump()
     wanted = {"model": QWEN2_5, "steps": 500, "objective": "grpo"} | RUNS[name]
     assert {key: config[key] for key in wanted} == wanted
     assert (config["learning_rate"], config["beta"], config["frame_temperature"]) == (
@@ -75,7 +76,7 @@ def test_a_run_of_the_paper(name: str) -> None:
     )
     assert config["rewards"] == {"accuracy": 1.0, "format": 1.0}
     assert (config["grading"], config["grouping"]) == ("video_r1", "joint")
-    base = load_train_config(["grpo_qwen2_5_vl_7b"]).model_dump()
+    base = load_config(TrainConfig, ["grpo_qwen2_5_vl_7b"]).model_dump()
     changed = {key for key, value in config.items() if value != base[key]}
     assert changed <= VARIED | {"objective"}
 
@@ -92,7 +93,7 @@ def test_cells_that_are_one_run_are_one_configuration() -> None:
         ),
     ):
         for other in others:
-            assert load_train_config([other]) == load_train_config([first])
+            assert load_config(TrainConfig, [other]) == load_config(TrainConfig, [first])
 
 
 def test_what_the_paper_leaves_open_is_written_out() -> None:
@@ -125,8 +126,8 @@ def test_a_preset_says_where_it_comes_from(name: str) -> None:
 
 
 def test_the_lora_run_is_strives_but_for_what_is_trained() -> None:
-    config = load_train_config(["strive_qwen2_5_vl_7b_lora"]).model_dump()
+    config = load_config(TrainConfig, ["strive_qwen2_5_vl_7b_lora"]).model_dump()
     assert (config["trainable"], config["lora_rank"], config["lora_alpha"]) == ("lora", 64, 128)
-    base = load_train_config(["strive_qwen2_5_vl_7b"]).model_dump()
+    base = load_config(TrainConfig, ["strive_qwen2_5_vl_7b"]).model_dump()
     changed = {key for key, value in config.items() if value != base[key]}
     assert changed <= {"trainable", "lora_rank", "lora_alpha", "learning_rate", "deepspeed"}

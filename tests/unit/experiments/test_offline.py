@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from strive.configs.load import Given
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import ConfigError, MissingInputError, UnknownNameError
-from strive.experiments.offline import Asked, resolve
+from strive.experiments.offline import resolve
 from strive.experiments.workspace import Workspace, ensure_lab
 from strive.lab.models import lab_model_path
 
@@ -26,18 +28,18 @@ def config_file(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def found(workspace: Workspace, **asked: Any) -> dict[str, Any]:
-    return resolve(workspace, Asked(**asked))
+def found(workspace: Workspace, **asked: Any) -> PrecomputeConfig:
+    return resolve(workspace, Given(options=asked))
 
 
 def test_without_data_it_is_the_lab_with_the_labs_models(lab: Workspace) -> None:
     said: list[str] = []
-    asked = Asked(scorers=("siglip2", "policy", "gradient", "random"))
-    options = resolve(lab, asked, say_lab=lambda: said.append("lab"))
+    asked = {"scorers": ("siglip2", "policy", "gradient", "random")}
+    options = resolve(lab, Given(options=asked), say_lab=lambda: said.append("lab"))
     assert said == ["lab"]
-    assert options["data"] == (lab.lab / "train.jsonl", lab.lab / "held_out.jsonl")
+    assert options.data == (lab.lab / "train.jsonl", lab.lab / "held_out.jsonl")
     policy = str(lab_model_path("qwen2_5_vl"))
-    assert options["scorer_models"] == {
+    assert options.scorer_models == {
         "siglip2": str(lab_model_path("siglip2")),
         "policy": policy,
         "gradient": policy,
@@ -46,8 +48,8 @@ def test_without_data_it_is_the_lab_with_the_labs_models(lab: Workspace) -> None
 
 def test_the_users_data_gets_no_lab_model(tmp_path: Path) -> None:
     options = found(Workspace(tmp_path), data=DATA)
-    assert (options["scorers"], options["scorer_models"]) == (("siglip2",), {})
-    assert options["video_root"] == Path("/data") and options["cache"] == tmp_path / "cache"
+    assert (options.scorers, options.scorer_models) == (("siglip2",), {})
+    assert options.video_root == Path("/data") and options.cache == tmp_path / "cache"
 
 
 def test_one_policy_serves_both_its_scorers(tmp_path: Path) -> None:
@@ -60,16 +62,55 @@ def test_one_policy_serves_both_its_scorers(tmp_path: Path) -> None:
         scorer_models=("gradient=/models/x",),
     )
     policy = str(lab_model_path("qwen3_vl"))
-    assert options["scorer_models"] == {"policy": policy, "gradient": "/models/x"}
+    assert options.scorer_models == {"policy": policy, "gradient": "/models/x"}
     with pytest.raises(ConfigError, match="add --scorer policy"):
         found(Workspace(tmp_path), data=DATA, policy="x")
 
 
+def test_files_set_texts_and_options_are_layers(tmp_path: Path) -> None:
+    name = config_file(tmp_path, "data: /d/a.jsonl\nframes: 16\ncache: /c\nscorers: random")
+    given = Given([name], ["frames=8", "shard=1/4"], {"seed": 4, "limit": None})
+    options = resolve(Workspace(tmp_path), given)
+    assert (options.frames, options.seed, options.shard) == (8, 4, (1, 4))
+    assert (options.cache, options.video_root) == (Path("/c"), Path("/d"))
+    assert options.scorers == ("random",)
+    with pytest.raises(ConfigError, match=r"'frmaes' \(did you mean 'frames'.*precompute --keys"):
+        resolve(Workspace(tmp_path), Given(overrides=["frmaes=8"]))
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"shard": "1-4"}, r"\(--shard\) is '1-4': write i/n"),
+        ({"shard": "\u00b2/3"}, "write i/n"),
+        ({"filters": ["data_source"]}, r"\(--filter\) is 'data_source': write field=value"),
+        ({"scorers": ("x:a", "x:b"), "scorer_models": ["/models/a"]}, "write NAME=/models/a"),
+        ({"workers": 0}, r"\(--workers\) is 0: .*greater than 0"),
+    ],
+)
+def test_texts_that_cannot_be_read(tmp_path: Path, option: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        found(Workspace(tmp_path), data=DATA, **option)
+
+
+def test_texts_of_options_are_read(tmp_path: Path) -> None:
+    options = found(
+        Workspace(tmp_path),
+        data=DATA,
+        shard="1/4",
+        filters=["data_source=a=b"],
+        scorers=["x:y"],
+        scorer_models=["/models/a"],
+    )
+    assert (options.shard, options.filters) == ((1, 4), (("data_source", "a=b"),))
+    assert options.scorer_models == {"x:y": "/models/a"}
+
+
 def test_a_lab_run_is_prepared_with_its_own_splits(lab: Workspace) -> None:
     options = found(lab, for_config="lab_strive")
-    assert options["data"] == (lab.lab / "train.jsonl",)
-    assert options["held_out"] == (lab.lab / "held_out.jsonl",)
-    assert options["scorers"] == ("siglip2",) and options["for_config"] == "lab_strive"
+    assert options.data == (lab.lab / "train.jsonl",)
+    assert options.held_out == (lab.lab / "held_out.jsonl",)
+    assert options.scorers == ("siglip2",) and options.for_config == "lab_strive"
 
 
 def test_a_run_says_which_records_and_scorer_it_reads(tmp_path: Path) -> None:
@@ -78,16 +119,16 @@ def test_a_run_says_which_records_and_scorer_it_reads(tmp_path: Path) -> None:
     )
     name = config_file(tmp_path, text)
     options = found(Workspace(tmp_path), for_config=name)
-    assert options["data"] == (Path("/d/train.jsonl"),)
-    assert options["held_out"] == (Path("/d/h.jsonl"),)
-    assert (options["subset"], options["seed"], options["scorers"]) == (40, 9, ("random",))
+    assert options.data == (Path("/d/train.jsonl"),)
+    assert options.held_out == (Path("/d/h.jsonl"),)
+    assert (options.subset, options.seed, options.scorers) == (40, 9, ("random",))
     # Data named in the call stands in for the configuration's, as it does in training.
-    assert found(Workspace(tmp_path), for_config=name, data=DATA)["data"] == DATA
+    assert found(Workspace(tmp_path), for_config=name, data=DATA).data == DATA
 
 
 def test_a_run_without_scores_gets_frames_alone(tmp_path: Path) -> None:
     name = config_file(tmp_path, "variants: none\nnum_variants: 1\nnum_generations: 8")
-    assert found(Workspace(tmp_path), for_config=name, data=DATA)["scorers"] == ()
+    assert found(Workspace(tmp_path), for_config=name, data=DATA).scorers == ()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from strive.cache.layout import create_cache
 from strive.cache.questions import write_questions
+from strive.configs.load import Given
 from strive.configs.schema import TrainConfig
 from strive.errors import (
     CacheError,
@@ -13,11 +14,10 @@ from strive.errors import (
     UnknownNameError,
 )
 from strive.experiments.learning import SECTION_END, SECTION_START, replace_section
-from strive.experiments.offline import choose_data, parse_filters, parse_scorer_models, parse_shard
+from strive.experiments.offline import choose_data
 from strive.experiments.training import (
     choose_run_dir,
     resolve_config,
-    runs_on_lab,
     train_in_workspace,
     with_model_folder,
 )
@@ -61,20 +61,32 @@ def test_lab_names_resolve_to_folders_and_typos_are_named() -> None:
         ({"model": "lab:qwen3_vl", "cache": "c"}, [], [], False),
         ({"model": "m"}, [], [], False),
         ({}, ["cache=c"], [], False),
+        ({}, ["evaluate_every=5"], [], True),
         ({}, [], ["strive_qwen2_5_vl_7b"], False),
     ],
 )
 def test_the_lab_is_meant_only_when_nothing_of_the_users_is_named(
-    options: dict, overrides: list[str], files: list[str], expected: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict,
+    overrides: list[str],
+    files: list[str],
+    expected: bool,
 ) -> None:
-    assert runs_on_lab(options, overrides, files) is expected
+    workspace = Workspace(tmp_path)
+    for cache in (workspace.lab_cache, workspace.cache, Path(tmp_path / "c")):
+        cache.mkdir(parents=True)
+        (cache / "cache.json").write_text("{}")
+    given = Given(files, overrides, options)
+    monkeypatch.chdir(tmp_path)
+    config, on_lab = resolve_config(workspace, given)
+    assert on_lab is expected and (config.cache == workspace.lab_cache) is expected
 
 
 def test_user_data_without_a_cache_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"precompute --data mine.jsonl --cache c"):
-        resolve_config(
-            Workspace(tmp_path), [], [], {"data": (Path("mine.jsonl"),), "cache": Path("c")}
-        )
+        own = {"data": (Path("mine.jsonl"),), "cache": Path("c")}
+        resolve_config(Workspace(tmp_path), Given(options=own))
 
 
 def test_several_processes_need_a_named_run(
@@ -83,7 +95,7 @@ def test_several_processes_need_a_named_run(
     workspace = Workspace(tmp_path)
     (workspace.lab_cache).mkdir(parents=True)
     (workspace.lab_cache / "cache.json").write_text("{}")
-    config, on_lab = resolve_config(workspace, [], [], {})
+    config, on_lab = resolve_config(workspace, Given())
     assert on_lab
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--run-dir"):
@@ -114,21 +126,6 @@ def test_a_name_that_another_start_took_in_between_is_passed_over(
     tried.clear()
     with pytest.raises(RunInUseError):
         train_in_workspace(workspace, config, tmp_path / "r")
-
-
-def test_option_texts() -> None:
-    assert parse_shard("1/4") == (1, 4)
-    assert parse_filters(["data_source=a=b"]) == (("data_source", "a=b"),)
-    assert parse_scorer_models(["x=/models/a"], ["x", "y"]) == {"x": "/models/a"}
-    assert parse_scorer_models(["/models/a"], ["x"]) == {"x": "/models/a"}
-    for call in (
-        lambda: parse_shard("1-4"),
-        lambda: parse_shard("\u00b2/3"),
-        lambda: parse_filters(["data_source"]),
-        lambda: parse_scorer_models(["/models/a"], ["x", "y"]),
-    ):
-        with pytest.raises(ConfigError):
-            call()
 
 
 def test_a_results_section_is_replaced_and_notes_stay(tmp_path: Path) -> None:

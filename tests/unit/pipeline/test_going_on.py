@@ -15,9 +15,9 @@ from strive.cache.failures import SCHEMA, FailureRow, commit_failures, read_fail
 from strive.cache.frames import FrameReader
 from strive.cache.layout import default_frames_key, open_cache
 from strive.cache.scores import read_score_states
+from strive.configs.schema import PrecomputeConfig
 from strive.errors import TooManyFailuresError
 from strive.files import locate_video, resolve_video
-from strive.pipeline.options import PrecomputeOptions
 from strive.pipeline.run import precompute
 from strive.records import Record, write_records
 
@@ -186,7 +186,7 @@ def test_a_name_in_the_other_form_is_found_if_there_is_one(world: World, tmp_pat
     (world.root / "e\u0301te\u0301").mkdir()
     shutil.copy(world.root / "clip0.mp4", world.root / decomposed)
     write_records(world.data, [question(0, composed)])
-    options: PrecomputeOptions = world.options(tmp_path / "cache")
+    options: PrecomputeConfig = world.options(tmp_path / "cache")
     assert precompute(options).num_decoded == 1
     assert locate_video(world.root, composed) == world.root / decomposed
     clips.write_clip(world.root / decomposed, 44)

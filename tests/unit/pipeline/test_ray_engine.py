@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -72,9 +72,11 @@ def test_shards_ray_and_the_plain_run_give_equal_scores(
     options = many.options(tmp_path / "plain", scorers=(scorer,), scorer_models=models)
     plain = precompute(options)
     for index in range(4):
-        shard = precompute(replace(options, cache=tmp_path / "shards", shard=(index, 4)))
+        shard = precompute(
+            options.model_copy(update={"cache": tmp_path / "shards", "shard": (index, 4)})
+        )
         assert shard.num_decoded > 0
-    summary = precompute(replace(options, cache=tmp_path / "ray", engine="ray"))
+    summary = precompute(options.model_copy(update={"cache": tmp_path / "ray", "engine": "ray"}))
     assert not ray.is_initialized()
     expected = scores_of(tmp_path / "plain")
     assert len(expected) == 20
@@ -106,13 +108,13 @@ def test_only_what_is_missing_is_done(many: World, tmp_path: Path, on_two_nodes:
     assert summary.num_scored == 2 * 21 - 12
     again = many.options(cache, data=data, scorers=(TOY, weights))
     assert precompute(again).num_scored == 0
-    precompute(replace(again, cache=tmp_path / "plain"))
+    precompute(again.model_copy(update={"cache": tmp_path / "plain"}))
     for scorer in (TOY, weights):
         assert scores_of(cache, scorer) == scores_of(tmp_path / "plain", scorer)
     assert verify_cache(cache) == []
     (many.root / "gone.mp4").write_text("not a video either")
     precompute(again)
-    nothing = precompute(replace(again, engine="ray"))
+    nothing = precompute(again.model_copy(update={"engine": "ray"}))
     assert nothing.nothing_to_do and nothing.engine == "local"  # Ray is not even started
 
 
@@ -146,7 +148,7 @@ def test_a_fault_that_ends_the_run_is_raised_as_it_is(
 ) -> None:
     options = many.options(tmp_path / "c", scorers=("pipeline.toy_scorer:make_wrong",))
     with pytest.raises(ModelError, match=r"shape \(3, 4\)"):
-        precompute(replace(options, engine="ray"))
+        precompute(options.model_copy(update={"engine": "ray"}))
     assert not ray.is_initialized()
 
 
@@ -214,11 +216,11 @@ if sys.argv[4] == "--absent":
     sys.path.insert(0, sys.argv[5])
 sys.path.append(sys.argv[1])
 from strive.errors import StriveError
-from strive.pipeline.options import PrecomputeOptions
+from strive.configs.schema import PrecomputeConfig
 from strive.pipeline.run import precompute
 root, cache = Path(sys.argv[2]), Path(sys.argv[3])
 try:
-    precompute(PrecomputeOptions(
+    precompute(PrecomputeConfig(
         data=(root.parent / "records.jsonl",), video_root=root, cache=cache, frames=12,
         scorers=("pipeline.faulty_scorer:make_slow",), max_failure_fraction=1.0, engine="ray",
         workers=1,

@@ -32,6 +32,7 @@ from strive.errors import (
     UnknownNameError,
 )
 from strive.lab.models import lab_model_path
+from strive.pipeline.options import make_frames_key, prepare_rule
 from strive.pipeline.run import precompute
 from strive.pipeline.runner import _BatchThreads
 from strive.records import sample_records, shard_of, write_records
@@ -122,9 +123,9 @@ def test_a_complete_cache_needs_no_torch_and_no_videos(world: World, tmp_path: P
     script = f"""
 import sys
 from pathlib import Path
-from strive.pipeline.options import PrecomputeOptions
+from strive.configs.schema import PrecomputeConfig
 from strive.pipeline.run import precompute
-summary = precompute(PrecomputeOptions(
+summary = precompute(PrecomputeConfig(
     data=(Path({str(world.data)!r}),), video_root=Path({str(world.root)!r}), frames=12,
     cache=Path({str(tmp_path / "cache")!r}), scorer_models={{"siglip2": {str(weights)!r}}},
 ))
@@ -383,10 +384,10 @@ def test_other_settings_make_other_keys(world: World, tmp_path: Path) -> None:
         ({"scorers": ("pipeline.toy_scorer:absent",)}, ConfigError, "has no 'absent'"),
         ({"scorers": ("pipeline.toy_scorer:make_nothing",)}, ModelError, "has none of score"),
         ({"scorers": ("pipeline.toy_scorer:make_wrong",)}, ModelError, r"shape \(3, 4\)"),
-        ({"decoder": "opencv"}, UnknownNameError, "unknown decoder 'opencv'"),
-        ({"frame_codec": "png"}, UnknownNameError, "unknown frame codec"),
+        ({"decoder": "opencv"}, ConfigError, r"\(--decoder\) is 'opencv': .*'torchcodec'"),
+        ({"frame_codec": "jpg"}, ConfigError, r"--frame-codec.*'jpg'.*mean 'jpeg'"),
         ({"frames": 0}, ConfigError, "--frames"),
-        ({"shard": (3, 3)}, ConfigError, "--shard 3/3"),
+        ({"shard": (3, 3)}, ConfigError, r"--shard\) is \(3, 3\): write i/n with 0 <= i < n"),
         ({"subset": 99}, ConfigError, "--subset 99 of 8"),
         ({"filters": (("problem", "x"),)}, ConfigError, "--filter"),
         ({"filters": (("data_source", "x"),)}, RecordsError, "no video record"),
@@ -394,14 +395,25 @@ def test_other_settings_make_other_keys(world: World, tmp_path: Path) -> None:
         ({"data": (Path("/nowhere.json"),)}, MissingInputError, "--data"),
         ({"scorer_models": {"other": "x"}}, ConfigError, "--scorer-model names 'other'"),
         ({"max_failure_fraction": 2.0}, ConfigError, "--max-failure-fraction"),
-        ({"decode_timeout_seconds": float("nan")}, ConfigError, "--decode-timeout nan"),
-        ({"decode_timeout_seconds": float("inf")}, ConfigError, "--decode-timeout inf"),
+        (
+            {"decode_timeout_seconds": float("nan")},
+            ConfigError,
+            r"--decode-timeout\) is nan: .*finite",
+        ),
+        (
+            {"decode_timeout_seconds": float("inf")},
+            ConfigError,
+            r"--decode-timeout\) is inf: .*finite",
+        ),
         ({"scorers": ("siglip2",), "device": "gpu"}, ConfigError, "--device gpu cannot be used"),
         ({"scorers": ("siglip2",), "device": "meta9"}, ConfigError, "--device meta9 cannot"),
-        ({"query": "all"}, UnknownNameError, r"unknown query \(--query\) 'all'"),
-        ({"long_text": "cut"}, UnknownNameError, r"--long-text.*known: chunk-mean, truncate"),
-        ({"engine": "spark"}, UnknownNameError, r"--engine.*known: local, ray"),
-        ({"frame_plan": "random"}, UnknownNameError, "uniform"),
+        ({"query": "all"}, ConfigError, r"\(--query\) is 'all': .*'question\+options'"),
+        ({"long_text": "cut"}, ConfigError, r"--long-text.*'truncate' or 'chunk-mean'"),
+        ({"engine": "spark"}, ConfigError, r"--engine.*'local' or 'ray'"),
+        ({"frame_plan": "random"}, ConfigError, "--frame-plan.*'uniform'"),
+        ({"max_missing": "5"}, ConfigError, "--max-missing 5; write seconds"),
+        ({"data": ()}, ConfigError, "give one with --data"),
+        ({"scorers": ()}, ConfigError, "give one with --scorer"),
     ],
 )
 def test_wrong_calls_say_what_is_wrong(
@@ -556,18 +568,20 @@ def test_a_training_run_is_prepared_as_it_samples(world: World, tmp_path: Path) 
     held_out = tmp_path / "held_out.jsonl"
     write_records(held_out, [question(100, "clip3.mp4"), question(101, "clip2.mp4")])
     records = [question(n, f"clip{n // 2}.mp4") for n in range(8)]
+    run = tmp_path / "run.yaml"
+    run.write_text("num_questions: 3\nseed: 7\n")
     summary = precompute(
         world.options(
-            tmp_path / "cache", for_config="my/run.yaml", subset=3, seed=7, held_out=(held_out,)
+            tmp_path / "cache", for_config=str(run), subset=3, seed=7, held_out=(held_out,)
         )
     )
     expected = {record.question_id for record in sample_records(records, 3, 7)} | {"100", "101"}
     assert set(scores_of(tmp_path / "cache")) == expected
     assert summary.subset_file == tmp_path / "cache-for-run-seed-7.json"
     content = json.loads(summary.subset_file.read_text())
-    assert set(content["question_ids"]) == expected and content["for_config"] == "my/run.yaml"
+    assert set(content["question_ids"]) == expected and content["for_config"] == str(run)
     # A sample larger than the records is all of them, as in training.
-    whole = precompute(world.options(tmp_path / "all", for_config="run", subset=100))
+    whole = precompute(world.options(tmp_path / "all", for_config=str(run), subset=100))
     assert whole.num_questions == 8
 
 
@@ -575,9 +589,9 @@ def test_frame_plans_have_their_own_budget(world: World, tmp_path: Path) -> None
     from strive.video.frame_plan import DEFAULT_MAX_PIXELS
 
     for plan, pixels in DEFAULT_MAX_PIXELS.items():
-        assert world.options(tmp_path, frame_plan=plan).frame_pixels == pixels
-    assert world.options(tmp_path, frame_plan="fps", max_pixels=9).frame_pixels == 9
-    assert world.options(tmp_path).frames_key().startswith("uniform12-100352px-jpeg-")
+        assert prepare_rule(world.options(tmp_path, frame_plan=plan)).max_pixels == pixels
+    assert prepare_rule(world.options(tmp_path, frame_plan="fps", max_pixels=9)).max_pixels == 9
+    assert make_frames_key(world.options(tmp_path)).startswith("uniform12-100352px-jpeg-")
 
 
 def test_time_is_explained(world: World, tmp_path: Path) -> None:

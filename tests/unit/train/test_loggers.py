@@ -4,7 +4,7 @@ import sys
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from strive.configs.load import load_train_config
+from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
 from strive.train.loggers import Loggers
@@ -86,10 +86,10 @@ def test_a_package_that_is_missing_is_named_with_its_install_line():
 
 
 def test_loggers_by_name():
-    assert load_train_config(overrides=["loggers=[tensorboard, wandb]"]).loggers == (
+    assert load_config(TrainConfig, overrides=["loggers=[tensorboard, wandb]"]).loggers == (
         "tensorboard",
         "wandb",
     )
-    assert load_train_config(overrides=["loggers=[]"]).loggers == ()
+    assert load_config(TrainConfig, overrides=["loggers=[]"]).loggers == ()
     with pytest.raises(ConfigError, match=r"'loggers.0' is 'wanb'.*'tensorboard' or 'wandb'"):
-        load_train_config(overrides=["loggers=[wanb]"])
+        load_config(TrainConfig, overrides=["loggers=[wanb]"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from strive.configs.load import load_train_config
+from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, OutOfMemoryError
 from strive.train.out_of_memory import explanation, is_out_of_memory, memory_knobs
@@ -74,7 +74,7 @@ def test_every_value_that_is_named_is_allowed(part, num_processes):
     for knob in memory_knobs(config, most_of(part), num_processes):
         setting = knob.split(" (")[0]
         if not setting.startswith("a lower "):
-            load_train_config(overrides=[setting.split(" or ")[0]])
+            load_config(TrainConfig, overrides=[setting.split(" or ")[0]])
 
 
 def test_the_message_counts_what_was_alive():

@@ -10,7 +10,8 @@ import pytest
 
 from strive.answers import build_question
 from strive.commands.views import print_training
-from strive.configs.load import load_train_config
+from strive.configs.load import load_config
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, RewardError
 from strive.lab.models import lab_model_path
 from strive.progress import make_console
@@ -65,9 +66,9 @@ def test_a_run_with_all_of_them(examples, make_config):
     """From the working directory, named as on the page; their values land where it says."""
     [rewards] = re.findall(r"--set '(rewards=\{.*?\})'", PAGE.read_text())
     [one] = re.findall(r"--set (rewards\.my_rewards:brief=0\.5)", PAGE.read_text())
-    weights = load_train_config([], [rewards]).rewards
+    weights = load_config(TrainConfig, [], [rewards]).rewards
     assert weights == {"accuracy": 1.0, "my_rewards:brief": 0.5}
-    assert load_train_config([], [one]).rewards == {"format": 1.0, **weights}
+    assert load_config(TrainConfig, [], [one]).rewards == {"format": 1.0, **weights}
     # Values as large as a text is long count for nothing here.
     weights |= dict.fromkeys(OWN[1:], 1.0) | {CHAT: 0.0, "format_strict": 1.0}
     config = make_config(

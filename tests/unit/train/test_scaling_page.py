@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from strive.configs.load import load_train_config
+from strive.configs.load import load_config
+from strive.configs.schema import TrainConfig
 from strive.lab.models import lab_model_path
 from strive.train.plan import dry_run
 
@@ -54,7 +55,8 @@ def test_the_memory_table(seven_b: Path, new_cache) -> None:
     cache = new_cache(num_questions=64, num_frames=16, size=28)
     table = [f"| GPUs | `deepspeed` | {' | '.join(PARTS)} | together |", "|" + "---|" * 7]
     for processes, preset in ROWS:
-        config = load_train_config(
+        config = load_config(
+            TrainConfig,
             ["strive_qwen2_5_vl_7b"],
             ["scorer=siglip2", "num_questions=64", "dtype=bfloat16", "questions_per_step=64"],
             {"model": str(seven_b), "cache": cache},
