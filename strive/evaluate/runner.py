@@ -439,14 +439,11 @@ def _with_device(options: EvaluateOptions) -> EvaluateOptions:
     """Settle what `auto` means here: it changes answers, so the settings must say it."""
     if "auto" not in (options.device, options.dtype):
         return options
-    import torch
+    from strive.models.loading import pick_device, pick_dtype
 
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    on_cpu = device == "cpu"
-    dtype = options.dtype if options.dtype != "auto" else "float32" if on_cpu else "bfloat16"
-    return replace(options, device=device, dtype=dtype)
+    device = pick_device(options.device)
+    dtype: Any = pick_dtype(options.dtype, device)
+    return replace(options, device=str(device), dtype=dtype)
 
 
 def _load(options: EvaluateOptions) -> Policy:

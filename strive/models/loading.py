@@ -1,8 +1,11 @@
 """Opening and saving a policy: a plain Hugging Face folder (or hub id) with its processor."""
 
 import contextlib
+import importlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +14,89 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from strive.errors import MissingInputError, ModelError, short_reason
+from strive.errors import ConfigError, MissingInputError, ModelError, short_reason
 from strive.files import expanded
 from strive.models.family import Family
-from strive.models.hub import go_offline_if_unreachable
 from strive.models.positions import PositionRule, check_rule
 from strive.models.qwen2_5_vl import Qwen25VL
 from strive.models.qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, Family] = {"qwen2_5_vl": Qwen25VL(), "qwen3_vl": Qwen3VL()}
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+POLICY_DTYPES = ("float32", "bfloat16")
+"""Of `DTYPES`, those in which a policy can compute."""
+HUB_TIMEOUT_SECONDS = 5.0
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: no such device, or none on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = str(error).splitlines()[0][:200]
+        raise ConfigError(
+            f"--device {name} cannot be used here ({line}); use auto or cpu"
+        ) from None
+    return device
+
+
+def pick_dtype(
+    name: str | None, device: torch.device, allowed: Collection[str] = tuple(DTYPES)
+) -> str:
+    """Return the name of a dtype; `auto` or None is float32 on a CPU and bfloat16 elsewhere.
+
+    Raises:
+        ModelError: the name is not one of `allowed`.
+    """
+    if name is None or name == "auto":
+        return "float32" if device.type == "cpu" else "bfloat16"
+    if name not in allowed:
+        raise ModelError(f"dtype '{name}' is not one of {', '.join(allowed)}")
+    return name
+
+
+def go_offline_if_unreachable() -> bool:
+    """Switch this process to the local cache when the hub does not answer; whether it is offline.
+
+    Otherwise each missing file is retried with pauses, which adds up to most of a minute of
+    warnings before the error that the user should see.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if constants.HF_HUB_OFFLINE:
+        return True
+    session = huggingface_hub.get_session()
+    # The hub's client library has changed its name between releases; its own error class is meant.
+    http = importlib.import_module(type(session).__module__.partition(".")[0])
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            session.head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS)
+        except http.TransportError:
+            return
+        answered.set()
+
+    # A thread of its own: looking up a name has no time limit.
+    thread = threading.Thread(target=ask, name="strive-hub", daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT_SECONDS)
+    if not answered.is_set():
+        constants.HF_HUB_OFFLINE = True
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @dataclass(frozen=True)
@@ -66,11 +142,14 @@ def load_policy(
 ) -> Policy:
     """Open a Qwen2.5-VL or Qwen3-VL from a hub id or a folder, in evaluation mode.
 
+    `dtype` is one of `POLICY_DTYPES`, or `auto`: see `pick_dtype`.
     Remote code is never run. Raises `ModelError` for what cannot be opened and for other families.
     """
     from transformers import AutoModelForImageTextToText
 
     check_rule(position_rule)
+    if isinstance(dtype, str):
+        dtype = DTYPES[pick_dtype(dtype, torch.device(device), POLICY_DTYPES)]
     opened = open_model(model_id)
     name = opened.name
     with _opening(name):
@@ -78,7 +157,7 @@ def load_policy(
             AutoModelForImageTextToText,
             name,
             device=device,
-            dtype=_as_dtype(dtype),
+            dtype=dtype,
             **_options(name),
         )
     model = model.to(device).eval()
@@ -251,14 +330,6 @@ def checkpoint_activations(model: Any) -> None:
     """
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()
-
-
-def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype is '{dtype}'; allowed: {', '.join(DTYPES)}")
-    return DTYPES[dtype]
 
 
 def _require_chat_template(processor: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What scorers share: device and dtype, pixels, fixed batches, digests of model files."""
+"""What scorers share: pixels, fixed batches, digests of model files."""
 
 import hashlib
 import json
@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from strive.errors import ConfigError, ModelError
+from strive.errors import ModelError
 from strive.files import expanded, file_digest
 from strive.scorers import BatchedScorer, ScorerRequest
 
 PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FRAMES_PER_RESIZE = {"cpu": 8}
 """Frames that exist at full size as floats at once; a GPU takes a whole pool in one copy."""
 
@@ -30,37 +29,6 @@ _CONFIGS = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is the GPU where there is one.
-
-    Raises:
-        ConfigError: no such device, or none on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).splitlines()[0][:200]
-        raise ConfigError(
-            f"--device {name} cannot be used here ({line}); use auto or cpu"
-        ) from None
-    return device
-
-
-def pick_dtype(request: ScorerRequest, device: torch.device) -> str:
-    """Return the dtype's name: what is asked for, else float32 on a CPU and bfloat16 elsewhere.
-
-    Raises:
-        ModelError: the name is not one of `DTYPES`.
-    """
-    name = request.dtype or ("float32" if device.type == "cpu" else "bfloat16")
-    if name not in DTYPES:
-        raise ModelError(f"dtype '{name}' is not one of {', '.join(DTYPES)}")
-    return name
 
 
 @dataclass(frozen=True, slots=True)

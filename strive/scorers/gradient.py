@@ -29,12 +29,12 @@ from torch import Tensor
 from strive.errors import DecodeError
 from strive.models.inputs import PromptInputs, VideoFrames, prepare_prompt
 from strive.models.language import language_forward
-from strive.models.loading import Policy, checkpoint_activations
+from strive.models.loading import Policy, checkpoint_activations, pick_device
 from strive.models.logprobs import token_logprobs
 from strive.models.rows import packed_rows
 from strive.models.vision import encode_video, merge_features
 from strive.scorers import ScorerKind, ScorerRequest, TextLength
-from strive.scorers.common import pick_device, token_ids
+from strive.scorers.common import token_ids
 from strive.scorers.policy_model import ScoringPolicy
 
 

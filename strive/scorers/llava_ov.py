@@ -18,11 +18,16 @@ import torch
 from torch import Tensor
 
 from strive.errors import ModelError, short_reason
-from strive.models.hub import go_offline_if_unreachable
-from strive.models.loading import open_weights, require_tokenizer
+from strive.models.loading import (
+    DTYPES,
+    go_offline_if_unreachable,
+    open_weights,
+    pick_device,
+    pick_dtype,
+    require_tokenizer,
+)
 from strive.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.scorers.common import (
-    DTYPES,
     PixelRule,
     embed_in_batches,
     files_digest,
@@ -31,8 +36,6 @@ from strive.scorers.common import (
     model_label,
     model_source,
     pad_batch,
-    pick_device,
-    pick_dtype,
     token_ids,
     tokenizer_digest,
     unit_rows,
@@ -60,7 +63,7 @@ class LlavaOnevisionScorer:
 
     def __init__(self, request: ScorerRequest) -> None:
         self.device = pick_device(request.device)
-        self.dtype_name = pick_dtype(request, self.device)
+        self.dtype_name = pick_dtype(request.dtype, self.device)
         self.batch_size = request.batch_size
         self.model_name = model_source(request, DEFAULT_MODEL)
         model, processor = _open(self.model_name, DTYPES[self.dtype_name], self.device)

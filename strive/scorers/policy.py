@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from strive.models.inputs import snap_frames
+from strive.models.loading import pick_device
 from strive.models.vision import vision_tower
 from strive.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.scorers.common import (
     mean_token_embeddings,
     pad_batch,
-    pick_device,
     token_ids,
     unit_rows,
 )

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 
 from strive.errors import MissingInputError, ModelError
-from strive.models.loading import Policy, load_policy
+from strive.models.loading import Policy, load_policy, pick_dtype
 from strive.scorers import ScorerRequest
 from strive.scorers.common import (
     files_digest,
     model_files,
     model_label,
     model_source,
-    pick_dtype,
     tokenizer_digest,
 )
 
@@ -24,7 +23,7 @@ class ScoringPolicy:
     """A frozen Qwen2.5-VL or Qwen3-VL with what identifies it."""
 
     def __init__(self, request: ScorerRequest, device: torch.device) -> None:
-        self.dtype_name = pick_dtype(request, device)
+        self.dtype_name = pick_dtype(request.dtype, device)
         self.model_name = model_source(request, DEFAULT_MODEL)
         self.policy = _open(self.model_name, self.dtype_name, device)
         self.policy.model.requires_grad_(False)

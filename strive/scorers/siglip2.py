@@ -21,15 +21,12 @@ from torch import Tensor
 
 from strive.errors import ModelError, short_reason
 from strive.files import expanded, file_digest
-from strive.models.hub import go_offline_if_unreachable
+from strive.models.loading import DTYPES, go_offline_if_unreachable, pick_device, pick_dtype
 from strive.scorers import ScorerKind, ScorerRequest, TextLength
 from strive.scorers.common import (
-    DTYPES,
     PixelRule,
     embed_in_batches,
     pad_batch,
-    pick_device,
-    pick_dtype,
     tokenizer_digest,
     unit_rows,
 )
@@ -56,7 +53,7 @@ class OpenClipScorer:
 
     def __init__(self, request: ScorerRequest) -> None:
         self.device = pick_device(request.device)
-        self.dtype_name = pick_dtype(request, self.device)
+        self.dtype_name = pick_dtype(request.dtype, self.device)
         self.long_text = request.long_text
         self.batch_size = request.batch_size
         self.model_name = request.model or DEFAULT_MODEL

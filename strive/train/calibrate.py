@@ -15,7 +15,7 @@ from torch import Tensor
 from strive.configs.schema import TrainConfig
 from strive.models.generate import generate
 from strive.models.inputs import PromptInputs
-from strive.models.loading import DTYPES, Policy, checkpoint_activations
+from strive.models.loading import DTYPES, Policy, checkpoint_activations, pick_dtype
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.vision import encode_videos
 from strive.seeding import derive_rng
@@ -59,9 +59,7 @@ def calibrate(config: TrainConfig, plan: Mapping[str, Any], *, device: str) -> d
 
 
 def _random_policy(config: TrainConfig, device: str) -> Policy:
-    on_gpu = torch.device(device).type == "cuda"
-    auto = "bfloat16" if on_gpu else "float32"
-    dtype = DTYPES[auto if config.dtype == "auto" else config.dtype]
+    dtype = DTYPES[pick_dtype(config.dtype, torch.device(device))]
     policy = open_architecture(config, device=device, dtype=dtype)
     make_trainable(policy, config)
     if config.gradient_checkpointing:

@@ -219,7 +219,7 @@ def _open_trainer(
     """The policy and its engine, as they are after `first_step` steps; the start's digest."""
     policy = load_policy(
         config.model,
-        dtype=_dtype(config, processes),
+        dtype=config.dtype,
         device=processes.device,
         position_rule=config.position_rule,
     )
@@ -248,12 +248,6 @@ def _first_line(
         + ("es" if processes.world_size > 1 else "")
         + (f"; continues after step {first_step}" if first_step else "")
     )
-
-
-def _dtype(config: TrainConfig, processes: Processes) -> str:
-    if config.dtype != "auto":
-        return config.dtype
-    return "bfloat16" if processes.device.type == "cuda" else "float32"
 
 
 def build_trainer(

@@ -12,7 +12,14 @@ import torch
 
 from strive.configs.schema import TrainConfig
 from strive.models.inputs import PromptInputs
-from strive.models.loading import Policy, make_policy, open_model
+from strive.models.loading import (
+    DTYPES,
+    Policy,
+    make_policy,
+    open_model,
+    pick_device,
+    pick_dtype,
+)
 from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.train.data import TrainingData, shard
 from strive.train.engine import read_deepspeed_preset
@@ -146,7 +153,7 @@ def _memory(
 ) -> dict[str, Any]:
     text = policy.config.text_config
     zero = read_deepspeed_preset(config.deepspeed).get("zero_optimization", {})
-    size = 4 if _compute_dtype(config) == "float32" else 2
+    size = DTYPES[pick_dtype(config.dtype, pick_device("auto"))].itemsize
     parameters = list(policy.model.parameters())
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     # Variants whose log-probs are computed together.
@@ -234,9 +241,3 @@ def _passing_bytes(
         "gathered_head": hidden * vocabulary * size * (1 + has_copy) if is_partitioned else 0,
     }
     return rollout, learning
-
-
-def _compute_dtype(config: TrainConfig) -> str:
-    if config.dtype == "auto":
-        return "bfloat16" if torch.cuda.is_available() else "float32"
-    return config.dtype

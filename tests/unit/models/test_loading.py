@@ -86,7 +86,7 @@ def unreachable_hub(
         port = listening.getsockname()[1]
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"https://127.0.0.1:{port}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("strive.models.hub._TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr("strive.models.loading.HUB_TIMEOUT_SECONDS", 0.3)
         yield
 
 
