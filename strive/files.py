@@ -169,6 +169,27 @@ def drop_torn_line(path: Path) -> None:
             out.truncate(content.rfind(b"\n") + 1)
 
 
+# --- locks ---------------------------------------------------------------------------------------
+
+# Of file systems without locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file: whether no other process had; None where files cannot be locked.
+
+    The kernel holds the lock until the file is closed or its process ends, however that ends.
+    """
+    from filelock import lock_descriptor  # here: importing it takes longer than all of this file
+
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+
+
 # --- what a file is known by ---------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from strive import __version__
-from strive.cache.commit import commit_json, list_parts, read_json
+from strive.cache.commit import commit_json, read_json
 from strive.errors import CacheDamageError, CacheError, StaleCacheError
 from strive.files import TEMPORARY_PREFIX
 
@@ -61,20 +61,6 @@ class CacheLayout:
     def scorer_keys(self) -> list[str]:
         """Keys of all scorers that have settings."""
         return _keys_in(self.root / "scores")
-
-
-def parts_without_settings(layout: CacheLayout) -> list[Path]:
-    """Return sets of frames and scorers that lost their `settings.json`, which hides their parts.
-
-    A precompute of the same options writes it again.
-    """
-    folders = [
-        folder
-        for name, prefix in (("frames", "videos"), ("scores", "part"))
-        for folder in (layout.root / name).glob("*")
-        if not folder.name.startswith(TEMPORARY_PREFIX) and list_parts(folder, prefix)
-    ]
-    return sorted(folder for folder in folders if not (folder / "settings.json").is_file())
 
 
 def _keys_in(folder: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """One process per writer name: two that do the same work at once would do all of it twice."""
 
-import errno
 import json
 import os
 import socket
@@ -10,16 +9,7 @@ from pathlib import Path
 
 from strive.cache.layout import CacheLayout
 from strive.errors import CacheError
-from strive.files import TEMPORARY_PREFIX, disk_error
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
-
-# File systems without locks: two writers are then harmless all the same (parts have names of their
-# own, and of two rows about one thing readers take the later), they only waste work.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+from strive.files import TEMPORARY_PREFIX, disk_error, try_lock
 
 
 @contextmanager
@@ -27,7 +17,9 @@ def writer_lock(layout: CacheLayout, writer: str) -> Iterator[None]:
     """Be the only process of this writer name while the block runs.
 
     The kernel holds the lock, so it ends with the process, however that ends. Hidden files that a
-    killed process of the name left behind are removed.
+    killed process of the name left behind are removed. On a file system without locks two writers
+    are harmless all the same (parts have names of their own, and of two rows about one thing
+    readers take the later), they only waste work.
 
     Raises:
         CacheError: another process holds it; the message says which.
@@ -40,46 +32,23 @@ def writer_lock(layout: CacheLayout, writer: str) -> Iterator[None]:
     except OSError as error:
         raise disk_error(path, error) from error
     try:
-        _lock(descriptor, layout, writer)
-        _remove_leftovers(layout, writer)
+        if try_lock(descriptor) is False:
+            holder = os.pread(descriptor, 1000, 0).decode("utf-8", "replace").strip() or "unknown"
+            raise CacheError(
+                f"{layout.root} is being written by another process of the same part ({holder}); "
+                "wait for it, or give each process its own with --shard i/n"
+            )
+        owner = json.dumps({"writer": writer, "host": socket.gethostname(), "pid": os.getpid()})
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, owner.encode(), 0)
+        except OSError as error:
+            raise disk_error(layout.writers, error) from error
+        for leftover in layout.root.rglob(f"{TEMPORARY_PREFIX}*-{writer}-*"):
+            leftover.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
-
-
-def try_lock(descriptor: int) -> bool | None:
-    """Lock an open file: whether no other process had; None where files cannot be locked."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
-    return True
-
-
-def _lock(descriptor: int, layout: CacheLayout, writer: str) -> None:
-    if try_lock(descriptor) is False:
-        holder = os.pread(descriptor, 1000, 0).decode("utf-8", "replace").strip() or "unknown"
-        raise CacheError(
-            f"{layout.root} is being written by another process of the same part ({holder}); wait "
-            "for it, or give each process its own with --shard i/n"
-        )
-    owner = json.dumps({"writer": writer, "host": socket.gethostname(), "pid": os.getpid()})
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
-    except OSError as error:
-        raise disk_error(layout.writers, error) from error
-
-
-def _remove_leftovers(layout: CacheLayout, writer: str) -> None:
-    for path in layout.root.rglob(f"{TEMPORARY_PREFIX}*-{writer}-*"):
-        path.unlink(missing_ok=True)
 
 
 def live_writers(layout: CacheLayout) -> set[str]:
@@ -91,13 +60,11 @@ def live_writers(layout: CacheLayout) -> set[str]:
     for path in layout.writers.glob("*.lock"):
         try:
             owner = json.loads(path.read_text(encoding="utf-8"))
-            if owner["host"] == socket.gethostname():
-                is_alive = runs(int(owner["pid"]))
-            else:
-                is_alive = _is_locked(path)
+            is_here = owner["host"] == socket.gethostname()
+            is_alive = runs(int(owner["pid"])) if is_here else _is_locked(path)
         except FileNotFoundError:
             continue
-        except (json.JSONDecodeError, KeyError, ValueError, UnicodeDecodeError, TypeError):
+        except (KeyError, ValueError, TypeError):
             is_alive = _is_locked(path)  # it is being written this very moment, or was cut off
         if is_alive:
             alive.add(path.stem)
@@ -116,13 +83,9 @@ def runs(pid: int) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    if fcntl is None:
-        return True
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False  # a file system without locks
-    return False
+    try:
+        # To write: network file systems lock no file for one process alone that is open to read.
+        with path.open("r+b") as file:
+            return try_lock(file.fileno()) is False
+    except PermissionError:
+        return True  # it is another user's, whose leftovers are not ours to remove

@@ -22,9 +22,8 @@ from strive.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from strive.cache.audit import CacheInfo
-    from strive.cache.prune import PrunePlan
-    from strive.cache.recheck import VideoCheck
+    from strive.cache.care import CacheInfo, Contents
+    from strive.cache.verify import VideoCheck
 
 SHOWN_PATHS = 20
 """As many files as a dry run lists by name; the rest are counted."""
@@ -34,7 +33,7 @@ def cache_info(
     cache: CacheOption = None, as_json: JsonOption = False, workspace: WorkspaceOption = None
 ) -> None:
     """Show a cache's keys, counts and sizes."""
-    from strive.cache.audit import cache_info as describe
+    from strive.cache.care import cache_info as describe
 
     info = describe(find_cache(cache, find_workspace(workspace)))
     if as_json:
@@ -83,14 +82,12 @@ def cache_verify(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Check every part and every frame; exit 1 on damage."""
-    from strive.cache.audit import verify_cache
+    from strive.cache.verify import check_videos, verify_cache
 
     root = find_cache(cache, find_workspace(workspace))
     problems = verify_cache(root)
     check = None
     if video_root is not None:
-        from strive.cache.recheck import check_videos
-
         check = check_videos(root, video_root)
     if as_json:
         print_json({"root": str(root), "problems": problems, "videos": plain_json(check)})
@@ -147,14 +144,14 @@ def cache_prune(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Remove leftovers of killed runs, or sets that you name."""
-    from strive.cache.prune import apply_prune, plan_drop, plan_prune
+    from strive.cache.care import apply_prune, plan_drop, walk_cache
 
     root = find_cache(cache, find_workspace(workspace))
     is_drop = bool(scorer or frames_key)
     if is_drop:
         plan = plan_drop(root, scorers=tuple(scorer or ()), frames_keys=tuple(frames_key or ()))
     else:
-        plan = plan_prune(root, superseded=superseded)
+        plan = walk_cache(root, superseded=superseded)
     if not as_json:
         print_plan(plan, make_console(), names=dry_run or is_drop)
     if is_drop and not (dry_run or yes):
@@ -172,7 +169,7 @@ def cache_prune(
         raise typer.Exit(1)
 
 
-def _plan_json(plan: "PrunePlan") -> dict[str, object]:
+def _plan_json(plan: "Contents") -> dict[str, object]:
     return {
         "root": str(plan.root),
         "num_bytes": plan.num_bytes,
@@ -271,7 +268,7 @@ def _field_text(value: object) -> str:
     )
 
 
-def print_plan(plan: "PrunePlan", console: "Console", *, names: bool) -> None:
+def print_plan(plan: "Contents", console: "Console", *, names: bool) -> None:
     """Print what goes, by reason, and with `names` which files."""
     from rich.markup import escape
     from rich.table import Table

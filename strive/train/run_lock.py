@@ -14,8 +14,8 @@ import socket
 import time
 from pathlib import Path
 
-from strive.cache.lock import try_lock
 from strive.errors import CheckpointError, DiskError, RunInUseError
+from strive.files import try_lock
 from strive.progress import say
 
 _MARK = "strive_run"

@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from strive.cache.audit import verify_cache
 from strive.cache.frames import read_video_states
 from strive.cache.layout import open_cache
 from strive.cache.scores import ScoreReader, find_scorer
+from strive.cache.verify import verify_cache
 from strive.lab.models import lab_model_path
 from strive.records import Record, write_records
 

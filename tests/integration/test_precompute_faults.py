@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from strive.cache.audit import verify_cache
 from strive.cache.layout import open_cache
 from strive.cache.scores import ScoreReader, find_scorer
+from strive.cache.verify import verify_cache
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 

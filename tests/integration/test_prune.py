@@ -6,10 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from strive.cache.audit import verify_cache
+from strive.cache.care import apply_prune, walk_cache
 from strive.cache.layout import CacheLayout, open_cache
-from strive.cache.prune import apply_prune, live_writers, plan_prune
+from strive.cache.lock import live_writers
 from strive.cache.scores import ScoreReader
+from strive.cache.verify import verify_cache
 from strive.lab.world import build_world
 
 UNIT = Path(__file__).parents[1] / "unit"
@@ -41,7 +42,7 @@ def test_prune_beside_a_running_precompute(tmp_path: Path) -> None:
     while process.poll() is None:
         # Without an age to go by, the lock is what tells that a writer is at work.
         if (cache / "cache.json").is_file() and live_writers(CacheLayout(cache)):
-            plan = plan_prune(cache, superseded=True, safe_age_seconds=0.0)
+            plan = walk_cache(cache, superseded=True, safe_age_seconds=0.0)
             assert plan.removals == ()
             apply_prune(plan)
             num_prunes += 1
@@ -53,4 +54,4 @@ def test_prune_beside_a_running_precompute(tmp_path: Path) -> None:
     assert verify_cache(cache) == []
     layout = open_cache(cache)
     assert len(ScoreReader(layout, layout.scorer_keys()[0]).question_ids) == 48
-    assert plan_prune(cache, superseded=True, safe_age_seconds=0.0).removals == ()
+    assert walk_cache(cache, superseded=True, safe_age_seconds=0.0).removals == ()

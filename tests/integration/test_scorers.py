@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from strive.cache.audit import verify_cache
 from strive.cache.frames import FrameReader
 from strive.cache.layout import open_cache, read_settings
 from strive.cache.scores import ScoreReader, query_of
+from strive.cache.verify import verify_cache
 from strive.commands.views import print_estimate, print_precompute
 from strive.configs.schema import PrecomputeConfig, TrainConfig
 from strive.lab.models import lab_model_path

@@ -4,12 +4,13 @@ import pyarrow as pa
 import pytest
 
 from cache.conftest import add_frames, add_scorer
-from strive.cache.audit import cache_info, verify_cache
+from strive.cache.care import cache_info
 from strive.cache.commit import commit_parquet, read_part
 from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.frames import FrameReader, frame_shards
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import ScoreReader, find_scorer
+from strive.cache.verify import verify_cache
 from strive.errors import CacheDamageError, CacheError
 
 

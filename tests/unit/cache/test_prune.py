@@ -14,7 +14,17 @@ import pyarrow as pa
 import pytest
 
 from cache.conftest import add_frames, add_scorer, encoded
-from strive.cache.audit import cache_info, verify_cache
+from strive.cache.care import (
+    NO_SETTINGS,
+    SUPERSEDED,
+    TEMPORARY,
+    UNLISTED,
+    Contents,
+    apply_prune,
+    cache_info,
+    plan_drop,
+    walk_cache,
+)
 from strive.cache.codec import FrameCodec
 from strive.cache.commit import commit_parquet, read_part
 from strive.cache.embeddings import (
@@ -26,17 +36,8 @@ from strive.cache.embeddings import (
 from strive.cache.frames import FrameReader, FrameWriter, frame_shards, read_video_states
 from strive.cache.layout import CacheLayout
 from strive.cache.lock import live_writers
-from strive.cache.prune import (
-    NO_SETTINGS,
-    SUPERSEDED,
-    TEMPORARY,
-    UNLISTED,
-    PrunePlan,
-    apply_prune,
-    plan_drop,
-    plan_prune,
-)
 from strive.cache.scores import QuestionScores, ScoreReader, ScoreRow, commit_scores
+from strive.cache.verify import verify_cache
 from strive.errors import CacheError, UnknownNameError
 from strive.files import atomic_file
 
@@ -87,7 +88,7 @@ def everything_seen(layout: CacheLayout) -> dict[str, object]:
 
 def test_a_clean_cache_stays_as_it_is(filled: CacheLayout) -> None:
     age(filled.root)
-    plan = plan_prune(filled.root, superseded=True)
+    plan = walk_cache(filled.root, superseded=True)
     assert plan.removals == () and plan.num_young == 0
 
 
@@ -102,7 +103,7 @@ def test_old_leftovers_go_and_nothing_else(filled: CacheLayout) -> None:
     pixels = orphan(filled)
     for path in (temporary, bare, pixels):
         age(path)
-    plan = plan_prune(filled.root)
+    plan = walk_cache(filled.root)
     assert plan.by_reason == {TEMPORARY: (1, 10), NO_SETTINGS: (1, 10), UNLISTED: (1, 1000)}
     assert temporary.exists() and bare.exists() and pixels.exists()  # a plan changes nothing
     assert cache_info(filled.root).num_orphan_bytes == 1020
@@ -118,14 +119,14 @@ def test_young_leftovers_stay(filled: CacheLayout) -> None:
     pixels = orphan(filled)
     with atomic_file(filled.frames(filled.frames_keys()[0]) / "frames-2.arrow") as temporary:
         temporary.write_bytes(b"half of it")
-        plan = plan_prune(filled.root)
+        plan = walk_cache(filled.root)
         assert plan.removals == () and plan.num_young == 2
         apply_prune(plan)
         assert temporary.exists() and pixels.exists()
         # However old: its process runs.
         age(temporary)
         age(pixels)
-        assert [r.path for r in plan_prune(filled.root).removals] == [pixels]
+        assert [r.path for r in walk_cache(filled.root).removals] == [pixels]
 
 
 def test_a_running_writers_files_stay_whatever_their_age(filled: CacheLayout) -> None:
@@ -138,13 +139,13 @@ def test_a_running_writers_files_stay_whatever_their_age(filled: CacheLayout) ->
         owner = {"writer": "s0of1", "host": socket.gethostname(), "pid": sleeper.pid}
         lock.write_text(json.dumps(owner))
         assert live_writers(filled) == {"s0of1"}
-        assert plan_prune(filled.root).removals == ()
+        assert walk_cache(filled.root).removals == ()
         with pytest.raises(CacheError, match="being written by s0of1"):
             plan_drop(filled.root, scorers=("siglip2",), frames_keys=())
     finally:
         sleeper.communicate(b"\n")
     assert live_writers(filled) == set()
-    assert [r.path for r in plan_prune(filled.root).removals] == [pixels]
+    assert [r.path for r in walk_cache(filled.root).removals] == [pixels]
 
 
 def test_a_lock_held_elsewhere_counts(filled: CacheLayout) -> None:
@@ -186,8 +187,8 @@ def test_superseded_rows_go_only_when_asked(filled: CacheLayout) -> None:
     first = frame_shards(filled, frames_key)[0]
     age(filled.root)
     seen = everything_seen(filled)
-    assert plan_prune(filled.root).removals == ()
-    plan = plan_prune(filled.root, superseded=True)
+    assert walk_cache(filled.root).removals == ()
+    plan = walk_cache(filled.root, superseded=True)
     assert set(plan.by_reason) == {SUPERSEDED} and first in [r.path for r in plan.removals]
     before = cache_info(filled.root).num_bytes
     freed = apply_prune(plan)
@@ -195,7 +196,7 @@ def test_superseded_rows_go_only_when_asked(filled: CacheLayout) -> None:
     assert not first.exists()
     assert everything_seen(filled) == seen and verify_cache(filled.root) == []
     age(filled.root)
-    assert plan_prune(filled.root, superseded=True).removals == ()
+    assert walk_cache(filled.root, superseded=True).removals == ()
 
 
 def test_a_kill_between_rewriting_and_removing_harms_nobody(filled: CacheLayout) -> None:
@@ -203,9 +204,9 @@ def test_a_kill_between_rewriting_and_removing_harms_nobody(filled: CacheLayout)
     again(filled, "b")
     age(filled.root)
     seen = everything_seen(filled)
-    plan = plan_prune(filled.root, superseded=True)
+    plan = walk_cache(filled.root, superseded=True)
     for count in range(len(plan.removals) + 1):
-        apply_prune(PrunePlan(plan.root, plan.removals[:count], 0, ()))
+        apply_prune(Contents(plan.root, plan.removals[:count]))
         assert everything_seen(filled) == seen and verify_cache(filled.root) == []
 
 
@@ -213,7 +214,7 @@ def test_young_replacements_keep_the_old_rows(filled: CacheLayout) -> None:
     age(filled.root)
     again(filled, "a")
     again(filled, "b")
-    parts = plan_prune(filled.root, superseded=True).removals
+    parts = walk_cache(filled.root, superseded=True).removals
     # The rows that replace are young. Stale scores and embeddings are seen by nobody either way.
     assert all(filled.frames(filled.frames_keys()[0]) not in r.path.parents for r in parts)
 
@@ -225,7 +226,7 @@ def test_embeddings_of_the_frames_at_hand_stay_behind_those_of_others(filled: Ca
     commit_embeddings(filled, scorer_key, stale, writer="again")
     age(filled.root)
     seen = everything_seen(filled)
-    apply_prune(plan_prune(filled.root, superseded=True))
+    apply_prune(walk_cache(filled.root, superseded=True))
     assert everything_seen(filled) == seen
     states = read_video_states(filled, filled.frames_keys()[0])
     assert read_embedding_states(filled, scorer_key)["a"] == states["a"].checksum
@@ -236,9 +237,9 @@ def test_pixels_stay_when_their_list_cannot_be_read(filled: CacheLayout) -> None
     part = next(filled.frames(frames_key).glob("videos-*.parquet"))
     part.write_bytes(part.read_bytes()[:-5])
     age(filled.root)
-    plan = plan_prune(filled.root)
+    plan = walk_cache(filled.root)
     assert plan.removals == () and part.name in plan.damaged[0]
-    assert part.name in plan_prune(filled.root, superseded=True).damaged[0]
+    assert part.name in walk_cache(filled.root, superseded=True).damaged[0]
 
 
 @pytest.mark.parametrize("kind", ["frames", "scores"])
@@ -248,7 +249,7 @@ def test_a_set_that_lost_its_settings_is_damage_and_stays(filled: CacheLayout, k
     text = settings.read_text()
     settings.unlink()
     age(filled.root)
-    plan = plan_prune(filled.root, superseded=True)
+    plan = walk_cache(filled.root, superseded=True)
     assert plan.removals == () and f"{folder} holds parts but no settings.json" in plan.damaged[0]
     assert f"{folder} holds parts but no settings.json" in verify_cache(filled.root)[0]
     settings.write_text(text)  # as the next precompute does
@@ -267,7 +268,7 @@ def test_a_kill_while_a_set_is_dropped_leaves_what_the_next_prune_removes(
     assert filled.scorer_keys() == [] and verify_cache(filled.root) == []
     left = scorer_folder.rename(scorer_folder.with_name(".tmp-999999999-dropped"))
     age(left)
-    assert [r.path for r in plan_prune(filled.root).removals if r.why == TEMPORARY] == [left]
+    assert [r.path for r in walk_cache(filled.root).removals if r.why == TEMPORARY] == [left]
 
 
 def interrupted(folder: Path) -> None:
@@ -287,7 +288,7 @@ def test_only_files_of_the_cache_go(filled: CacheLayout, tmp_path: Path) -> None
     again(filled, "a")
     again(filled, "b")
     age(filled.root)
-    apply_prune(plan_prune(filled.root, superseded=True))
+    apply_prune(walk_cache(filled.root, superseded=True))
     assert precious.exists()
 
 

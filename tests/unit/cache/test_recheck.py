@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from clip_world import World
 
-from strive.cache.recheck import check_videos
+from strive.cache.verify import check_videos
 from strive.errors import MissingInputError
 from strive.pipeline.run import precompute
 

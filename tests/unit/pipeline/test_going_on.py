@@ -10,11 +10,11 @@ import pytest
 from clip_world import World, question
 from video import coded_clips as clips
 
-from strive.cache.audit import verify_cache
 from strive.cache.failures import SCHEMA, FailureRow, commit_failures, read_failures
 from strive.cache.frames import FrameReader
 from strive.cache.layout import default_frames_key, open_cache
 from strive.cache.scores import read_score_states
+from strive.cache.verify import verify_cache
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import TooManyFailuresError
 from strive.files import locate_video, resolve_video

@@ -10,9 +10,10 @@ from clip_world import World, question
 from video import coded_clips as clips
 from video.odd_clips import COLOUR, with_clap, with_pixel_crop
 
-from strive.cache.audit import cache_info, verify_cache
+from strive.cache.care import cache_info
 from strive.cache.frames import VIDEOS_SCHEMA, FrameReader
 from strive.cache.layout import default_frames_key, open_cache
+from strive.cache.verify import verify_cache
 from strive.pipeline.run import precompute
 from strive.records import write_records
 

@@ -16,9 +16,9 @@ from clip_world import TOY, World, question
 from ray.cluster_utils import Cluster
 
 from pipeline.test_run import decodes, scores_of
-from strive.cache.audit import verify_cache
 from strive.cache.failures import read_failures
 from strive.cache.layout import open_cache
+from strive.cache.verify import verify_cache
 from strive.errors import ConfigError, ModelError, StriveError
 from strive.lab.models import lab_model_path
 from strive.pipeline import ray_tasks

@@ -13,12 +13,12 @@ import pytest
 from clip_world import TOY, World, question
 from video import coded_clips as clips
 
-from strive.cache.audit import verify_cache
 from strive.cache.failures import read_failures
 from strive.cache.frames import FrameReader
 from strive.cache.layout import default_frames_key, open_cache
 from strive.cache.questions import read_questions
 from strive.cache.scores import ScoreReader, find_scorer
+from strive.cache.verify import verify_cache
 from strive.errors import (
     CacheError,
     ConfigError,

@@ -12,10 +12,10 @@ import pytest
 from clip_world import World, question
 from video import coded_clips as clips
 
-from strive.cache.audit import verify_cache
 from strive.cache.embeddings import iter_embeddings, read_embedding_states
 from strive.cache.layout import open_cache
 from strive.cache.scores import ScoreReader, find_scorer
+from strive.cache.verify import verify_cache
 from strive.errors import ModelError
 from strive.lab.models import lab_model_path
 from strive.pipeline.batches import Batch, Batcher, VideoSlot

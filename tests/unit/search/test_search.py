@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 from clip_world import TOY, World, question
 
-from strive.cache.audit import verify_cache
+from strive.cache.care import OLD_INDEX, apply_prune, walk_cache
 from strive.cache.commit import commit_parquet
 from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
 from strive.cache.frames import VIDEOS_SCHEMA, FrameReader
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings, open_cache
-from strive.cache.prune import OLD_INDEX, apply_prune, plan_prune
 from strive.cache.scores import ScoreReader
+from strive.cache.verify import verify_cache
 from strive.errors import (
     CacheError,
     ConfigError,
@@ -95,8 +95,8 @@ def test_an_index_that_an_older_version_kept_is_a_leftover(cache: Path) -> None:
         path.write_bytes(b"of before")
     assert search_text(cache, "cats") == wanted
     assert verify_cache(cache) == []
-    assert plan_prune(cache).num_young == 3
-    plan = plan_prune(cache, safe_age_seconds=-1)
+    assert walk_cache(cache).num_young == 3
+    plan = walk_cache(cache, safe_age_seconds=-1)
     assert plan.by_reason == {OLD_INDEX: (3, 27)} and {r.path for r in plan.removals} == set(old)
     apply_prune(plan)
     assert search_text(cache, "cats") == wanted and not any(path.exists() for path in old)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from strive.cache.lock import try_lock
 from strive.errors import CheckpointError, RunInUseError
+from strive.files import try_lock
 from strive.train import run_lock
 from strive.train.run_lock import RunLock
 

@@ -1,0 +1,186 @@
+"""Whether a cache is whole, and whether its videos are still those that it was made from."""
+
+import json
+import mmap
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from strive.cache import embeddings, failures, questions, scores
+from strive.cache.care import folders_without_settings, no_settings
+from strive.cache.commit import last_rows, list_parts, read_parts, read_table
+from strive.cache.frames import VIDEOS_SCHEMA, frames_checksum, read_video_states, shard_path
+from strive.cache.layout import CacheLayout, make_key, open_cache, read_fields
+from strive.errors import CacheDamageError, MissingInputError, OutsideRootError
+from strive.files import content_digest, resolve_video
+from strive.progress import show_progress
+
+
+def verify_cache(root: Path) -> list[str]:
+    """Read every committed byte of a cache and return what is wrong, one line each."""
+    layout = open_cache(root)
+    lost, _ = folders_without_settings(layout)
+    problems: list[str] = []
+    for folder, schema in (
+        (layout.questions, questions.SCHEMA),
+        (layout.failures, failures.SCHEMA),
+    ):
+        problems += _part_problems(folder, "part", schema)
+    problems += map(no_settings, lost)
+    for key in layout.frames_keys():
+        problems += _key_problems(layout.frames(key), key)
+        problems += _frames_problems(layout.frames(key))
+    for key in layout.scorer_keys():
+        problems += _key_problems(layout.scores(key), key)
+        problems += _part_problems(layout.embeddings(key), "part", embeddings.SCHEMA)
+        problems += _scores_problems(layout, key)
+    return list(dict.fromkeys(problems))  # two checks may meet the same damage
+
+
+def _key_problems(folder: Path, key: str) -> list[str]:
+    try:
+        fields = read_fields(folder)
+    except CacheDamageError as error:
+        return [str(error)]
+    if key.endswith(make_key("", fields).rpartition("-")[2]):
+        return []
+    return [f"{folder}: settings.json does not belong to this key ({json.dumps(fields)})"]
+
+
+def _part_problems(folder: Path, prefix: str, schema: pa.Schema) -> list[str]:
+    problems: list[str] = []
+    for _ in _whole_parts(folder, prefix, schema, problems):
+        pass  # one table at a time is in memory
+    return problems
+
+
+def _whole_parts(
+    folder: Path, prefix: str, schema: pa.Schema, problems: list[str]
+) -> Iterator[pa.Table]:
+    """Yield the parts that can be read; what is wrong with the others is added to `problems`."""
+    for path in list_parts(folder, prefix):
+        try:
+            table = read_table(path, schema)
+            table.validate(full=True)
+        except CacheDamageError as error:
+            problems.append(str(error))
+        except pa.ArrowException as error:
+            problems.append(f"{path} is damaged ({str(error).splitlines()[0]})")
+        else:
+            yield table
+
+
+def _frames_problems(folder: Path) -> list[str]:
+    problems: list[str] = []
+    for table in _whole_parts(folder, "videos", VIDEOS_SCHEMA, problems):
+        for row in table.to_pylist():
+            name = row["video_id"]
+            try:
+                shard = shard_path(folder, row["shard"])
+            except CacheDamageError as error:
+                problems.append(str(error))
+                continue
+            lists = ("source_index", "pts_seconds", "offsets", "lengths")
+            if any(len(row[column]) != row["num_frames"] for column in lists):
+                problems.append(
+                    f"{folder}: the row of '{name}' does not have {row['num_frames']} frames"
+                )
+            elif not shard.is_file():
+                problems.append(f"{shard} is missing; it holds '{name}'")
+            elif (found := _checksum(shard, row)) != row["checksum"]:
+                problems.append(f"{shard}: the frames of '{name}' have checksum {found}")
+    return problems
+
+
+def _checksum(shard: Path, row: dict[str, Any]) -> str:
+    if shard.stat().st_size == 0:
+        return "none, the file is empty"
+    with (
+        shard.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        spans = zip(row["offsets"], row["lengths"], strict=True)
+        return frames_checksum([mapped[start : start + length] for start, length in spans])
+
+
+def _scores_problems(layout: CacheLayout, key: str) -> list[str]:
+    problems: list[str] = []
+    folder = layout.scores(key)
+    states = None
+    try:
+        frames_key = scores.read_scorer_settings(layout, key)["fields"]["frames_key"]
+    except CacheDamageError as error:
+        problems.append(str(error))
+    else:
+        with suppress(CacheDamageError):  # reported with the frames
+            states = read_video_states(layout, frames_key)
+    for table in _whole_parts(folder, "part", scores.SCHEMA, problems):
+        for row in table.to_pylist() if states is not None else ():
+            state = states.get(row["video_id"])
+            where = f"{folder}: question {row['question_id']} has"
+            if not np.isfinite(np.asarray(row["scores"], np.float64)).all():
+                problems.append(f"{where} scores that are not finite")
+            elif state is None:
+                problems.append(f"{where} no frames in {frames_key}")
+            elif (
+                row["frames_checksum"] == state.checksum and len(row["scores"]) != state.num_frames
+            ):
+                problems.append(
+                    f"{where} {len(row['scores'])} scores, its pool {state.num_frames} frames"
+                )
+    return problems
+
+
+@dataclass(frozen=True, slots=True)
+class VideoCheck:
+    """The cached videos by what their files are today; `missing` ones are not under the root.
+
+    Both lists are in order of ids, whatever order the videos were decoded in.
+    """
+
+    num_same: int
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def check_videos(cache: Path, video_root: Path) -> VideoCheck:
+    """Digest the file of every cached video again and compare with what was decoded.
+
+    A changed video makes its frames and scores stale; `precompute` decodes it anew. A missing one
+    is no fault: the cache serves without its videos.
+
+    Raises:
+        CacheError: there is no cache.
+        MissingInputError: there is no such folder.
+    """
+    layout = open_cache(cache)
+    if not video_root.is_dir():
+        raise MissingInputError(f"no folder at --video-root {video_root}")
+    digests: dict[str, set[str]] = {}
+    for key in layout.frames_keys():
+        columns = ["video_id", "content_digest"]
+        table = read_parts(layout.frames(key), "videos", VIDEOS_SCHEMA, columns)
+        values = table.column("content_digest").to_pylist()
+        for video_id, row in last_rows(table, "video_id").items():
+            digests.setdefault(video_id, set()).add(values[row])
+    changed, missing = [], []
+    with show_progress("videos", len(digests), "videos") as bar:
+        for video_id, wanted in sorted(digests.items()):
+            try:
+                path = resolve_video(video_root, video_id)
+                # Reading a pipe that took a video's place would wait for ever.
+                found = content_digest(path)[1] if path.is_file() else None
+            except (OSError, OutsideRootError, RuntimeError):  # RuntimeError: a loop of links
+                found = None
+            if found is None:
+                missing.append(video_id)
+            elif wanted != {found}:
+                # Two sets of frames can have been made from two states of a file.
+                changed.append(video_id)
+            bar.advance()
+    return VideoCheck(len(digests) - len(changed) - len(missing), tuple(changed), tuple(missing))
