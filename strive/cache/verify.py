@@ -14,7 +14,13 @@ import pyarrow as pa
 from strive.cache import embeddings, failures, questions, scores
 from strive.cache.care import folders_without_settings, no_settings
 from strive.cache.commit import last_rows, list_parts, read_parts, read_table
-from strive.cache.frames import VIDEOS_SCHEMA, frames_checksum, read_video_states, shard_path
+from strive.cache.frames import (
+    VIDEOS_SCHEMA,
+    VideoState,
+    frames_checksum,
+    read_video_states,
+    shard_path,
+)
 from strive.cache.layout import CacheLayout, make_key, open_cache, read_fields
 from strive.errors import CacheDamageError, MissingInputError, OutsideRootError
 from strive.files import content_digest, resolve_video
@@ -109,9 +115,9 @@ def _checksum(shard: Path, row: dict[str, Any]) -> str:
 
 
 def _scores_problems(layout: CacheLayout, key: str) -> list[str]:
-    problems: list[str] = []
     folder = layout.scores(key)
-    states = None
+    problems: list[str] = []
+    states: dict[str, VideoState] | None = None
     try:
         frames_key = scores.read_scorer_settings(layout, key)["fields"]["frames_key"]
     except CacheDamageError as error:
@@ -120,19 +126,17 @@ def _scores_problems(layout: CacheLayout, key: str) -> list[str]:
         with suppress(CacheDamageError):  # reported with the frames
             states = read_video_states(layout, frames_key)
     for table in _whole_parts(folder, "part", scores.SCHEMA, problems):
-        for row in table.to_pylist() if states is not None else ():
-            state = states.get(row["video_id"])
+        if states is None:
+            continue
+        for row in table.to_pylist():
+            state, num_scores = states.get(row["video_id"]), len(row["scores"])
             where = f"{folder}: question {row['question_id']} has"
             if not np.isfinite(np.asarray(row["scores"], np.float64)).all():
                 problems.append(f"{where} scores that are not finite")
             elif state is None:
                 problems.append(f"{where} no frames in {frames_key}")
-            elif (
-                row["frames_checksum"] == state.checksum and len(row["scores"]) != state.num_frames
-            ):
-                problems.append(
-                    f"{where} {len(row['scores'])} scores, its pool {state.num_frames} frames"
-                )
+            elif row["frames_checksum"] == state.checksum and num_scores != state.num_frames:
+                problems.append(f"{where} {num_scores} scores, its pool {state.num_frames} frames")
     return problems
 
 
