@@ -124,7 +124,7 @@ def _show_plan(
 ) -> None:
     from strive.commands.plan_view import print_training_plan
     from strive.experiments.training import plan_training
-    from strive.train.cost import Hardware
+    from strive.train.plan import Hardware
 
     num_processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     hardware = Hardware(**{name: value for name, value in gpu.items() if value is not None})

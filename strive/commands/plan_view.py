@@ -12,31 +12,49 @@ from strive.commands.views import facts_table
 from strive.configs.schema import TrainConfig
 from strive.progress import size_text, time_text
 
+_SECONDS = {
+    "vision": "videos through the tower",
+    "prefill": "reading the prompts",
+    "decode": "writing, every completion at its full length",
+    "policy": "log-probs, backward",
+    "reference": "log-probs for the KL term",
+}
+_PHASES = {"start_up": "start-up", "rollout": "rollout", "learning": "learning"}
+
 
 def print_training_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Print a run's configuration, sizes, memory and cost; nothing was computed or written."""
-    console.print(_config_table(plan["config"]))
-    console.print(_plan_table(plan))
-    for name, what in (("memory", "Memory"), ("cost", "Time by formula")):
-        console.print(f"[bold]{what}[/]: {escape(plan[name]['formula'])}", soft_wrap=False)
-        console.print(escape(_inputs_text(plan[name])))
+    for table in (_config_table(plan), _plan_table(plan), _memory_table(plan), _time_table(plan)):
+        console.print(table)
 
 
-def _config_table(config: Mapping[str, Any]) -> Table:
+def _config_table(plan: Mapping[str, Any]) -> Table:
     """Every key; values that are not the default stand out."""
     table = facts_table("Configuration (what is not the default is marked)")
     defaults = TrainConfig().model_dump(mode="json")
-    for key, value in config.items():
+    for key, value in plan["config"].items():
         text = escape(value if isinstance(value, str) else json.dumps(value))
         table.add_row(key, text if value == defaults[key] else f"[bold]{text}[/] *")
     return table
 
 
 def _plan_table(plan: Mapping[str, Any]) -> Table:
-    config, tokens = plan["config"], plan["tokens"]
+    config, tokens, data = plan["config"], plan["tokens"], plan["data"]
     table = facts_table("Plan; nothing was computed or written")
-    table.add_row("policy", _parameters_text(plan))
-    table.add_row("data", _data_text(plan))
+    total, trained = (_million(plan["memory"]["inputs"][name]) for name in ("P", "T"))
+    table.add_row(
+        "policy",
+        f"{escape(config['model'])}: {total} parameters, {trained} of them train "
+        f"({config['trainable']})",
+    )
+    scorer = f"scores of {data['scorer']}" if data["scorer"] else "no scores"
+    table.add_row(
+        "data",
+        escape(
+            f"{data['num_questions'] - data['num_questions_too_long']:,} questions of "
+            f"{data['cache']}, {scorer}; {config['steps']:,} steps are {plan['epochs']:.2f} epochs"
+        ),
+    )
     for line in plan["notes"]:
         text = escape(line.removeprefix("warning: "))
         table.add_row("", f"[yellow]{text}[/]" if line.startswith("warning: ") else text)
@@ -57,76 +75,62 @@ def _plan_table(plan: Mapping[str, Any]) -> Table:
     table.add_row(
         "vision encodes", f"{encodes['per_step']:,} a step, {encodes['in_all']:,} in the run"
     )
-    table.add_row("memory", _memory_text(plan))
-    table.add_row("GPU-hours", _cost_text(plan))
-    if plan["calibration"] is not None:
-        table.add_row("measured", _calibration_text(plan["calibration"]))
+    memory, cost = plan["memory"], plan["cost"]
+    seconds, hours, gpu = cost["seconds_per_step"]["total"], cost["gpu_hours"], cost["hardware"]
+    table.add_row(
+        "memory", f"{size_text(memory['peak_bytes_per_process'])} at the peak of each process"
+    )
+    table.add_row(
+        "GPU-hours",
+        f"about {f'{hours:,.1f}' if hours >= 0.1 else f'{hours:.2g}'} by formula, "
+        f"{_seconds(seconds)} a step (a GPU of {gpu['tflops']:g} TFLOP/s at "
+        f"{gpu['utilisation']:.0%}, {gpu['bandwidth_gb']:,.0f} GB/s)",
+    )
     return table
 
 
-def _parameters_text(plan: Mapping[str, Any]) -> str:
-    inputs = plan["memory"]["inputs"]
-    return (
-        f"{escape(plan['config']['model'])}: {_million(inputs['P'])} parameters, "
-        f"{_million(inputs['T'])} of them train ({plan['config']['trainable']})"
-    )
-
-
-def _data_text(plan: Mapping[str, Any]) -> str:
-    data = plan["data"]
-    scorer = f"scores of {data['scorer']}" if data["scorer"] else "no scores"
-    asked = data["num_questions"] - data["num_questions_too_long"]
-    return escape(
-        f"{asked:,} questions of {data['cache']}, {scorer}"
-        f"; {plan['config']['steps']:,} steps are {plan['epochs']:.2f} epochs"
-    )
-
-
-def _memory_text(plan: Mapping[str, Any]) -> str:
+def _memory_table(plan: Mapping[str, Any]) -> Table:
+    """A row a part, a column a phase of the run; the largest sum is the peak."""
     memory = plan["memory"]
-    parts = sorted(memory["bytes_per_process"].items(), key=lambda item: -item[1])
-    listed = ", ".join(
-        f"{name.replace('_', ' ')} {size_text(size)}" for name, size in parts if size
-    )
-    return f"{size_text(memory['peak_bytes_per_process'])} at the peak of each process ({listed})"
+    columns = {_PHASES[name]: parts for name, parts in memory["phases"].items()}
+    sums = {name: sum(parts.values()) for name, parts in columns.items()}
+    peak = max(sums.values())
+    if memory["offloaded_bytes_per_process"]:
+        columns["on the host"] = memory["offloaded_bytes_per_process"]
+    table = _numbers_table("Memory of each process; sums: docs/scaling.md", *columns)
+    for part in dict.fromkeys(name for parts in columns.values() for name in parts):
+        sizes = [column.get(part, 0) for column in columns.values()]
+        if any(sizes):
+            table.add_row(part.replace("_", " "), *(size_text(s) if s else "" for s in sizes))
+    table.add_section()
+    texts = (f"[bold]{size_text(s)}[/]" if s == peak else size_text(s) for s in sums.values())
+    table.add_row("together", *texts)
+    return table
 
 
-def _cost_text(plan: Mapping[str, Any]) -> str:
-    cost = plan["cost"]
-    gpu = cost["hardware"]
-    return (
-        f"about {_hours(cost['gpu_hours'])} by formula, every completion at its full length: "
-        f"{_step_text(cost)} (a GPU of "
-        f"{gpu['tflops']:g} TFLOP/s at {gpu['utilisation']:.0%}, {gpu['bandwidth_gb']:,.0f} GB/s)"
-    )
-
-
-def _calibration_text(calibration: Mapping[str, Any]) -> str:
-    if "failed" in calibration:
-        return escape(calibration["failed"])
-    return (
-        f"{_hours(calibration['gpu_hours'])} at full length: {_step_text(calibration)}, peak "
-        f"{size_text(calibration['peak_bytes'])} ({escape(calibration['device'])}, random weights)"
-    )
-
-
-def _step_text(cost: Mapping[str, Any]) -> str:
-    seconds = dict(cost["seconds_per_step"])
+def _time_table(plan: Mapping[str, Any]) -> Table:
+    seconds = dict(plan["cost"]["seconds_per_step"])
     total = seconds.pop("total")
-    shares = ", ".join(f"{name} {part / total:.0%}" for name, part in seconds.items() if part)
-    return f"{_seconds(total)} a step ({shares})"
+    table = _numbers_table("Time of a step in each process, by formula", "time", "share")
+    table.add_column("", style="dim")
+    for part, value in seconds.items():
+        if value:
+            table.add_row(part, _seconds(value), f"{value / total:.0%}", _SECONDS[part])
+    table.add_section()
+    table.add_row("together", f"[bold]{_seconds(total)}[/]", "", "sums: docs/scaling.md")
+    return table
 
 
-def _inputs_text(part: Mapping[str, Any]) -> str:
-    return "with " + ", ".join(f"{name} {value:,.10g}" for name, value in part["inputs"].items())
+def _numbers_table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("", style="cyan", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _million(count: float) -> str:
     return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 0.1 else f"{hours:.2g}"
 
 
 def _seconds(seconds: float) -> str:

@@ -22,8 +22,8 @@ from strive.variants import find_variant_kind
 
 if TYPE_CHECKING:
     from strive.models.loading import Policy
-    from strive.train.cost import Hardware
     from strive.train.loop import TrainSummary
+    from strive.train.plan import Hardware
     from strive.train.processes import Processes
 
 
@@ -119,26 +119,15 @@ def with_model_folder(config: TrainConfig) -> TrainConfig:
 def plan_training(
     config: TrainConfig, *, num_processes: int, hardware: "Hardware"
 ) -> dict[str, Any]:
-    """What `train --dry-run` says: the plan, its cost by formula, and measured where a GPU is."""
-    import torch
-
-    from strive.train.calibrate import calibrate
-    from strive.train.cost import estimate_gpu_hours
-    from strive.train.out_of_memory import is_out_of_memory
+    """Return what `train --dry-run` says: the plan, its memory and its cost."""
     from strive.train.plan import dry_run
 
-    config = with_model_folder(config)
-    plan = dry_run(config, num_processes=num_processes, try_rewards=True)
-    plan["cost"] = estimate_gpu_hours(plan, hardware)
-    plan["calibration"] = None
-    if torch.cuda.is_available():
-        try:
-            plan["calibration"] = calibrate(config, plan, device="cuda")
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            plan["calibration"] = {"failed": "out of memory: one process's share does not fit"}
-    return plan
+    return dry_run(
+        with_model_folder(config),
+        num_processes=num_processes,
+        hardware=hardware,
+        try_rewards=True,
+    )
 
 
 def held_out_callable(

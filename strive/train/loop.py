@@ -35,7 +35,7 @@ from strive.train.first_step import first_step_warnings
 from strive.train.interrupts import StopRequest, raising_at_sigterm
 from strive.train.loggers import require_loggers
 from strive.train.metrics import completion_rows
-from strive.train.out_of_memory import explaining_out_of_memory
+from strive.train.plan import explaining_out_of_memory
 from strive.train.preflight import preflight
 from strive.train.processes import Processes, start_processes
 from strive.train.rewards import RewardFunction, load_rewards

@@ -92,9 +92,9 @@ def test_a_dry_run_is_a_table_of_what_a_run_would_need(folder: Path) -> None:
         "12 questions x 2 variants x 4 completions = 96 completions, on 2 processes",
         "24 a step, 168 in the run",
         "at the peak of each process",
-        "by formula, every completion at its full length",
+        "writing, every completion at its full length",
         "a GPU of 312 TFLOP/s at 40%, 3,350 GB/s",
-        "Time by formula: seconds a step in each process",
+        "Time of a step in each process, by formula",
     ):
         assert words in plain, words
     assert (sorted(runs.glob("*")) if runs.is_dir() else []) == before

@@ -11,8 +11,7 @@ from strive.errors import ConfigError, OutOfMemoryError
 from strive.lab.models import lab_model_path
 from strive.train.engine import Engine, read_deepspeed_preset
 from strive.train.loop import train
-from strive.train.out_of_memory import explaining_out_of_memory
-from strive.train.plan import dry_run
+from strive.train.plan import dry_run, explaining_out_of_memory
 from strive.train.processes import start_processes
 
 # As transformers' examples have them.
