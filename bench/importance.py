@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from strive.measures import NEARLY_UNIFORM
-from strive.variants import segment_probabilities
+from strive.variants import NEARLY_UNIFORM, segment_probabilities
 
 PATH = Path(__file__).parents[1] / "docs" / "importance.svg"
 GAPS = ((0.02, "#8250df"), (0.05, "#0969da"), (0.1, "#1a7f37"), (0.3, "#9a6700"), (1.0, "#cf222e"))

@@ -31,7 +31,7 @@ from strive.scorers import (
     SplitScorer,
     load_scorer,
 )
-from strive.variants import probabilities_of
+from strive.variants import DrawRule, draw_probabilities
 
 NUM_SEGMENTS, TAU = 16, 0.4
 SCORERS = {
@@ -66,13 +66,7 @@ def compare(raw_F: np.ndarray, coded_F: np.ndarray, kind: str) -> dict[str, floa
     for transform in ("none", "zscore"):
         if transform in ALLOWED_TRANSFORMS[kind]:  # type: ignore[index] # a scorer's kind
             a, b = (
-                probabilities_of(
-                    scores_F,
-                    score_kind=kind,  # type: ignore[arg-type] # a scorer's kind
-                    num_segments=NUM_SEGMENTS,
-                    frame_temperature=TAU,
-                    score_transform=transform,  # type: ignore[arg-type] # one of its own
-                )
+                draw_probabilities(scores_F, DrawRule(NUM_SEGMENTS, TAU, transform, kind))  # type: ignore[arg-type]
                 for scores_F in (raw_F, coded_F)
             )
             figures[f"p_mean_{transform}"] = float(np.abs(a - b).mean())

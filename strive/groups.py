@@ -7,56 +7,38 @@ questions and the same frames.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strive.answers import build_question
 from strive.cache.failures import read_failures
-from strive.cache.frames import FrameReader, VideoInfo
+from strive.cache.frames import FrameReader
 from strive.cache.layout import CacheLayout, default_frames_key, open_cache
 from strive.cache.questions import read_questions
-from strive.cache.scores import (
-    QuestionScores,
-    ScoreReader,
-    ScorerInfo,
-    find_scorer,
-    list_scorers,
-)
+from strive.cache.scores import ScoreReader, ScorerInfo, find_scorer, list_scorers
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError
-from strive.measures import Peak, typical_peak
 from strive.records import Record, VideoFrames, read_records, sample_records
 from strive.seeding import derive_rng
 from strive.variants import (
-    DEFAULT_LOGIT_SCALE,
     NEEDS_SCORES,
     VARIANT_KINDS,
+    DrawRule,
+    Peak,
     draw_variants,
     effective_frames,
     evidence_seen,
     frame_overlap,
-    probabilities_of,
-    segment_bounds,
+    typical_peak,
 )
 
-
-class AugmentVariant(Protocol):
-    """Changes a variant's frames alike; the paper's is `strive.train.augment.augment_variant`."""
-
-    def __call__(
-        self,
-        frames_KHWC: NDArray[np.uint8],
-        *,
-        seed: int,
-        step: int,
-        question_id: str,
-        variant: int,
-    ) -> NDArray[np.uint8]:
-        """Return frames of the same shape and type; draw from nothing but the keys."""
+AugmentVariant = Callable[..., NDArray[np.uint8]]
+"""Changes a variant's frames alike: `(frames_KHWC, *, seed, step, question_id, variant)` to frames
+of the same shape and type, drawing from nothing but these keys. The paper's is
+`strive.train.augment.augment_variant`."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +84,18 @@ class VariantReader:
             )
         self.config = config
         self.layout = open_cache(config.cache)
-        self._augment = augment
+        self._augment = augment if config.spatial else None
         self.num_changed = self.num_failed = self.num_unscored = self.num_too_long = 0
         self.changed_fields: Counter[str] = Counter()
         """Of `num_changed` records that `data` gives otherwise than the cache: what differs."""
         asked = self._read_records()
-        self.scores = _open_scores(self.layout, config, asked)
+        scorer = _scorer_of(self.layout, config)
+        self.scores = ScoreReader(self.layout, scorer.key, asked) if scorer else None
+        rule = DrawRule(config.num_frames, config.frame_temperature, config.score_transform)
+        self.rule = self.scores.draw_rule(rule) if self.scores else rule
+        """How frames are drawn: the configuration's part and the scorer's."""
         self.frames = open_frames(self.layout, config)
-        with_video = self._with_video(asked)
+        with_video = _with_video(asked, self.frames, self.layout, config)
         self.num_failed = len(asked) - len(with_video)
         self.records = self._scored(with_video)
         self._require_enough()
@@ -162,14 +148,7 @@ class VariantReader:
         if self.scores is None or self.config.variants not in NEEDS_SCORES:
             return None
         found = (self.scores.get(record.question_id) for record in self.records)
-        return typical_peak(
-            [scores.scores_F for scores in found if scores is not None],
-            score_kind=self.scores.kind,
-            num_segments=self.config.num_frames,
-            frame_temperature=self.config.frame_temperature,
-            score_transform=self.config.score_transform,
-            logit_scale=self.scores.logit_scale,
-        )
+        return typical_peak([scores.scores_F for scores in found if scores], self.rule)
 
     def _require_enough(self) -> None:
         config, left_out = self.config, self.num_left_out
@@ -219,9 +198,6 @@ class VariantReader:
             ordered = list(sample_records(ordered, wanted, self.config.seed))
         return ordered
 
-    def _with_video(self, records: list[Record]) -> list[Record]:
-        return _with_video(records, self.frames, self.layout, self.config)
-
     def _scored(self, records: list[Record]) -> list[Record]:
         if self.scores is None:
             return records
@@ -262,92 +238,56 @@ class VariantReader:
         self, record: Record, step: int, variants: Sequence[int] | None = None
     ) -> QuestionVariants:
         """Draw a question's variants for a step and read the frames of all, or of `variants`."""
+        config, num_segments = self.config, self.rule.num_segments
         info = self.frames.info(record.video_id)
         scores = self.scores.get(record.question_id) if self.scores else None
-        frame_index_MK = self._draw(record, info, scores, step)
-        wanted = tuple(range(len(frame_index_MK)) if variants is None else variants)
-        # Variants share frames: read each frame once.
-        drawn_VK = frame_index_MK[list(wanted)]
-        needed_U, where_VK = np.unique(drawn_VK, return_inverse=True)
-        pool_UHWC = self.frames.read(record.video_id, needed_U)
-        videos = tuple(
-            self._video(record, info, step, variant, frame_index_K, pool_UHWC[where_K])
-            for variant, frame_index_K, where_K in zip(
-                wanted, drawn_VK, where_VK.reshape(drawn_VK.shape), strict=True
-            )
-        )
-        spans = record.evidence_spans_seconds
-        return QuestionVariants(
-            record=record,
-            frame_index_MK=frame_index_MK,
-            variants=wanted,
-            videos=videos,
-            frame_overlap=frame_overlap(frame_index_MK),
-            effective_frames=self._effective_frames(scores),
-            evidence_seen_M=(
-                None if not spans else evidence_seen(frame_index_MK, info.pts_seconds_F, spans)
-            ),
-        )
-
-    def _draw(
-        self, record: Record, info: VideoInfo, scores: QuestionScores | None, step: int
-    ) -> NDArray[np.int64]:
-        config = self.config
-        return draw_variants(
+        frame_index_MK, probabilities_F = draw_variants(
             config.variants,
+            self.rule,
             num_frames=info.num_frames,
             num_variants=config.num_variants,
-            num_segments=config.num_frames,
-            scores_F=None if scores is None else scores.scores_F,
-            score_kind="similarity" if self.scores is None else self.scores.kind,  # type: ignore[arg-type]
-            frame_temperature=config.frame_temperature,
-            score_transform=config.score_transform,
-            logit_scale=self._logit_scale(),
+            scores_F=scores.scores_F if scores else None,
             seed=config.seed,
             step=step,
             question_id=record.question_id,
         )
-
-    def _effective_frames(self, scores: QuestionScores | None) -> float:
-        """Mean over segments of the effective number of frames that Eq. 4 draws from."""
-        if scores is None or self.scores is None:
-            return float("nan")
-        probabilities_F = probabilities_of(
-            scores.scores_F,
-            score_kind=self.scores.kind,  # type: ignore[arg-type]
-            num_segments=self.config.num_frames,
-            frame_temperature=self.config.frame_temperature,
-            score_transform=self.config.score_transform,
-            logit_scale=self._logit_scale(),
-        )
-        bounds_K2 = segment_bounds(len(probabilities_F), self.config.num_frames)
-        effective_K = effective_frames(probabilities_F, bounds_K2)
-        return float(effective_K[effective_K > 0].mean())
-
-    def _logit_scale(self) -> float:
-        return self.scores.logit_scale if self.scores else DEFAULT_LOGIT_SCALE
-
-    def _video(
-        self,
-        record: Record,
-        info: VideoInfo,
-        step: int,
-        variant: int,
-        frame_index_K: NDArray[np.int64],
-        frames_KHWC: NDArray[np.uint8],
-    ) -> VideoFrames:
-        if self.config.spatial and self._augment is not None:
-            frames_KHWC = self._augment(
-                frames_KHWC,
-                seed=self.config.seed,
-                step=step,
-                question_id=record.question_id,
-                variant=variant,
+        wanted = tuple(range(config.num_variants) if variants is None else variants)
+        # Variants share frames: each frame is read once.
+        wanted_VK = frame_index_MK[list(wanted)]
+        needed_U, where_VK = np.unique(wanted_VK, return_inverse=True)
+        pool_UHWC = self.frames.read(record.video_id, needed_U)
+        videos = []
+        for variant, where_K in zip(wanted, where_VK.reshape(wanted_VK.shape), strict=True):
+            frames_KHWC = pool_UHWC[where_K]
+            if self._augment is not None:
+                frames_KHWC = self._augment(
+                    frames_KHWC,
+                    seed=config.seed,
+                    step=step,
+                    question_id=record.question_id,
+                    variant=variant,
+                )
+            frame_index_K = frame_index_MK[variant]
+            videos.append(
+                VideoFrames(
+                    frames_KHWC=frames_KHWC,
+                    pts_seconds_K=info.pts_seconds_F[frame_index_K],
+                    source_index_K=info.source_index_F[frame_index_K],
+                )
             )
-        return VideoFrames(
-            frames_KHWC=frames_KHWC,
-            pts_seconds_K=info.pts_seconds_F[frame_index_K],
-            source_index_K=info.source_index_F[frame_index_K],
+        mean_effective = float("nan")
+        if probabilities_F is not None:
+            mean_effective = float(effective_frames(probabilities_F, num_segments).mean())
+        return QuestionVariants(
+            record=record,
+            frame_index_MK=frame_index_MK,
+            variants=wanted,
+            videos=tuple(videos),
+            frame_overlap=frame_overlap(frame_index_MK),
+            effective_frames=mean_effective,
+            evidence_seen_M=evidence_seen(
+                frame_index_MK, info.pts_seconds_F, record.evidence_spans_seconds or None
+            ),
         )
 
 
@@ -503,18 +443,3 @@ def _scorer_of(layout: CacheLayout, config: TrainConfig) -> ScorerInfo | None:
     scorers = list_scorers(layout) if own_kind else []
     wanted = config.variants in NEEDS_SCORES or (own_kind and (config.scorer or len(scorers) == 1))
     return find_scorer(layout, config.scorer) if wanted else None
-
-
-def _open_scores(
-    layout: CacheLayout, config: TrainConfig, records: Sequence[Record]
-) -> ScoreReader | None:
-    info = _scorer_of(layout, config)
-    if info is None:
-        return None
-    scores = ScoreReader(layout, info.key, records)
-    if config.score_transform not in scores.allowed_transforms:
-        raise ConfigError(
-            f"score_transform is '{config.score_transform}' but scorer '{scores.name}' gives "
-            f"scores of kind '{scores.kind}'; allowed: {', '.join(scores.allowed_transforms)}"
-        )
-    return scores

@@ -44,9 +44,13 @@ def _finite(values: ArrayLike, name: str) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; one dimension is expected")
+    _require_finite(array, name)
+    return array
+
+
+def _require_finite(array: Floats, name: str) -> None:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds {int((~np.isfinite(array)).sum())} non-finite values")
-    return array
 
 
 def _cluster_sums(deviations: Floats, clusters: Sequence[Hashable]) -> Floats:
@@ -190,28 +194,88 @@ def bootstrap_interval(
     )
 
 
-def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation with ties averaged; NaN when either side is constant."""
-    array_a, array_b = _finite(a, "a"), _finite(b, "b")
-    if len(array_a) != len(array_b):
-        raise ValueError(f"a has {len(array_a)} values and b {len(array_b)}; pairs are needed")
-    if len(array_a) < 2 or np.ptp(array_a) == 0 or np.ptp(array_b) == 0:
-        return float("nan")
-    return float(stats.spearmanr(array_a, array_b).statistic)
+# --- ranks ---------------------------------------------------------------------------------------
+# Each takes one list of N values or many, [..., N], and gives one figure a row, [...].
 
 
-def roc_auc(scores: ArrayLike, positive: ArrayLike) -> float:
-    """Probability that a positive outscores a negative, ties counting half; NaN without both."""
-    scores_N = _finite(scores, "scores")
-    positive_N = np.asarray(positive, dtype=bool)
+def correlation(a: ArrayLike, b: ArrayLike) -> Floats:
+    """Pearson's correlation; NaN where either side is constant."""
+    array_a, array_b = _paired_rows(a, b)
+    array_a = array_a - array_a.mean(-1, keepdims=True)
+    array_b = array_b - array_b.mean(-1, keepdims=True)
+    norms = np.sqrt((array_a**2).sum(-1) * (array_b**2).sum(-1))
+    # Rounding noise of a constant row is no spread.
+    is_flat = norms <= 1e-15
+    products = (array_a * array_b).sum(-1)
+    return np.where(is_flat, np.nan, products / np.where(is_flat, 1.0, norms))[()]
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> Floats:
+    """Spearman's rank correlation with ties averaged; NaN where either side is constant."""
+    array_a, array_b = _paired_rows(a, b)
+    return correlation(stats.rankdata(array_a, axis=-1), stats.rankdata(array_b, axis=-1))
+
+
+def roc_auc(scores: ArrayLike, positive: ArrayLike) -> Floats:
+    """Probability that a positive outscores a negative, ties counting half; NaN without both.
+
+    By the identity of Mann and Whitney: (rank sum of the positives - n(n + 1) / 2) / (n m), with n
+    positives, m negatives and ties sharing their mean rank.
+    """
+    scores_N, positive_N = _labelled_rows(scores, positive)
+    num_positive = positive_N.sum(-1)
+    num_pairs = num_positive * (positive_N.shape[-1] - num_positive)
+    rank_sums = np.where(positive_N, stats.rankdata(scores_N, axis=-1), 0.0).sum(-1)
+    wins = rank_sums - num_positive * (num_positive + 1) / 2
+    return np.where(num_pairs > 0, wins / np.maximum(num_pairs, 1), np.nan)[()]
+
+
+def recall_at(scores: ArrayLike, positive: ArrayLike, k: ArrayLike) -> Floats:
+    """Share of the positives among the k highest scores, of what k places can hold at most.
+
+    |top k and positive| / min(k, |positive|): 1 for a perfect ranking at every k, which is one
+    number or one a row. Equal scores at the border count by the share that a random choice among
+    them would take. NaN without positives.
+    """
+    scores_N, positive_N = _labelled_rows(scores, positive)
+    places = np.clip(np.broadcast_to(np.asarray(k), scores_N.shape[:-1]), 1, scores_N.shape[-1])
+    kth = np.take_along_axis(-np.sort(-scores_N, axis=-1), places[..., None] - 1, axis=-1)
+    is_above, is_level = scores_N > kth, scores_N == kth
+    share = (places - is_above.sum(-1)) / np.maximum(is_level.sum(-1), 1)
+    hits = (is_above & positive_N).sum(-1) + share * (is_level & positive_N).sum(-1)
+    most = np.minimum(places, positive_N.sum(-1))
+    return np.where(most > 0, hits / np.maximum(most, 1), np.nan)[()]
+
+
+def top_jaccard(a: ArrayLike, b: ArrayLike, k: int) -> Floats:
+    """|A and B| / |A or B| of the k highest of either side; of equal values the earlier count."""
+    is_top = []
+    for values in _paired_rows(a, b):
+        top = np.argsort(-values, axis=-1, kind="stable")[..., :k]
+        flags = np.zeros(values.shape, dtype=bool)
+        np.put_along_axis(flags, top, True, axis=-1)
+        is_top.append(flags)
+    return (is_top[0] & is_top[1]).sum(-1) / (is_top[0] | is_top[1]).sum(-1)
+
+
+def _paired_rows(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    array_a, array_b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if array_a.shape != array_b.shape:
+        raise ValueError(f"a has shape {array_a.shape} and b {array_b.shape}; pairs are needed")
+    for name, array in (("a", array_a), ("b", array_b)):
+        _require_finite(array, name)
+    return array_a, array_b
+
+
+def _labelled_rows(scores: ArrayLike, positive: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+    scores_N, positive_N = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     if positive_N.shape != scores_N.shape:
         raise ValueError(f"scores have shape {scores_N.shape}, positive {positive_N.shape}")
-    num_positive = int(positive_N.sum())
-    num_negative = len(scores_N) - num_positive
-    if num_positive == 0 or num_negative == 0:
-        return float("nan")
-    rank_sum = float(stats.rankdata(scores_N)[positive_N].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+    _require_finite(scores_N, "scores")
+    return scores_N, positive_N
+
+
+# --- spread and power ----------------------------------------------------------------------------
 
 
 def log_deviation(values: ArrayLike) -> float:

@@ -7,7 +7,7 @@ row is current only for the text and the frames that it was made from; readers a
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +17,9 @@ from strive.cache.commit import commit_parquet, last_rows, new_part_path, read_p
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.cache.questions import read_questions
-from strive.errors import CacheDamageError, CacheError, nearest
+from strive.errors import CacheDamageError, CacheError, ConfigError, nearest
 from strive.records import Record
-from strive.variants import DEFAULT_LOGIT_SCALE
+from strive.variants import DEFAULT_LOGIT_SCALE, DrawRule, ScoreKind
 
 SCHEMA = pa.schema(
     [
@@ -171,7 +171,7 @@ class ScoreReader:
         self.scorer_key = scorer_key
         self.settings = read_scorer_settings(layout, scorer_key)
         self.name: str = self.settings["name"]
-        self.kind: str = self.settings["kind"]
+        self.kind: ScoreKind = self.settings["kind"]
         self.allowed_transforms: tuple[str, ...] = tuple(self.settings["allowed_transforms"])
         self.frames_key: str = self.settings["fields"]["frames_key"]
         table = read_parts(layout.scores(scorer_key), "part", SCHEMA).combine_chunks()
@@ -206,6 +206,26 @@ class ScoreReader:
         """The scorer's own learned scale, which the transform `logit` multiplies by."""
         scale = self.settings.get("details", {}).get("logit_scale")
         return float(scale or DEFAULT_LOGIT_SCALE)
+
+    def draw_rule(self, rule: DrawRule, *, drop_transform: bool = False) -> DrawRule:
+        """Complete a rule of drawing frames with this scorer's kind and logit scale.
+
+        With `drop_transform` a transform that the kind does not allow becomes `none`.
+
+        Raises:
+            ConfigError: the kind does not allow the transform.
+        """
+        transform = rule.score_transform
+        if transform not in self.allowed_transforms:
+            if not drop_transform:
+                raise ConfigError(
+                    f"score_transform is '{transform}' but scorer '{self.name}' gives scores of "
+                    f"kind '{self.kind}'; allowed: {', '.join(self.allowed_transforms)}"
+                )
+            transform = "none"
+        return replace(
+            rule, score_transform=transform, score_kind=self.kind, logit_scale=self.logit_scale
+        )
 
     @property
     def question_ids(self) -> list[str]:

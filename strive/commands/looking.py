@@ -78,6 +78,7 @@ def inspect_scores(
 ) -> None:
     """What the scores say, which frames training would draw."""
     from strive.report import inspect
+    from strive.report.format import to_jsonable
     from strive.report.inspect_html import render_inspect_page
     from strive.report.inspect_terminal import print_question, print_questions, print_summary
     from strive.report.pages import write_page
@@ -99,7 +100,7 @@ def inspect_scores(
         source = inspect.open_source(root, scorer)
         suggestions = inspect.suggest_temperatures(source, settings)
         if as_json:
-            print_json(inspect.to_jsonable(suggestions))
+            print_json(to_jsonable(suggestions))
         else:
             print_suggestions(suggestions, source, console)
         return
@@ -111,7 +112,7 @@ def inspect_scores(
     if not (question or sample or worst or html or png):
         summary = inspect.summarise(root, scorer, settings=settings)
         if as_json:
-            print_json(inspect.to_jsonable(summary))
+            print_json(to_jsonable(summary))
         else:
             print_summary(summary, console)
         if summary.problems:
@@ -132,7 +133,7 @@ def inspect_scores(
             print_questions(rows, console, title=f"{worst} questions, worst first")
     views = [inspect.view_question(source, name, settings=settings) for name in ids]
     if as_json:
-        print_json(inspect.to_jsonable(views))
+        print_json(to_jsonable(views))
     elif not worst:
         for view in views:
             print_question(view, console)
@@ -158,7 +159,7 @@ def _compare(
     from strive.errors import UnknownNameError
     from strive.report.compare import CompareSource, compare_scorers
     from strive.report.compare_terminal import print_compared, print_comparison
-    from strive.report.inspect import to_jsonable
+    from strive.report.format import to_jsonable
     from strive.seeding import derive_rng
 
     source = CompareSource(root, *names, settings)

@@ -14,7 +14,6 @@ from strive.commands.common import (
     find_cache,
     find_workspace,
     make_console,
-    plain_json,
     print_json,
     say,
 )
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from strive.report.quality import QualityReport, QualityRow
 
 BEGIN, END = "<!-- quality -->", "<!-- /quality -->"
+SETTINGS = ("frame_temperature", "score_transform", "num_segments")
 WIDE = 104
 """Columns from which the terminal shows every measure."""
 
@@ -68,10 +68,11 @@ def score_quality(
 
     No model runs.
     """
-    from strive.report.quality import QualitySettings
+    from strive.report.format import to_jsonable
     from strive.report.quality import score_quality as measure
+    from strive.variants import DrawRule
 
-    settings = QualitySettings(frame_temperature, score_transform, num_segments)
+    settings = DrawRule(num_segments, frame_temperature, score_transform)
     report = measure(
         find_cache(cache, find_workspace(workspace)),
         scorers=scorer or (),
@@ -80,7 +81,9 @@ def score_quality(
         settings=settings,
     )
     if as_json:
-        print_json(_without_nan(plain_json(report)))
+        # The scorer's part of the rule is each row's own.
+        asked = {name: getattr(settings, name) for name in SETTINGS}
+        print_json(to_jsonable(report) | {"settings": asked})
     else:
         print_quality(report, make_console())
     if markdown is not None:
@@ -102,14 +105,6 @@ def _command(name: str, given: dict[str, Any]) -> str:
         for item in value if isinstance(value, list) else [value]:
             words += [] if item is None else [option, str(item)]
     return shlex.join(words)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 # --- what a row says ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from strive.choices import FramesMode
 from strive.errors import ConfigError, unknown_name
 from strive.files import resolve_video
 from strive.records import Record
-from strive.variants import evidence_seen, uniform_frames
+from strive.variants import evidence_mask, uniform_frames
 
 if TYPE_CHECKING:
     from strive.models.inputs import VideoFrames
@@ -67,7 +67,7 @@ def choose_frames(
     uniform_K = np.unique(uniform_frames(num_pool, choice.num_frames))
     if choice.mode != "evidence" or not spans:
         return uniform_K
-    inside_F = evidence_seen(np.arange(num_pool)[:, None], pts_seconds_F, spans)
+    inside_F = evidence_mask(pts_seconds_F, spans)
     evidence_E = np.flatnonzero(inside_F)
     if len(evidence_E) >= choice.num_frames:
         return evidence_E[uniform_frames(len(evidence_E), choice.num_frames)]

@@ -232,10 +232,9 @@ def _ask(
 
 
 def _evidence_seen(record: Record, video: VideoFrames) -> bool | None:
-    if record.evidence_spans_seconds is None:
-        return None
     indices_1K = np.arange(len(video.pts_seconds_K))[None, :]
-    return bool(evidence_seen(indices_1K, video.pts_seconds_K, record.evidence_spans_seconds)[0])
+    seen_1 = evidence_seen(indices_1K, video.pts_seconds_K, record.evidence_spans_seconds)
+    return None if seen_1 is None else bool(seen_1[0])
 
 
 def held_out_metrics(

@@ -7,7 +7,7 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from strive.answers import find_unmatched
@@ -21,7 +21,6 @@ from strive.cache.scores import ScoreReader, read_score_states
 from strive.configs.load import load_config
 from strive.configs.schema import PrecomputeConfig, TrainConfig
 from strive.errors import Interrupted, TooManyFailuresError, way_out
-from strive.measures import Peak, typical_peak
 from strive.pipeline.estimate import default_workers, estimate_work
 from strive.pipeline.failing import NO_TEXT
 from strive.pipeline.options import (
@@ -37,8 +36,8 @@ from strive.pipeline.stage import Stage
 from strive.pipeline.summary import PrecomputeSummary
 from strive.pipeline.work import Asked, Work, find_work, select_records, write_sample_ids
 from strive.progress import show_progress
-from strive.records import Record
 from strive.scorers import ScorerRequest
+from strive.variants import DrawRule, typical_peak
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Job, WorkerPool
 
@@ -290,6 +289,7 @@ def _count_results(
         cached = read_video_states(layout, summary.frames_key)
         summary.num_ok = sum(video_id in cached for video_id in asked.by_video)
     asked_ids = {record.question_id for record in asked.records}
+    rule = DrawRule(training.num_frames, training.frame_temperature, training.score_transform)
     for scorer in work.scorers:
         states = read_score_states(layout, scorer.session.key)
         truncated = [
@@ -301,25 +301,16 @@ def _count_results(
         summary.truncated_share[scorer.session.name] = share
         if asked_ids & states.keys():
             reader = ScoreReader(layout, scorer.session.key, asked.records)
-            summary.peaks[scorer.session.name] = _peak(training, reader, asked.records)
+            found = (reader.get(record.question_id) for record in asked.records)
+            summary.peaks[scorer.session.name] = typical_peak(
+                [scores.scores_F for scores in found if scores],
+                reader.draw_rule(rule, drop_transform=True),
+            )
     summary.draws = (
         f"at frame_temperature {training.frame_temperature:g}, score_transform "
         f"{training.score_transform}"
     )
     summary.unmatched = find_unmatched(asked.records, training.grading)
-
-
-def _peak(training: TrainConfig, reader: ScoreReader, records: Sequence[Record]) -> Peak | None:
-    found = (reader.get(record.question_id) for record in records)
-    is_allowed = training.score_transform in reader.allowed_transforms
-    return typical_peak(
-        [scores.scores_F for scores in found if scores is not None],
-        score_kind=reader.kind,
-        num_segments=training.num_frames,
-        frame_temperature=training.frame_temperature,
-        score_transform=training.score_transform if is_allowed else "none",
-        logit_scale=reader.logit_scale,
-    )
 
 
 def _check_failures(options: PrecomputeConfig, summary: PrecomputeSummary) -> None:

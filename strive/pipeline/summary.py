@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from strive.answers import Unmatched
-from strive.measures import Peak
+from strive.variants import Peak
 
 
 @dataclass(frozen=True, slots=True)

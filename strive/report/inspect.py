@@ -4,57 +4,46 @@ Numbers only: `inspect_terminal`, `inspect_html` and `inspect_png` draw them. Wo
 precompute is unfinished, and needs neither torch nor a model.
 """
 
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strive import measures, variants
 from strive.cache.failures import read_failures
 from strive.cache.frames import VideoInfo
-from strive.cache.layout import CacheLayout, open_cache
+from strive.cache.layout import open_cache
 from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import find_scorer, list_scorers
-from strive.choices import Worst
+from strive.choices import ScoreTransform, Worst
 from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
 from strive.records import Record
-from strive.report.format import to_jsonable
 from strive.report.scores import (
     InspectSettings,
-    InspectSource,
     QuestionStats,
-    evidence_frames,
+    ScoreSource,
     measure_questions,
     open_source,
-    question_stats,
-    scored_questions,
 )
 from strive.seeding import derive_rng
+from strive.variants import (
+    Peak,
+    draw_variants,
+    effective_frames,
+    evidence_mask,
+    evidence_seen,
+    expected_overlap,
+    frame_overlap,
+    segment_bounds,
+    suggest_temperature,
+    typical_peak,
+)
 
-__all__ = [
-    "DatasetSummary",
-    "InspectSettings",
-    "InspectSource",
-    "QuestionStats",
-    "QuestionView",
-    "ScorerSummary",
-    "Worst",
-    "find_question",
-    "importance_points",
-    "open_source",
-    "select_questions",
-    "suggest_temperatures",
-    "summarise",
-    "to_jsonable",
-    "view_question",
-]
+__all__ = ["InspectSettings", "QuestionStats", "ScoreSource", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +66,7 @@ class ScorerSummary:
     """Questions whose P(t) is nearly uniform."""
     constant_share: float
     """Questions whose scores are all but equal."""
-    peak: measures.Peak | None
+    peak: Peak | None
     """None where the pools leave no choice."""
     score_mean: float
     score_std: float
@@ -159,20 +148,29 @@ def summarise(
     records = read_questions(layout)
     failures = read_failures(layout)
     infos = [find_scorer(layout, scorer)] if scorer else list_scorers(layout)
-    pools = {key: Pools(layout, key) for key in {info.frames_key for info in infos}}
-    frames_key = _frames_key(layout, pools)
+    frames_keys = {info.frames_key for info in infos} or layout.frames_keys()
+    pools = {key: Pools(layout, key) for key in sorted(frames_keys)}
+    # The set of frames that an overview describes: the one of the most videos.
+    frames_key = max(pools, key=lambda key: len(pools[key])) if pools else None
     videos = pools[frames_key] if frames_key else None
     cached = set(videos or ())
     sizes = Counter(videos.num_frames(v) for v in cached) if videos else Counter()
     named = {record.video_id for record in records}
     failed = {row.video_id for row in failures if row.question_id is None} - cached
-    sources = (
-        InspectSource(layout, info.key, records=records, pools=pools[info.frames_key])
-        for info in infos
-    )
-    scorers = tuple(
-        _summarise_scorer(source, settings, strict=scorer is not None) for source in sources
-    )
+    scorers = []
+    problems = []
+    for info in infos:
+        source = ScoreSource(layout, info.key, records=records, pools=pools[info.frames_key])
+        row = _summarise_scorer(source, settings, strict=scorer is not None)
+        scorers.append(row)
+        if row.num_non_finite:
+            problems.append(
+                f"{row.name}: {row.num_non_finite} questions have scores that are not finite"
+            )
+        if row.num_wrong_length:
+            problems.append(
+                f"{row.name}: {row.num_wrong_length} questions have not one score per frame"
+            )
     return DatasetSummary(
         cache=str(cache_root),
         frames_key=frames_key,
@@ -192,32 +190,17 @@ def summarise(
         ),
         duration_seconds_total=sum(map(videos.duration_seconds, cached)) if videos else 0.0,
         settings=settings,
-        scorers=scorers,
-        problems=tuple(_integrity_problems(scorers)),
+        scorers=tuple(scorers),
+        problems=tuple(problems),
     )
 
 
-def _frames_key(layout: CacheLayout, pools: dict[str, Pools]) -> str | None:
-    """Return the set of frames that an overview describes: the one of the most videos."""
-    for key in layout.frames_keys() if not pools else ():
-        pools[key] = Pools(layout, key)
-    return max(sorted(pools), key=lambda key: len(pools[key])) if pools else None
-
-
-def _integrity_problems(scorers: tuple[ScorerSummary, ...]) -> Iterator[str]:
-    for row in scorers:
-        if row.num_non_finite:
-            yield f"{row.name}: {row.num_non_finite} questions have scores that are not finite"
-        if row.num_wrong_length:
-            yield f"{row.name}: {row.num_wrong_length} questions have not one score per frame"
-
-
 def _summarise_scorer(
-    source: InspectSource, settings: InspectSettings, *, strict: bool
+    source: ScoreSource, settings: InspectSettings, *, strict: bool
 ) -> ScorerSummary:
-    if not strict and settings.score_transform not in source.scores.allowed_transforms:
-        settings = dataclasses.replace(settings, score_transform="none")
-    rows = measure_questions(source, settings)
+    rule = source.scores.draw_rule(settings.rule, drop_transform=not strict)
+    questions = source.scored()
+    rows = measure_questions(source, rule, questions)
     good = [row for row in rows if row.is_finite]
     score_mean, score_std = _pooled(good)
     with_frames = [r for r in source.records.values() if r.video_id in source.pools]
@@ -232,7 +215,7 @@ def _summarise_scorer(
         name=source.info.name,
         key=source.info.key,
         kind=source.info.kind,
-        score_transform=settings.score_transform,
+        score_transform=rule.score_transform,
         num_scored=num_scored,
         num_missing=len(with_frames) - num_scored,
         num_stale=sum(record.question_id in source.scores.stale for record in with_frames),
@@ -241,14 +224,7 @@ def _summarise_scorer(
         truncated_share=float(np.mean(truncated)) if truncated else math.nan,
         flat_share=mean("is_flat"),
         constant_share=mean("is_constant"),
-        peak=measures.typical_peak(
-            _scores_of(source),
-            score_kind=source.info.kind,
-            num_segments=settings.num_segments,
-            frame_temperature=settings.frame_temperature,
-            score_transform=settings.score_transform,
-            logit_scale=source.logit_scale,
-        ),
+        peak=typical_peak([scores.scores_F for _, scores in questions], rule),
         score_mean=score_mean,
         score_std=score_std,
         score_min=min((row.score_min for row in good), default=math.nan),
@@ -263,23 +239,17 @@ def _summarise_scorer(
     )
 
 
-def _scores_of(source: InspectSource) -> list[NDArray[np.floating]]:
-    return [found.scores_F for _, found in scored_questions(source)]
-
-
 @dataclass(frozen=True, slots=True)
 class Suggestion:
     """The tau at which the best frame has P 0.5 under a transform, and what that does."""
 
-    score_transform: str
+    score_transform: ScoreTransform
     frame_temperature: float | None
     """None where no tau does it: the scores are all but equal, or the pools leave no choice."""
-    peak: measures.Peak | None
+    peak: Peak | None
 
 
-def suggest_temperatures(
-    source: InspectSource, settings: InspectSettings
-) -> tuple[Suggestion, ...]:
+def suggest_temperatures(source: ScoreSource, settings: InspectSettings) -> tuple[Suggestion, ...]:
     """Look for a tau under each transform that one training can use as well as another.
 
     Raises:
@@ -290,12 +260,11 @@ def suggest_temperatures(
             f"scores of '{source.info.name}' are weights, which are normalised as they are: there "
             "is no temperature to suggest; name another scorer with --scorer"
         )
-    scores = _scores_of(source)
+    scores = [found.scores_F for _, found in source.scored()]
+    transforms: tuple[ScoreTransform, ...] = ("none", "zscore")
     suggestions = []
-    for transform in ("none", "zscore"):
-        found = measures.suggest_temperature(
-            scores, num_segments=settings.num_segments, score_transform=transform
-        )
+    for transform in transforms:
+        found = suggest_temperature(scores, replace(settings.rule, score_transform=transform))
         suggestions.append(Suggestion(transform, *(found or (None, None))))
     return tuple(suggestions)
 
@@ -315,7 +284,7 @@ def _pooled(good: list[QuestionStats]) -> tuple[float, float]:
 # --- one question -------------------------------------------------------------------------------
 
 
-def find_question(source: InspectSource, question_id: str) -> Record:
+def find_question(source: ScoreSource, question_id: str) -> Record:
     """Return the record of a question id.
 
     Raises:
@@ -330,7 +299,7 @@ def find_question(source: InspectSource, question_id: str) -> Record:
 
 
 def view_question(
-    source: InspectSource, question_id: str, *, settings: InspectSettings | None = None
+    source: ScoreSource, question_id: str, *, settings: InspectSettings | None = None
 ) -> QuestionView:
     """Gather one question's view; the picks are those that training draws at `settings.step`."""
     settings = settings or InspectSettings()
@@ -344,23 +313,22 @@ def view_question(
             f"with strive-cli precompute --scorer {source.info.name}"
         )
     video = source.frames.info(record.video_id)
-    scores_F = np.asarray(found.scores_F, dtype=np.float64)
-    picks_MK = variants.draw_variants(
+    rule = source.scores.draw_rule(settings.rule)
+    num_segments = rule.num_segments
+    picks_MK, probabilities_F = draw_variants(
         settings.variants,
+        rule,
         num_frames=video.num_frames,
         num_variants=settings.num_variants,
-        num_segments=settings.num_segments,
-        scores_F=scores_F,
-        score_kind=source.info.kind,  # type: ignore[arg-type]
-        frame_temperature=settings.frame_temperature,
-        score_transform=settings.score_transform,
-        logit_scale=source.logit_scale,
+        scores_F=found.scores_F,
         seed=settings.seed,
         step=settings.step,
         question_id=question_id,
     )
-    probabilities_F = source.probabilities(scores_F, settings)
-    bounds_K2 = variants.segment_bounds(video.num_frames, settings.num_segments)
+    bounds_K2 = segment_bounds(video.num_frames, num_segments)
+    assert probabilities_F is not None
+    effective_K = np.zeros(num_segments)
+    effective_K[np.diff(bounds_K2)[:, 0] > 0] = effective_frames(probabilities_F, num_segments)
     spans = record.evidence_spans_seconds
     return QuestionView(
         cache=str(source.layout.root),
@@ -370,19 +338,17 @@ def view_question(
         scorer_key=source.info.key,
         scorer_kind=source.info.kind,
         settings=settings,
-        logit_scale=source.logit_scale,
-        scores_F=scores_F,
+        logit_scale=rule.logit_scale,
+        scores_F=np.asarray(found.scores_F, dtype=np.float64),
         probabilities_F=probabilities_F,
         bounds_K2=bounds_K2,
-        effective_frames_K=variants.effective_frames(probabilities_F, bounds_K2),
-        expected_overlap=variants.expected_overlap(probabilities_F, bounds_K2),
+        effective_frames_K=effective_K,
+        expected_overlap=float(expected_overlap(probabilities_F, num_segments)),
         picks_MK=picks_MK,
-        frame_overlap=variants.frame_overlap(picks_MK),
-        evidence_F=evidence_frames(record, video.pts_seconds_F),
-        evidence_seen_M=(
-            None if spans is None else variants.evidence_seen(picks_MK, video.pts_seconds_F, spans)
-        ),
-        stats=question_stats(source, record, found, settings),
+        frame_overlap=frame_overlap(picks_MK),
+        evidence_F=None if spans is None else evidence_mask(video.pts_seconds_F, spans),
+        evidence_seen_M=evidence_seen(picks_MK, video.pts_seconds_F, spans),
+        stats=measure_questions(source, rule, [(record, found)])[0],
     )
 
 
@@ -400,7 +366,7 @@ def importance_points(view: QuestionView, step: int) -> NDArray[np.float64]:
 
 
 def select_questions(
-    source: InspectSource,
+    source: ScoreSource,
     *,
     count: int,
     worst: Worst | None = None,
@@ -416,7 +382,8 @@ def select_questions(
         raise ConfigError(f"--sample is {count}; it must be at least 1")
     if worst is not None and worst not in get_args(Worst):
         raise unknown_name("--worst", worst, get_args(Worst))
-    rows = [row for row in measure_questions(source, settings) if row.is_finite]
+    rule = source.scores.draw_rule(settings.rule)
+    rows = [row for row in measure_questions(source, rule) if row.is_finite]
     if worst == "flat":
         rows.sort(key=lambda row: (-row.effective_share, row.score_max - row.score_min))
     elif worst == "peaky":

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from strive.answers import extract_answer_or_text
+from strive.report.format import to_jsonable
 from strive.report.inspect import (
     DatasetSummary,
-    InspectSource,
     QuestionView,
+    ScoreSource,
     importance_points,
-    to_jsonable,
 )
 from strive.report.pages import data_uri, render_page, thumbnail
 from strive.variants import transform_scores
@@ -30,14 +30,14 @@ PICKS_TOP, PICK_ROW = 262, 20
 
 
 def render_inspect_page(
-    source: InspectSource, views: Sequence[QuestionView], *, summary: DatasetSummary | None = None
+    source: ScoreSource, views: Sequence[QuestionView], *, summary: DatasetSummary | None = None
 ) -> str:
     """Render questions with all their pool frames as one HTML page."""
     sections = [question_section(source, view) for view in views]
     return render_page("inspect.html.j2", sections=sections, summary=summary)
 
 
-def question_section(source: InspectSource, view: QuestionView) -> dict[str, Any]:
+def question_section(source: ScoreSource, view: QuestionView) -> dict[str, Any]:
     """Everything that the template `question.html.j2` needs for one question."""
     record = view.record
     gold = extract_answer_or_text(record.solution)
@@ -54,7 +54,7 @@ def question_section(source: InspectSource, view: QuestionView) -> dict[str, Any
     }
 
 
-def frame_cells(source: InspectSource, view: QuestionView) -> list[dict[str, Any]]:
+def frame_cells(source: ScoreSource, view: QuestionView) -> list[dict[str, Any]]:
     """One cell of the filmstrip a pool frame."""
     frames_FHWC = source.frames.read(view.record.video_id, range(view.video.num_frames))
     picked = [set(row.tolist()) for row in view.picks_MK]
@@ -168,7 +168,7 @@ def time_ticks(view: QuestionView, x: Any) -> list[tuple[float, str]]:
     return [(x(i + 0.5), f"{view.video.pts_seconds_F[i]:.1f} s") for i in indices.tolist()]
 
 
-def _metadata(source: InspectSource, view: QuestionView) -> list[tuple[str, str]]:
+def _metadata(source: ScoreSource, view: QuestionView) -> list[tuple[str, str]]:
     video, settings, stats = view.video, view.settings, view.stats
     tokens = "not told" if stats.num_text_tokens is None else str(stats.num_text_tokens)
     cut = "; cut by the scorer" if stats.text_truncated else ""

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from strive.errors import DiskError
-from strive.report.inspect import InspectSource, QuestionView
+from strive.report.inspect import QuestionView, ScoreSource
 
 COLOURS = ("#d1570a", "#1f6feb", "#a33ea1", "#1a7f37", "#8a6d00", "#0b7a75")
 MAX_THUMBNAILS = 16
 """Frames shown of each variant: with more, evenly chosen ones."""
 
 
-def write_png(source: InspectSource, view: QuestionView, path: Path, *, dpi: int = 150) -> Path:
+def write_png(source: ScoreSource, view: QuestionView, path: Path, *, dpi: int = 150) -> Path:
     """Draw one question and write it as PNG (or as whatever the file's ending says)."""
     # The object interface: pyplot would keep every figure and pick a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

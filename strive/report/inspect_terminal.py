@@ -14,10 +14,10 @@ from strive.answers import extract_answer_or_text
 from strive.report.format import number, percent
 from strive.report.inspect import (
     DatasetSummary,
-    InspectSource,
     QuestionStats,
     QuestionView,
     ScorerSummary,
+    ScoreSource,
     Suggestion,
 )
 
@@ -171,7 +171,7 @@ def _draw_rule(row: ScorerSummary, summary: DatasetSummary) -> str:
 
 
 def print_suggestions(
-    suggestions: Sequence[Suggestion], source: InspectSource, console: Console
+    suggestions: Sequence[Suggestion], source: ScoreSource, console: Console
 ) -> None:
     """Print the tau to use under each transform, what it does, and how training is told."""
     table = Table(

@@ -1,16 +1,18 @@
-"""One scorer's numbers per question: what every view of a cache is made of."""
+"""One scorer's numbers per question: the table that every view of a cache is made of.
+
+Axes: Q questions whose pools have one size, F pool frames.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strive import measures, variants
 from strive.cache.frames import FrameReader
 from strive.cache.layout import CacheLayout, open_cache
 from strive.cache.pools import Pools
@@ -19,10 +21,30 @@ from strive.cache.scores import QuestionScores, ScoreReader, find_scorer
 from strive.choices import ScoreTransform
 from strive.progress import show_progress
 from strive.records import Record
+from strive.statistics import recall_at, roc_auc
+from strive.variants import (
+    NEARLY_UNIFORM,
+    DrawRule,
+    by_pool_size,
+    draw_probabilities,
+    effective_frames,
+    evidence_chance,
+    evidence_lift,
+    evidence_mask,
+    expected_overlap,
+    per_segment,
+    segment_lengths,
+    segment_peak,
+    uniform_probabilities,
+)
+
+Floats = NDArray[np.float64]
 
 CONSTANT_RANGE = 1e-3
 """Scores are constant when they span less than this (for weights: this share of the largest).
 float16 embeddings alone move a cosine by about 1e-4."""
+SECONDS_MATTER = 100_000
+"""From so many questions on, measuring shows its progress (about 50,000 a second)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +58,167 @@ class InspectSettings:
     num_variants: int = 2
     seed: int = 0
     step: int = 0
+
+    @property
+    def rule(self) -> DrawRule:
+        """The part that Eq. 4 reads, before a scorer completes it."""
+        return DrawRule(self.num_segments, self.frame_temperature, self.score_transform)
+
+
+class ScoreSource:
+    """The readers of one cache and one scorer, opened once."""
+
+    def __init__(
+        self,
+        layout: CacheLayout,
+        scorer: str | None,
+        *,
+        records: Sequence[Record] | None = None,
+        pools: Pools | None = None,
+    ) -> None:
+        self.layout = layout
+        self.info = find_scorer(layout, scorer)
+        known = read_questions(layout) if records is None else records
+        self.scores = ScoreReader(layout, self.info.key, known)
+        self.pools = Pools(layout, self.info.frames_key) if pools is None else pools
+        self.records = {record.question_id: record for record in known}
+
+    @cached_property
+    def frames(self) -> FrameReader:
+        """The pixels, opened when a view needs them."""
+        return FrameReader(self.layout, self.info.frames_key)
+
+    def scored(self) -> list[tuple[Record, QuestionScores]]:
+        """Return the questions that have frames and one score for each of them."""
+        found = []
+        for record in self.records.values():
+            scores = self.scores.get(record.question_id)
+            if scores is None or record.video_id not in self.pools:
+                continue
+            if len(scores.scores_F) == self.pools.num_frames(record.video_id):
+                found.append((record, scores))
+        return found
+
+
+def open_source(cache_root: Path, scorer: str | None = None) -> ScoreSource:
+    """Open a cache for one scorer (the only one, if none is named)."""
+    return ScoreSource(open_cache(cache_root), scorer)
+
+
+# --- measures -----------------------------------------------------------------------------------
+
+
+class _Rows:
+    """Questions of one pool size, and what several of their measures are made of."""
+
+    def __init__(self, scores_QF: Floats, evidence_QF: NDArray[np.bool_], rule: DrawRule) -> None:
+        self.scores_QF = scores_QF
+        self.evidence_QF = evidence_QF
+        self.rule = rule
+        self.num_segments = rule.num_segments
+
+    @cached_property
+    def p_QF(self) -> Floats:
+        return draw_probabilities(self.scores_QF, self.rule)
+
+    @cached_property
+    def p_uniform_QF(self) -> Floats:
+        uniform_F = uniform_probabilities(self.scores_QF.shape[1], self.num_segments)
+        return np.broadcast_to(uniform_F, self.scores_QF.shape)
+
+    @cached_property
+    def p_pool_QF(self) -> Floats:
+        """P over the whole pool at once."""
+        return draw_probabilities(self.scores_QF, replace(self.rule, num_segments=1))
+
+    @cached_property
+    def effective_QK(self) -> Floats:
+        return effective_frames(self.p_QF, self.num_segments)
+
+    @cached_property
+    def peak_Q(self) -> tuple[Floats, Floats]:
+        return segment_peak(self.p_QF, self.num_segments)
+
+    @property
+    def lengths_K(self) -> NDArray[np.int64]:
+        return segment_lengths(self.scores_QF.shape[1], self.num_segments)
+
+    @property
+    def is_constant_Q(self) -> NDArray[np.bool_]:
+        scale_Q: Floats = np.ones(len(self.scores_QF))
+        if self.rule.score_kind == "weight":
+            scale_Q = np.maximum(self.scores_QF.max(axis=1), 1e-30)
+        constant_Q: NDArray[np.bool_] = np.ptp(self.scores_QF, axis=1) < CONSTANT_RANGE * scale_Q
+        return constant_Q
+
+
+MEASURES: dict[str, Callable[[_Rows], NDArray]] = {
+    "score_mean": lambda rows: rows.scores_QF.mean(axis=1),
+    "score_std": lambda rows: rows.scores_QF.std(axis=1),
+    "score_min": lambda rows: rows.scores_QF.min(axis=1),
+    "score_max": lambda rows: rows.scores_QF.max(axis=1),
+    "within_segment_std": lambda rows: per_segment(
+        rows.scores_QF, rows.num_segments, lambda part: part.std(-1)
+    ).mean(axis=1),
+    "effective_frames": lambda rows: rows.effective_QK.mean(axis=1),
+    "effective_share": lambda rows: (rows.effective_QK / rows.lengths_K).mean(axis=1),
+    "expected_overlap": lambda rows: expected_overlap(rows.p_QF, rows.num_segments),
+    "peak_probability": lambda rows: rows.peak_Q[0],
+    "peak_uniform": lambda rows: rows.peak_Q[1],
+    "is_flat": lambda rows: rows.peak_Q[0] < NEARLY_UNIFORM * rows.peak_Q[1],
+    "is_constant": lambda rows: rows.is_constant_Q,
+    "auc": lambda rows: roc_auc(rows.scores_QF, rows.evidence_QF),
+    "recall_at_k": lambda rows: recall_at(rows.scores_QF, rows.evidence_QF, rows.num_segments),
+    "recall_at_evidence": lambda rows: recall_at(
+        rows.scores_QF, rows.evidence_QF, rows.evidence_QF.sum(axis=1)
+    ),
+    "lift": lambda rows: evidence_lift(rows.p_QF, rows.evidence_QF, rows.num_segments),
+    "lift_pool": lambda rows: evidence_lift(rows.p_pool_QF, rows.evidence_QF, 1),
+    "evidence_seen": lambda rows: evidence_chance(rows.p_QF, rows.evidence_QF, rows.num_segments),
+    "evidence_seen_uniform": lambda rows: evidence_chance(
+        rows.p_uniform_QF, rows.evidence_QF, rows.num_segments
+    ),
+}
+"""Each measure of a question, by name; `measure` says what they are."""
+
+
+def measure(
+    scores: Sequence[NDArray[np.floating]],
+    evidence: Sequence[NDArray[np.bool_]],
+    rule: DrawRule,
+    names: Iterable[str],
+    *,
+    label: str = "scores",
+) -> dict[str, Floats]:
+    """Measure questions from their scores [F] and evidence flags [F]: {name of `MEASURES`: [Q]}.
+
+    `score_...`: over the pool's frames, std with ddof 0; `within_segment_std`: the same in a
+    segment, mean over segments. `effective_frames`, `effective_share`: exp(entropy of P) per
+    segment, and as a share of its frames. `expected_overlap`: chance that two variants show the
+    same frame.
+    `peak_...`: P of the best frame in the most peaked segment, and that of a uniform draw;
+    `is_flat`: the two are within 10 %. `auc`: chance that an evidence frame outscores another one.
+    `recall_at_k`, `recall_at_evidence`: share of the evidence among the K, or as many as there is
+    evidence, highest scores (of what so many frames can hold). `lift`: evidence frames expected in
+    a variant drawn by Eq. 4, over those of a uniform draw; `lift_pool`: the same with the softmax
+    over the whole pool instead of each segment. `evidence_seen`: chance that a variant shows
+    evidence, and `..._uniform` that of a uniform draw.
+
+    All are NaN for a question whose scores are not finite.
+    """
+    names = tuple(names)
+    table = {name: np.full(len(scores), math.nan) for name in names}
+    finite = [place for place, scores_F in enumerate(scores) if np.isfinite(scores_F).all()]
+    is_long = len(finite) >= SECONDS_MATTER
+    with show_progress(label, len(finite), "questions") if is_long else nullcontext() as bar:
+        for some, scores_QF in by_pool_size([scores[place] for place in finite]):
+            places = [finite[number] for number in some]
+            rows = _Rows(scores_QF, np.stack([evidence[place] for place in places]), rule)
+            for name in names:
+                table[name][places] = MEASURES[name](rows)
+            if bar is not None:
+                bar.advance(len(places))
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,199 +257,44 @@ class QuestionStats:
     """Evidence frames expected in a variant over those of a uniform draw; NaN without spans."""
 
 
-class InspectSource:
-    """The readers of one cache and one scorer, opened once."""
-
-    def __init__(
-        self,
-        layout: CacheLayout,
-        scorer: str | None,
-        *,
-        records: Sequence[Record] | None = None,
-        pools: Pools | None = None,
-    ) -> None:
-        self.layout = layout
-        self.info = find_scorer(layout, scorer)
-        known = read_questions(layout) if records is None else records
-        self.scores = ScoreReader(layout, self.info.key, known)
-        self.pools = Pools(layout, self.info.frames_key) if pools is None else pools
-        self.records = {record.question_id: record for record in known}
-
-    @cached_property
-    def frames(self) -> FrameReader:
-        """The pixels, opened when a view needs them."""
-        return FrameReader(self.layout, self.info.frames_key)
-
-    @property
-    def logit_scale(self) -> float:
-        """The scorer's own learned scale, which the transform `logit` multiplies by."""
-        return self.scores.logit_scale
-
-    def probabilities(self, scores_F: Any, settings: InspectSettings) -> NDArray[np.float64]:
-        """P(t) of Eq. 4 (or the normalised weights) under the settings."""
-        return probabilities_of(scores_F, self.info.kind, settings, self.logit_scale)
+_FIGURES = (
+    "score_mean", "score_std", "score_min", "score_max", "within_segment_std", "effective_frames",
+    "effective_share", "expected_overlap", "peak_probability", "peak_uniform",
+)  # fmt: skip
 
 
-def open_source(cache_root: Path, scorer: str | None = None) -> InspectSource:
-    """Open a cache for one scorer (the only one, if none is named)."""
-    return InspectSource(open_cache(cache_root), scorer)
-
-
-def probabilities_of(
-    scores_F: Any, kind: str, settings: InspectSettings, logit_scale: float
-) -> NDArray[np.float64]:
-    """P(t) of Eq. 4 (or the normalised weights) under the settings."""
-    probabilities_F = variants.probabilities_of(
-        np.asarray(scores_F, dtype=np.float64),
-        score_kind=kind,  # type: ignore[arg-type]
-        num_segments=settings.num_segments,
-        frame_temperature=settings.frame_temperature,
-        score_transform=settings.score_transform,
-        logit_scale=logit_scale,
-    )
-    return np.asarray(probabilities_F, dtype=np.float64)
-
-
-def evidence_frames(record: Record, pts_seconds_F: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """Tell which frames lie in the record's evidence spans `[start, end)`; None without spans."""
-    if record.evidence_spans_seconds is None:
-        return None
-    return measures.evidence_mask(pts_seconds_F, record.evidence_spans_seconds)
-
-
-SECONDS_MATTER = 100_000
-"""From so many questions on, measuring shows its progress (about 50,000 a second)."""
-_ROWS_AT_ONCE = 4096
-
-
-def _measure_rows(
-    source: InspectSource,
-    found: Sequence[tuple[Record, QuestionScores]],
-    settings: InspectSettings,
+def measure_questions(
+    source: ScoreSource,
+    rule: DrawRule,
+    questions: Sequence[tuple[Record, QuestionScores]] | None = None,
 ) -> list[QuestionStats]:
-    """Measure questions whose pools have one size, in the order given."""
-    scores_QF = np.stack([scores.scores_F for _, scores in found]).astype(np.float64)
-    finite_Q = np.asarray(np.isfinite(scores_QF).all(axis=1))
-    columns = {name: np.full(len(found), math.nan) for name in _FIGURES}
-    if finite_Q.any():
-        good = [item for item, is_finite in zip(found, finite_Q.tolist(), strict=True) if is_finite]
-        figures = _figures(source, good, scores_QF[finite_Q], settings)
-        for name, values_Q in figures.items():
-            columns[name][finite_Q] = values_Q
-    figures_Q = zip(*(columns[name].tolist() for name in _FIGURES), strict=True)
+    """Measure questions that have one score for each frame: all of them, or those given."""
+    questions = source.scored() if questions is None else questions
+    table = measure(
+        [scores.scores_F for _, scores in questions],
+        [
+            evidence_mask(source.pools[record.video_id], record.evidence_spans_seconds)
+            for record, _ in questions
+        ],
+        rule,
+        (*_FIGURES, "is_flat", "is_constant", "auc", "lift"),
+        label=f"scores of {source.info.name}",
+    )
+    columns = {name: values_Q.tolist() for name, values_Q in table.items()}
     return [
         QuestionStats(
-            **dict(zip(_FIGURES, figures, strict=True))
-            | {name: figures[_FIGURES.index(name)] == 1.0 for name in _FLAGS},
             question_id=record.question_id,
             video_id=record.video_id,
             problem=record.problem,
             num_frames=len(scores.scores_F),
+            **{name: columns[name][row] for name in _FIGURES},
+            is_flat=columns["is_flat"][row] == 1.0,
+            is_constant=columns["is_constant"][row] == 1.0,
+            is_finite=not math.isnan(columns["score_mean"][row]),
             num_text_tokens=scores.num_text_tokens,
             text_truncated=scores.text_truncated,
-            is_finite=is_finite,
+            evidence_auc=columns["auc"][row],
+            evidence_lift=columns["lift"][row],
         )
-        for (record, scores), is_finite, figures in zip(
-            found, finite_Q.tolist(), figures_Q, strict=True
-        )
+        for row, (record, scores) in enumerate(questions)
     ]
-
-
-def _figures(
-    source: InspectSource,
-    found: Sequence[tuple[Record, QuestionScores]],
-    scores_QF: NDArray[np.float64],
-    settings: InspectSettings,
-) -> dict[str, NDArray[Any]]:
-    """Return a row of numbers for each of `_FIGURES`; the scores are finite."""
-    kind, k = source.info.kind, settings.num_segments
-    evidence_QF = np.stack(
-        [
-            measures.evidence_mask(
-                source.pools[record.video_id], record.evidence_spans_seconds or ()
-            )
-            for record, _ in found
-        ]
-    )
-    p_QF = measures.probability_rows(
-        scores_QF,
-        score_kind=kind,
-        num_segments=k,
-        frame_temperature=settings.frame_temperature,
-        score_transform=settings.score_transform,
-        logit_scale=source.logit_scale,
-    )
-    effective_Q, share_Q = measures.effective_rows(p_QF, k)
-    peak_Q, uniform_Q = measures.peak_rows(p_QF, k)
-    scale_Q = scores_QF.max(axis=1) if kind == "weight" else np.ones(len(scores_QF))
-    return {
-        "score_mean": scores_QF.mean(axis=1),
-        "score_std": scores_QF.std(axis=1),
-        "score_min": scores_QF.min(axis=1),
-        "score_max": scores_QF.max(axis=1),
-        "within_segment_std": measures.segment_std_rows(scores_QF, k),
-        "effective_frames": effective_Q,
-        "effective_share": share_Q,
-        "expected_overlap": measures.overlap_rows(p_QF, k),
-        "peak_probability": peak_Q,
-        "peak_uniform": uniform_Q,
-        "is_flat": peak_Q < measures.NEARLY_UNIFORM * uniform_Q,
-        "is_constant": np.ptp(scores_QF, axis=1) < CONSTANT_RANGE * np.maximum(scale_Q, 1e-30),
-        "evidence_auc": measures.auc_rows(scores_QF, evidence_QF),
-        "evidence_lift": measures.lift_rows(p_QF, evidence_QF, k),
-    }
-
-
-_FIGURES = (
-    "score_mean", "score_std", "score_min", "score_max", "within_segment_std", "effective_frames",
-    "effective_share", "expected_overlap", "peak_probability", "peak_uniform", "is_flat",
-    "is_constant", "evidence_auc", "evidence_lift",
-)  # fmt: skip
-_FLAGS = ("is_flat", "is_constant")
-
-
-def question_stats(
-    source: InspectSource, record: Record, found: QuestionScores, settings: InspectSettings
-) -> QuestionStats:
-    """Measure one question's scores and the probabilities they give."""
-    return _measure_rows(source, [(record, found)], settings)[0]
-
-
-def measure_questions(source: InspectSource, settings: InspectSettings) -> list[QuestionStats]:
-    """Measure every question that has one score for each frame, in the cache's order."""
-    by_size: dict[int, list[tuple[int, Record, QuestionScores]]] = {}
-    for place, (record, found) in enumerate(scored_questions(source)):
-        by_size.setdefault(len(found.scores_F), []).append((place, record, found))
-    total = sum(map(len, by_size.values()))
-    measured: dict[int, QuestionStats] = {}
-    for batch in _batches(by_size, f"scores of {source.info.name}", total):
-        rows = _measure_rows(source, [(record, found) for _, record, found in batch], settings)
-        measured.update(zip((place for place, _, _ in batch), rows, strict=True))
-    return [measured[place] for place in range(total)]
-
-
-def scored_questions(source: InspectSource) -> Iterator[tuple[Record, QuestionScores]]:
-    """Yield the questions that have frames and one score for each of them."""
-    for record in source.records.values():
-        found = source.scores.get(record.question_id)
-        if found is None or record.video_id not in source.pools:
-            continue
-        if len(found.scores_F) == source.pools.num_frames(record.video_id):
-            yield record, found
-
-
-def _batches(
-    by_size: dict[int, list[tuple[int, Record, QuestionScores]]], label: str, total: int
-) -> Iterator[list[tuple[int, Record, QuestionScores]]]:
-    batches = [
-        rows[start : start + _ROWS_AT_ONCE]
-        for rows in by_size.values()
-        for start in range(0, len(rows), _ROWS_AT_ONCE)
-    ]
-    if total < SECONDS_MATTER:
-        yield from batches
-        return
-    with show_progress(label, total, "questions") as bar:
-        for batch in batches:
-            yield batch
-            bar.advance(len(batch))

@@ -12,6 +12,7 @@ from strive.errors import ConfigError
 from strive.records import Record
 from strive.scorers import ScorerKind, ScorerRequest
 from strive.seeding import derive_rng
+from strive.variants import evidence_mask
 
 DEFAULT_GAP = 1.0
 
@@ -89,7 +90,5 @@ class OracleScorer:
         spans = record.evidence_spans_seconds
         if not spans:
             return None
-        inside_F = np.zeros(len(pts_seconds_F), bool)
-        for start, end in spans:
-            inside_F |= (pts_seconds_F >= start) & (pts_seconds_F < end)
+        inside_F = evidence_mask(pts_seconds_F, spans)
         return np.where(inside_F, np.float32(self.gap), np.float32(0.0))

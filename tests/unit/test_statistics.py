@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from strive import statistics as s
@@ -115,10 +116,36 @@ def test_bootstrap_resamples_clusters() -> None:
     assert copied.standard_error == pytest.approx(plain.standard_error)
 
 
-def test_spearman() -> None:
+VALUES = arrays(np.float64, (4, 12), elements=st.integers(-4, 4).map(lambda n: n / 4))
+
+
+@given(VALUES, VALUES)
+def test_spearman(a_QF: np.ndarray, b_QF: np.ndarray) -> None:
     assert s.spearman([1, 2, 3, 4], [10, 100, 1000, 10000]) == pytest.approx(1)
     assert s.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert math.isnan(s.spearman([1, 1, 1], [1, 2, 3]))
+    for a_F, b_F, got in zip(a_QF, b_QF, s.spearman(a_QF, b_QF), strict=True):
+        if np.ptp(a_F) == 0 or np.ptp(b_F) == 0:
+            assert math.isnan(got)
+        else:
+            assert got == pytest.approx(stats.spearmanr(a_F, b_F).statistic, abs=1e-9)
+            assert s.spearman(a_F, 2 * a_F + 1) == pytest.approx(1)
+
+
+@given(VALUES, VALUES)
+def test_top_jaccard(a_QF: np.ndarray, b_QF: np.ndarray) -> None:
+    for a_F, b_F, got in zip(a_QF, b_QF, s.top_jaccard(a_QF, b_QF, 5), strict=True):
+        tops = [set(np.argsort(-x_F, kind="stable")[:5].tolist()) for x_F in (a_F, b_F)]
+        assert got == len(tops[0] & tops[1]) / len(tops[0] | tops[1])
+
+
+def test_ranks_refuse_what_they_cannot_pair() -> None:
+    with pytest.raises(ValueError, match="pairs are needed"):
+        s.spearman([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="1 non-finite"):
+        s.correlation([1, math.nan], [1, 2])
+    with pytest.raises(ValueError, match="shape"):
+        s.roc_auc([1, 2], [True])
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=25))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from strive import variants
 from strive.errors import CacheError, ConfigError, MissingInputError, UnknownNameError
 from strive.seeding import derive_rng
 
+RULE = {field.name for field in dataclasses.fields(variants.DrawRule)}
 KINDS = sorted(variants.VARIANT_KINDS)
 frame_counts = st.integers(1, 80)
 segment_counts = st.integers(1, 24)
@@ -20,13 +23,16 @@ score_pools = hnp.arrays(
 def draw(kind="importance", *, num_frames=64, scores=None, **changes):
     options = {
         "num_variants": 2,
-        "num_segments": 16,
         "scores_F": np.linspace(0, 1, num_frames) if scores is None else scores,
         "seed": 0,
         "step": 3,
         "question_id": "q1",
     }
-    return variants.draw_variants(kind, num_frames=num_frames, **(options | changes))
+    rule = {name: changes.pop(name) for name in RULE if name in changes}
+    drawn = variants.draw_variants(
+        kind, variants.DrawRule(**rule), num_frames=num_frames, **(options | changes)
+    )
+    return drawn.frame_index_MK
 
 
 def reversed_tail(request, rng):
@@ -100,17 +106,18 @@ def test_equal_maxima_share_at_a_cold_temperature():
 
 @given(score_pools, segment_counts, st.floats(0.01, 10), st.integers(-8, 8))
 def test_probabilities_of_every_segment_sum_to_one(scores_F, num_segments, tau, shift):
-    rule = {"num_segments": num_segments, "frame_temperature": tau}
-    similarity_F = variants.probabilities_of(scores_F, score_kind="similarity", **rule)
-    weight_F = variants.probabilities_of(np.abs(scores_F), score_kind="weight", **rule)
+    rule = variants.DrawRule(num_segments, tau)
+    weights = dataclasses.replace(rule, score_kind="weight")
+    similarity_F = variants.draw_probabilities(scores_F, rule)
+    weight_F = variants.draw_probabilities(np.abs(scores_F), weights)
     for probabilities_F in (similarity_F, weight_F):
         assert (probabilities_F >= 0).all()
         for start, end in variants.segment_bounds(len(scores_F), num_segments):
             assert probabilities_F[start:end].sum() == pytest.approx(float(end > start))
     # A softmax does not see a shift, shares do not see a scale.
-    shifted_F = variants.probabilities_of(scores_F + shift, score_kind="similarity", **rule)
+    shifted_F = variants.draw_probabilities(scores_F + shift, rule)
     np.testing.assert_allclose(shifted_F, similarity_F, rtol=1e-9)
-    scaled_F = variants.probabilities_of(np.abs(scores_F) * 7.3, score_kind="weight", **rule)
+    scaled_F = variants.draw_probabilities(np.abs(scores_F) * 7.3, weights)
     np.testing.assert_allclose(scaled_F, weight_F, rtol=1e-12)
 
 
@@ -148,12 +155,8 @@ def test_transforms_of_three_scores_by_hand():
     logits_F = variants.transform_scores(scores_F, "logit", logit_scale=14.0)
     np.testing.assert_allclose(logits_F, [1.4, 2.8, 8.4])
     # Eq. 4 on the minmax scores at 0.4: exp(0), exp(0.5), exp(2.5) = 1, 1.648721, 12.182494.
-    probabilities_F = variants.probabilities_of(
-        scores_F,
-        score_kind="similarity",
-        num_segments=1,
-        frame_temperature=0.4,
-        score_transform="minmax",
+    probabilities_F = variants.draw_probabilities(
+        scores_F, variants.DrawRule(1, 0.4, score_transform="minmax")
     )
     np.testing.assert_allclose(probabilities_F, [0.067425, 0.111166, 0.821409], atol=1e-6)
 
@@ -296,9 +299,9 @@ def test_bad_scores_are_clear_errors():
     with pytest.raises(CacheError, match=r"question 'q1' has none.*precompute --scorer"):
         variants.draw_variants(
             "importance",
+            variants.DrawRule(2),
             num_frames=4,
             num_variants=1,
-            num_segments=2,
             seed=0,
             step=0,
             question_id="q1",
@@ -331,21 +334,19 @@ def test_a_users_own_kind():
 
 
 def test_effective_frames():
-    bounds_K2 = variants.segment_bounds(8, 2)
     # exp(entropy): 4 for a uniform segment, 1 for a certain one.
     np.testing.assert_allclose(
-        variants.effective_frames(np.array([0.25] * 4 + [0, 1, 0, 0]), bounds_K2), [4, 1]
+        variants.effective_frames(np.array([0.25] * 4 + [0, 1, 0, 0]), 2), [4, 1]
     )
     # P = 1/2, 1/4, 1/4, 0: entropy 1.5 ln 2, 2^1.5 = 2.828427. P = 0.9, 0.1: entropy 0.325083,
     # exp 1.384145.
     np.testing.assert_allclose(
-        variants.effective_frames(np.array([0.5, 0.25, 0.25, 0, 0.9, 0.1, 0, 0]), bounds_K2),
+        variants.effective_frames(np.array([0.5, 0.25, 0.25, 0, 0.9, 0.1, 0, 0]), 2),
         [2.828427, 1.384145],
         atol=1e-6,
     )
-    # F=2, K=3: the first segment, [0, 0), is empty.
-    two_F = np.array([1.0, 1.0])
-    assert variants.effective_frames(two_F, variants.segment_bounds(2, 3)).tolist() == [0, 1, 1]
+    # F=2, K=3: the first segment, [0, 0), is empty and left out.
+    assert variants.effective_frames(np.array([1.0, 1.0]), 3).tolist() == [1, 1]
 
 
 @given(score_pools, segment_counts, st.floats(0.05, 10))
@@ -353,36 +354,22 @@ def test_effective_frames_lie_between_one_and_the_segment(scores_F, num_segments
     probabilities_F = variants.segment_probabilities(
         scores_F, num_segments=num_segments, frame_temperature=tau
     )
-    bounds_K2 = variants.segment_bounds(len(scores_F), num_segments)
-    effective_K = variants.effective_frames(probabilities_F, bounds_K2)
-    lengths_K = bounds_K2[:, 1] - bounds_K2[:, 0]
-    assert (effective_K >= np.minimum(lengths_K, 1) - 1e-9).all()
+    effective_K = variants.effective_frames(probabilities_F, num_segments)
+    lengths_K = variants.segment_lengths(len(scores_F), num_segments)
+    assert (effective_K >= 1 - 1e-9).all()
     assert (effective_K <= lengths_K + 1e-9).all()
     # The chance of a shared frame lies between that of a uniform draw and certainty.
-    overlap = variants.expected_overlap(probabilities_F, bounds_K2)
-    filled_K = lengths_K[lengths_K > 0]
-    assert np.mean(1 / filled_K) - 1e-9 <= overlap <= 1 + 1e-9
+    overlap = variants.expected_overlap(probabilities_F, num_segments)
+    assert np.mean(1 / lengths_K) - 1e-9 <= overlap <= 1 + 1e-9
 
 
 def test_expected_overlap_is_the_mean_observed_one():
     probabilities_F = np.array([0.25] * 4 + [0, 1, 0, 0])
     # (4 * 1/16 + 1) / 2 = 0.625
-    bounds_K2 = variants.segment_bounds(8, 2)
-    assert variants.expected_overlap(probabilities_F, bounds_K2) == pytest.approx(0.625)
-    weights = {"scores_F": probabilities_F, "score_kind": "weight", "num_segments": 2}
+    assert variants.expected_overlap(probabilities_F, 2) == pytest.approx(0.625)
+    weights = {"scores": probabilities_F, "score_kind": "weight", "num_segments": 2}
     observed = [
-        variants.frame_overlap(
-            variants.draw_variants(
-                "importance",
-                num_frames=8,
-                num_variants=2,
-                seed=0,
-                step=step,
-                question_id="q",
-                **weights,
-            )
-        )
-        for step in range(800)
+        variants.frame_overlap(draw(num_frames=8, step=step, **weights)) for step in range(800)
     ]
     assert np.mean(observed) == pytest.approx(0.625, abs=0.03)
 

@@ -15,8 +15,9 @@ from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError, UnknownNameError
 from strive.report import inspect, inspect_html, inspect_terminal
+from strive.report.format import to_jsonable
 from strive.report.inspect import InspectSettings
-from strive.variants import draw_variants
+from strive.variants import DrawRule, draw_variants
 
 from .conftest import FRAMES_KEY, HOSTILE, RECORDS, scores_of, write_cache
 
@@ -70,11 +71,11 @@ def test_picks_are_those_of_training(cache: Path) -> None:
     settings = InspectSettings(frame_temperature=0.05, num_variants=3, seed=7, step=12)
     view = inspect.view_question(source, "1", settings=settings)
     wanted = draw_variants(
-        "importance", num_frames=64, num_variants=3, num_segments=16,
-        scores_F=scores_of("1").astype(np.float32), frame_temperature=0.05,
-        seed=7, step=12, question_id="1",
+        "importance", DrawRule(16, 0.05), num_frames=64, num_variants=3,
+        scores_F=scores_of("1").astype(np.float32), seed=7, step=12, question_id="1",
     )  # fmt: skip
-    assert np.array_equal(view.picks_MK, wanted)
+    assert np.array_equal(view.picks_MK, wanted.frame_index_MK)
+    assert np.array_equal(view.probabilities_F, wanted.probabilities_F)
     assert view.evidence_F is not None and np.flatnonzero(view.evidence_F).tolist() == [21, 22]
     assert view.evidence_seen_M is not None and view.evidence_seen_M.all()
     for start, end in view.bounds_K2:
@@ -183,9 +184,9 @@ def test_unknown_question(cache: Path) -> None:
 def test_machine_form_is_json(cache: Path) -> None:
     view = inspect.view_question(inspect.open_source(cache), "2")
     for value in (inspect.summarise(cache), view):
-        text = json.dumps(inspect.to_jsonable(value), allow_nan=False)
+        text = json.dumps(to_jsonable(value), allow_nan=False)
         assert json.loads(text)
-    row = inspect.to_jsonable(view)
+    row = to_jsonable(view)
     assert row["stats"]["evidence_auc"] is None
     assert len(row["picks_MK"]) == 2 and len(row["picks_MK"][0]) == 16
 
@@ -296,4 +297,4 @@ def test_pools_that_leave_no_choice_have_no_peak(cache: Path) -> None:
     source = inspect.open_source(cache)
     view = inspect.view_question(source, "1", settings=settings)
     assert "<th" in inspect_html.render_inspect_page(source, [view], summary=summary)
-    assert inspect.to_jsonable(summary)["scorers"][0]["peak"] is None
+    assert to_jsonable(summary)["scorers"][0]["peak"] is None

@@ -19,7 +19,8 @@ from strive.commands.quality import markdown_table, print_quality, write_between
 from strive.errors import CacheError, MissingInputError, RecordsError, UnknownNameError
 from strive.records import Record
 from strive.report import quality
-from strive.report.quality import QualitySettings, score_quality
+from strive.report.quality import score_quality
+from strive.variants import DrawRule
 
 # Helper modules of these tests are imported as `cache.conftest` and so on.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -86,7 +87,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def test_by_hand(cache: Path) -> None:
-    report = score_quality(cache, scorers=["good"], settings=QualitySettings(0.1, "none", 2))
+    report = score_quality(cache, scorers=["good"], settings=DrawRule(2, 0.1))
     (row,) = report.rows
     assert (row.num_used, row.num_videos) == (2, 2)
     assert row.left_out == {
@@ -116,7 +117,7 @@ def test_by_hand(cache: Path) -> None:
 
 
 def test_flat_weights_are_chance_whatever_the_transform(cache: Path) -> None:
-    settings = QualitySettings(0.4, "zscore", 2)
+    settings = DrawRule(2, 0.4, "zscore")
     report = score_quality(cache, settings=settings)
     rows = {row.scorer: row for row in report.rows}
     assert rows["norms"].score_transform == "none" and rows["good"].score_transform == "zscore"
@@ -176,7 +177,7 @@ def test_what_cannot_be_measured_says_what_to_do(cache: Path, tmp_path: Path) ->
 
 
 def test_the_page_keeps_what_is_around_the_table(cache: Path, tmp_path: Path) -> None:
-    report = score_quality(cache, by="problem_type", settings=QualitySettings(0.4, "zscore", 2))
+    report = score_quality(cache, by="problem_type", settings=DrawRule(2, 0.4, "zscore"))
     text = markdown_table(report, "strive-cli score-quality")
     assert "| all | good | 2 | 0.500 ± 0.500 |" in text and "| norms* |" in text
     page = tmp_path / "docs" / "scorers.md"
@@ -213,6 +214,8 @@ def test_no_model_is_loaded(cache: Path) -> None:
     report = json.loads(done.stdout)
     assert [row["scorer"] for row in report["rows"]] == ["good", "norms"]
     assert report["rows"][0]["measures"]["auc"]["value"] == 0.5
+    settings = {"frame_temperature": 0.4, "score_transform": "none", "num_segments": 16}
+    assert report["settings"] == settings
 
 
 @pytest.mark.parametrize(("auc", "is_below"), [(0.31, True), (0.45, False), (0.7, False)])

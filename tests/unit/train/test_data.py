@@ -13,7 +13,7 @@ from strive.errors import CacheError, ConfigError
 from strive.records import Record, sample_records, write_records
 from strive.train.augment import augment_frames, draw_augmentation
 from strive.train.data import Prefetcher, TrainingData, shard
-from strive.variants import draw_variants
+from strive.variants import DrawRule, draw_variants
 
 
 def ids(records):
@@ -44,14 +44,14 @@ def test_reading_a_question(make_config):
     scores_F = data.scores.get("q1").scores_F
     expected_MK = draw_variants(
         "importance",
+        DrawRule(8),
         num_frames=24,
         num_variants=2,
-        num_segments=8,
         scores_F=scores_F,
         seed=0,
         step=5,
         question_id="q1",
-    )
+    ).frame_index_MK
     assert (question.frame_index_MK == expected_MK).all()
     for video, indices_K in zip(question.videos, expected_MK, strict=True):
         assert (video.frames_KHWC == data.frames.read("clip1.mp4", indices_K)).all()

@@ -1,4 +1,4 @@
-"""Rows against one question at a time, and the properties that each measure promises."""
+"""Measures of P(t) and of ranks: many questions against each alone, and what each promises."""
 
 import math
 
@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from strive import measures, statistics, variants
-from strive.errors import CacheError, ConfigError
+from strive import statistics, variants
+from strive.errors import CacheError, ConfigError, UnknownNameError
 from strive.seeding import derive_rng
+from strive.variants import DrawRule, draw_probabilities
 
-SIZES = [(64, 16), (61, 16), (16, 16), (9, 16), (64, 1)]
+SIZES = [(64, 16), (61, 16), (16, 16), (9, 16), (64, 1), (61, 4)]
 # Few distinct values: ties happen.
 SCORES = arrays(np.float64, (3, 20), elements=st.integers(-6, 6).map(lambda n: n / 8))
 FLAGS = arrays(np.bool_, (3, 20))
@@ -27,59 +28,62 @@ def rows(num_frames: int, label: str = "rows") -> np.ndarray:
 
 @pytest.mark.parametrize("transform", variants.SCORE_TRANSFORMS)
 @pytest.mark.parametrize(("num_frames", "k"), SIZES)
-def test_rows_equal_eq4_of_each_question(num_frames: int, k: int, transform: str) -> None:
-    rule = {
-        "score_kind": "similarity", "num_segments": k, "frame_temperature": 0.1,
-        "score_transform": transform, "logit_scale": 14.0,
-    }  # fmt: skip
+def test_many_questions_have_the_probabilities_of_each(
+    num_frames: int, k: int, transform: str
+) -> None:
+    rule = DrawRule(k, 0.1, transform, logit_scale=14.0)  # type: ignore[arg-type]
     scores_QF = rows(num_frames)
-    got_QF = measures.probability_rows(scores_QF, **rule)  # type: ignore[arg-type]
-    for scores_F, got_F in zip(scores_QF, got_QF, strict=True):
-        wanted_F = variants.probabilities_of(scores_F, **rule)  # type: ignore[arg-type]
-        np.testing.assert_allclose(got_F, wanted_F, rtol=1e-12)
-
-
-@pytest.mark.parametrize(("num_frames", "k"), SIZES)
-def test_rows_equal_weights_of_each_question(num_frames: int, k: int) -> None:
     weights_QF = np.maximum(rows(num_frames, "weights") - 0.2, 0.0)
     weights_QF[2] = 0.0
-    rule = {"score_kind": "weight", "num_segments": k, "frame_temperature": 0.4}
-    got_QF = measures.probability_rows(weights_QF, **rule)  # type: ignore[arg-type]
-    for weights_F, got_F in zip(weights_QF, got_QF, strict=True):
-        wanted_F = variants.segment_weight_probabilities(weights_F, num_segments=k)
-        np.testing.assert_allclose(got_F, wanted_F, rtol=1e-12)
+    for values_QF, kind in ((scores_QF, rule), (weights_QF, DrawRule(k, score_kind="weight"))):
+        got_QF = draw_probabilities(values_QF, kind)
+        # To the last bit: inspection draws what training draws.
+        assert (got_QF == np.stack([draw_probabilities(v_F, kind) for v_F in values_QF])).all()
 
 
 @pytest.mark.parametrize(("num_frames", "k"), SIZES)
-def test_row_measures_equal_those_of_each_question(num_frames: int, k: int) -> None:
+def test_many_questions_have_the_measures_of_each(num_frames: int, k: int) -> None:
     scores_QF = rows(num_frames)
-    p_QF = measures.probability_rows(
-        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=0.05
+    evidence_QF = scores_QF > 0.22
+    p_QF = draw_probabilities(scores_QF, DrawRule(k, 0.05))
+    measures = (
+        lambda q: variants.effective_frames(p_QF[q], k),
+        lambda q: variants.expected_overlap(p_QF[q], k),
+        lambda q: np.stack(variants.segment_peak(p_QF[q], k), axis=-1),
+        lambda q: variants.evidence_lift(p_QF[q], evidence_QF[q], k),
+        lambda q: variants.evidence_chance(p_QF[q], evidence_QF[q], k),
+        lambda q: statistics.roc_auc(scores_QF[q], evidence_QF[q]),
+        lambda q: statistics.recall_at(scores_QF[q], evidence_QF[q], 5),
+        lambda q: statistics.spearman(scores_QF[q], p_QF[q]),
+        lambda q: statistics.correlation(scores_QF[q], p_QF[q]),
+        lambda q: statistics.top_jaccard(scores_QF[q], p_QF[q], 5),
     )
-    bounds_K2 = measures.filled_bounds(num_frames, k)
-    effective_Q, share_Q = measures.effective_rows(p_QF, k)
-    for q, p_F in enumerate(p_QF):
-        each_K = variants.effective_frames(p_F, bounds_K2)
-        assert effective_Q[q] == pytest.approx(each_K.mean())
-        lengths_K = bounds_K2[:, 1] - bounds_K2[:, 0]
-        assert share_Q[q] == pytest.approx(np.mean(each_K / lengths_K))
-        overlap = measures.overlap_rows(p_QF, k)[q]
-        assert overlap == pytest.approx(variants.expected_overlap(p_F, bounds_K2))
-        wanted = np.mean([scores_QF[q, a:b].std() for a, b in bounds_K2])
-        assert measures.segment_std_rows(scores_QF, k)[q] == pytest.approx(wanted, abs=1e-12)
+    for measure in measures:
+        each = [measure(q) for q in range(len(scores_QF))]
+        np.testing.assert_allclose(measure(slice(None)), each, rtol=1e-12)
+
+
+def test_measures_of_segments_that_hold_no_frame() -> None:
+    # F = 9, K = 16: nine segments of one frame, the others are empty and count for nothing.
+    p_F = draw_probabilities(rows(9)[0], DrawRule(16))
+    assert variants.effective_frames(p_F, 16).tolist() == [1.0] * 9
+    assert variants.segment_lengths(9, 16).tolist() == [1] * 9
+    assert variants.expected_overlap(p_F, 16) == 1.0
+    other_F = draw_probabilities(rows(9)[1], DrawRule(16))
+    assert variants.expected_overlap(p_F, 16, other_F) == 1.0
 
 
 def test_what_eq4_refuses_is_refused() -> None:
-    scores_QF = rows(20)
     with pytest.raises(ConfigError, match="frame_temperature is 0"):
-        measures.probability_rows(
-            scores_QF, score_kind="similarity", num_segments=4, frame_temperature=0.0
-        )
+        DrawRule(frame_temperature=0.0)
+    with pytest.raises(ConfigError, match="num_segments is 0"):
+        DrawRule(0)
+    with pytest.raises(UnknownNameError, match="score_transform"):
+        DrawRule(score_transform="zscor")  # type: ignore[arg-type]
     with pytest.raises(CacheError, match="weights hold -1"):
-        measures.probability_rows(
-            np.array([[1.0, 2.0], [-1.0, 3.0]]),
-            score_kind="weight", num_segments=1, frame_temperature=0.4,
-        )  # fmt: skip
+        draw_probabilities(np.array([[1.0, 2.0], [-1.0, 3.0]]), DrawRule(1, score_kind="weight"))
+    with pytest.raises(CacheError, match=r"not finite at 1 of 2 frames \(first: frame 1 is inf"):
+        draw_probabilities(np.array([[1.0, 2.0], [1.0, np.inf]]), DrawRule(1))
 
 
 def slow_auc(scores_F: np.ndarray, evidence_F: np.ndarray) -> float:
@@ -94,11 +98,9 @@ def slow_auc(scores_F: np.ndarray, evidence_F: np.ndarray) -> float:
 
 @given(SCORES, FLAGS)
 def test_auc_against_all_pairs(scores_QF: np.ndarray, flags_QF: np.ndarray) -> None:
-    got_Q = measures.auc_rows(scores_QF, flags_QF)
+    got_Q = statistics.roc_auc(scores_QF, flags_QF)
     for scores_F, flags_F, got in zip(scores_QF, flags_QF, got_Q, strict=True):
         assert got == pytest.approx(slow_auc(scores_F, flags_F), abs=1e-12, nan_ok=True)
-        alone = statistics.roc_auc(scores_F, flags_F)
-        assert got == pytest.approx(alone, abs=1e-12, nan_ok=True)
 
 
 @given(SCORES, FLAGS)
@@ -107,31 +109,29 @@ def test_ranks_do_not_change_under_monotone_maps(
 ) -> None:
     for mapped_QF in (np.exp(scores_QF), 100 * scores_QF - 7, np.arctan(scores_QF)):
         for measure in (
-            measures.auc_rows,
-            lambda s, e: measures.recall_rows(s, e, 7),
-            lambda s, e: measures.recall_rows(s, e, e.sum(axis=1)),
+            statistics.roc_auc,
+            lambda s, e: statistics.recall_at(s, e, 7),
+            lambda s, e: statistics.recall_at(s, e, e.sum(axis=1)),
         ):
             np.testing.assert_allclose(measure(mapped_QF, flags_QF), measure(scores_QF, flags_QF))
     # Turned over, every win is a loss.
-    turned_Q = measures.auc_rows(-scores_QF, flags_QF)
-    np.testing.assert_allclose(turned_Q, 1 - measures.auc_rows(scores_QF, flags_QF))
+    turned_Q = statistics.roc_auc(-scores_QF, flags_QF)
+    np.testing.assert_allclose(turned_Q, 1 - statistics.roc_auc(scores_QF, flags_QF))
 
 
 @given(FLAGS, st.floats(-3, 3), st.sampled_from([1, 4, 16, 20, 32]))
 def test_flat_scores_say_nothing(flags_QF: np.ndarray, level: float, k: int) -> None:
     scores_QF = np.full(flags_QF.shape, level)
-    p_QF = measures.probability_rows(
-        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=0.4
-    )
+    p_QF = draw_probabilities(scores_QF, DrawRule(k, 0.4))
     some_Q = flags_QF.any(axis=1)
-    np.testing.assert_allclose(measures.lift_rows(p_QF, flags_QF, k)[some_Q], 1.0)
-    assert np.isnan(measures.lift_rows(p_QF, flags_QF, k)[~some_Q]).all()
+    np.testing.assert_allclose(variants.evidence_lift(p_QF, flags_QF, k)[some_Q], 1.0)
+    assert np.isnan(variants.evidence_lift(p_QF, flags_QF, k)[~some_Q]).all()
     both_Q = some_Q & ~flags_QF.all(axis=1)
-    np.testing.assert_allclose(measures.auc_rows(scores_QF, flags_QF)[both_Q], 0.5)
+    np.testing.assert_allclose(statistics.roc_auc(scores_QF, flags_QF)[both_Q], 0.5)
     # A random choice of 5 of 20 frames holds 5/20 of the evidence.
     num_Q = flags_QF.sum(axis=1)[some_Q]
     wanted_Q = 5 / 20 * num_Q / np.minimum(5, num_Q)
-    np.testing.assert_allclose(measures.recall_rows(scores_QF, flags_QF, 5)[some_Q], wanted_Q)
+    np.testing.assert_allclose(statistics.recall_at(scores_QF, flags_QF, 5)[some_Q], wanted_Q)
 
 
 @given(FLAGS, st.sampled_from([1, 4, 16, 20, 32]))
@@ -141,24 +141,20 @@ def test_an_oracle_is_perfect(flags_QF: np.ndarray, k: int) -> None:
     scores_QF, flags_QF = flags_QF[both_Q].astype(np.float64), flags_QF[both_Q]
     if not len(scores_QF):
         return
-    assert (measures.auc_rows(scores_QF, flags_QF) == 1).all()
-    assert (measures.recall_rows(scores_QF, flags_QF, 5) == 1).all()
-    p_QF = measures.probability_rows(
-        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=0.4
-    )
-    uniform_QF = np.broadcast_to(measures.uniform_rows(20, k), p_QF.shape)
-    assert (measures.lift_rows(p_QF, flags_QF, k) >= 1 - 1e-12).all()
-    seen_Q = measures.seen_rows(p_QF, flags_QF, k)
-    assert (seen_Q >= measures.seen_rows(uniform_QF, flags_QF, k) - 1e-12).all()
+    assert (statistics.roc_auc(scores_QF, flags_QF) == 1).all()
+    assert (statistics.recall_at(scores_QF, flags_QF, 5) == 1).all()
+    p_QF = draw_probabilities(scores_QF, DrawRule(k, 0.4))
+    uniform_QF = np.broadcast_to(variants.uniform_probabilities(20, k), p_QF.shape)
+    assert (variants.evidence_lift(p_QF, flags_QF, k) >= 1 - 1e-12).all()
+    seen_Q = variants.evidence_chance(p_QF, flags_QF, k)
+    assert (seen_Q >= variants.evidence_chance(uniform_QF, flags_QF, k) - 1e-12).all()
 
 
 def test_measures_by_hand() -> None:
     # Eight frames, two segments of four; frames 2 and 3 (and, in row 1, 4) are evidence.
     weights_QF = np.array([[1.0, 1, 2, 4, 1, 1, 1, 1], [0, 0, 0, 0, 3, 1, 0, 0]])
     evidence_QF = np.array([[0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0]], dtype=bool)
-    p_QF = measures.probability_rows(
-        weights_QF, score_kind="weight", num_segments=2, frame_temperature=0.4
-    )
+    p_QF = draw_probabilities(weights_QF, DrawRule(2, score_kind="weight"))
     # Row 0: segment 1 sums to 8, segment 2 to 4. Row 1: segment 1 has no weight, so it is uniform.
     wanted = [
         [1 / 8, 1 / 8, 2 / 8, 4 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 4],
@@ -167,25 +163,25 @@ def test_measures_by_hand() -> None:
     np.testing.assert_allclose(p_QF, wanted)
     # Row 0: mass 6/8 against 2/4. Row 1: 2/4 + 3/4 against 2/4 + 1/4.
     np.testing.assert_allclose(
-        measures.lift_rows(p_QF, evidence_QF, 2), [(6 / 8) / (2 / 4), (5 / 4) / (3 / 4)]
+        variants.evidence_lift(p_QF, evidence_QF, 2), [(6 / 8) / (2 / 4), (5 / 4) / (3 / 4)]
     )
     # Row 0: only segment 1 can show it. Row 1: missed with 1/2 * 1/4.
-    np.testing.assert_allclose(measures.seen_rows(p_QF, evidence_QF, 2), [6 / 8, 1 - 1 / 8])
+    np.testing.assert_allclose(variants.evidence_chance(p_QF, evidence_QF, 2), [6 / 8, 1 - 1 / 8])
     # Row 0, top 1 is frame 3 (a hit; 1 is the most that 1 frame can hold), top 3 are frames 3, 2
     # and one of the six others. Row 1, top 1 is frame 4; top 3 are frames 4, 5 and one of the six
     # zeros, of which two are evidence: 1 + 2/6 of at most 3.
-    np.testing.assert_allclose(measures.recall_rows(weights_QF, evidence_QF, 1), [1, 1])
+    np.testing.assert_allclose(statistics.recall_at(weights_QF, evidence_QF, 1), [1, 1])
     np.testing.assert_allclose(
-        measures.recall_rows(weights_QF, evidence_QF, 3), [1, (1 + 1 / 3) / 3]
+        statistics.recall_at(weights_QF, evidence_QF, 3), [1, (1 + 1 / 3) / 3]
     )
     # Row 0: both beat all six others. Row 1: frame 4 beats five of five; the zeros (two) beat none,
     # lose to frame 5 and tie with four: (5 + 2 * 4 / 2) / 15.
-    np.testing.assert_allclose(measures.auc_rows(weights_QF, evidence_QF), [1, (5 + 4) / 15])
+    np.testing.assert_allclose(statistics.roc_auc(weights_QF, evidence_QF), [1, (5 + 4) / 15])
 
 
 def test_spans_are_half_open() -> None:
     pts_seconds_F = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
-    mask_F = measures.evidence_mask(pts_seconds_F, ((0.5, 1.0), (2.0, 9.0)))
+    mask_F = variants.evidence_mask(pts_seconds_F, ((0.5, 1.0), (2.0, 9.0)))
     assert mask_F.tolist() == [False, True, False, False, True]
 
 
@@ -195,7 +191,7 @@ def test_the_peak_by_hand() -> None:
     p_QF = np.array(
         [[0.4, 0.3, 0.3, 0.28, 0.24, 0.24, 0.24], [0.34, 0.33, 0.33, 0.1, 0.1, 0.1, 0.7]]
     )
-    best_Q, uniform_Q = measures.peak_rows(p_QF, 2)
+    best_Q, uniform_Q = variants.segment_peak(p_QF, 2)
     assert best_Q.tolist() == [0.4, 0.7] and uniform_Q.tolist() == [1 / 3, 1 / 4]
 
 
@@ -203,10 +199,8 @@ def test_the_peak_by_hand() -> None:
 def test_the_peak_lies_between_uniform_and_one(
     scores_QF: np.ndarray, k: int, temperature: float
 ) -> None:
-    p_QF = measures.probability_rows(
-        scores_QF, score_kind="similarity", num_segments=k, frame_temperature=temperature
-    )
-    best_Q, uniform_Q = measures.peak_rows(p_QF, k)
+    p_QF = draw_probabilities(scores_QF, DrawRule(k, temperature))
+    best_Q, uniform_Q = variants.segment_peak(p_QF, k)
     assert (best_Q >= uniform_Q - 1e-12).all() and (best_Q <= 1 + 1e-12).all()
 
 
@@ -215,10 +209,8 @@ def gap_scores(gap: float, num_frames: int = 8) -> np.ndarray:
     return np.array([gap] + [0.0] * (num_frames - 1))
 
 
-def typical(scores: list[np.ndarray], tau: float, k: int = 2) -> measures.Peak | None:
-    return measures.typical_peak(
-        scores, score_kind="similarity", num_segments=k, frame_temperature=tau
-    )
+def typical(scores: list[np.ndarray], tau: float, k: int = 2) -> variants.Peak | None:
+    return variants.typical_peak(scores, DrawRule(k, tau))
 
 
 def test_a_real_scorers_cosines_are_flat_at_the_papers_temperature() -> None:
@@ -244,7 +236,7 @@ def test_what_leaves_no_choice_is_not_measured() -> None:
 def test_the_suggested_temperature_by_hand() -> None:
     # e^(gap / tau) = 3 where P is 0.5: tau = 0.02 / ln 3 = 0.0182; of three questions the median.
     scores = [gap_scores(gap) for gap in (0.01, 0.02, 0.5)]
-    found = measures.suggest_temperature(scores, num_segments=2)
+    found = variants.suggest_temperature(scores, DrawRule(2))
     assert found is not None
     tau, peak = found
     assert tau == 0.018 and peak.probability == pytest.approx(0.5, abs=0.01)
@@ -252,7 +244,7 @@ def test_the_suggested_temperature_by_hand() -> None:
 
 
 def test_nothing_is_suggested_where_no_temperature_helps() -> None:
-    assert measures.suggest_temperature([np.zeros(8)], num_segments=2) is None
-    assert measures.suggest_temperature([gap_scores(1.0, 2)], num_segments=2) is None
+    assert variants.suggest_temperature([np.zeros(8)], DrawRule(2)) is None
+    assert variants.suggest_temperature([gap_scores(1.0, 2)], DrawRule(2)) is None
     # Segments of two frames: uniform is 0.5 already.
-    assert measures.suggest_temperature([gap_scores(1.0, 4)], num_segments=2) is None
+    assert variants.suggest_temperature([gap_scores(1.0, 4)], DrawRule(2)) is None
