@@ -22,13 +22,13 @@ from bench.jpeg_pools import QUALITIES, Pool, camera_pools, lab_pools, through_j
 from bench.jpeg_table import write_section
 from strive.cache.scores import query_of
 from strive.lab.models import lab_model_path
-from strive.pipeline.session import cosines
 from strive.scorers import (
     ALLOWED_TRANSFORMS,
     AnyScorer,
     JointScorer,
     ScorerRequest,
     SplitScorer,
+    cosines,
     load_scorer,
 )
 from strive.variants import DrawRule, draw_probabilities

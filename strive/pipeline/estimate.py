@@ -153,10 +153,9 @@ def _embedded_bytes(
             if session.mode in ("batched", "split"):
                 model: Any = session.scorer
                 num_bytes += np.asarray(model.embed_frames(frames_FHWC)).size * 2
-            elif session.mode == "joint":
-                session.score_joint(frames_FHWC, pts_seconds_F, records, "")
             else:
-                session.score_frame_free(pts_seconds_F, records, "")
+                for record in records:
+                    session.score_one(record, frames_FHWC, pts_seconds_F, "")
     return num_bytes
 
 

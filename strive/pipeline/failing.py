@@ -8,8 +8,8 @@ from strive.cache.failures import FailureRow
 from strive.cache.scores import query_of
 from strive.errors import DecodeError
 from strive.files import locate_video, modified_ns
-from strive.pipeline.session import ScorerSession
 from strive.records import Record
+from strive.scorers.session import ScorerSession
 
 NO_TEXT = "no_text"
 

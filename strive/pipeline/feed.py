@@ -21,9 +21,9 @@ from strive.pipeline.batches import Batch, Batcher, VideoSlot
 from strive.pipeline.channel import Channel
 from strive.pipeline.failing import question_failure, video_failure
 from strive.pipeline.options import frame_codec, make_frames_key
-from strive.pipeline.session import ScorerSession
 from strive.pipeline.work import VideoTask
 from strive.records import Record
+from strive.scorers.session import ScorerSession
 from strive.video.worker import Outcome
 
 # Where there are many cores, one thread that reads JPEG back could not feed a fast GPU.

@@ -16,11 +16,11 @@ from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError, ModelError, ScorerError, StriveError
 from strive.pipeline.options import writer_name
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
-from strive.pipeline.session import ScorerSession
 from strive.pipeline.stage import Stage
 from strive.pipeline.summary import StageCounts
 from strive.pipeline.work import VideoTask
 from strive.records import Record
+from strive.scorers.session import ScorerSession
 from strive.video.worker import Job, Outcome, Worker
 
 

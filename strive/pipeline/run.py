@@ -31,12 +31,12 @@ from strive.pipeline.options import (
     writer_name,
 )
 from strive.pipeline.prepare import next_decoder, prepare_video
-from strive.pipeline.session import ScorerSession
 from strive.pipeline.stage import Stage
 from strive.pipeline.summary import PrecomputeSummary
 from strive.pipeline.work import Asked, Work, find_work, select_records, write_sample_ids
 from strive.progress import show_progress
 from strive.scorers import ScorerRequest
+from strive.scorers.session import ScorerSession
 from strive.variants import DrawRule, typical_peak
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Job, WorkerPool

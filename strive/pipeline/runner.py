@@ -19,10 +19,10 @@ from strive.pipeline.batches import Batch, VideoSlot
 from strive.pipeline.clock import BusyClock
 from strive.pipeline.failing import question_failure
 from strive.pipeline.feed import Fed, FedSlot, Send, VideoDone, foreseen
-from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
 from strive.records import Record
 from strive.scorers import scorer_faults
+from strive.scorers.session import ScorerSession
 
 # On a CPU several batches are embedded at once, each by one thread: how many threads share a
 # matrix product can change its last bits, how many batches are at work cannot.
@@ -174,18 +174,14 @@ class ModelRunner:
         started = time.monotonic()
         try:
             with foreseen():
-                if session.mode == "frame_free":
-                    rows = session.score_frame_free(item.pts_seconds_F, [record], checksum)
-                    self._counts.num_unscorable += not rows
-                else:
-                    assert item.frames_FHWC is not None
-                    rows = session.score_joint(
-                        item.frames_FHWC, item.pts_seconds_F, [record], checksum
-                    )
+                row = session.score_one(record, item.frames_FHWC, item.pts_seconds_F, checksum)
         except DecodeError as error:
             self._fail(slot, [record], error, time.monotonic() - started)
+            return
+        if row is None:
+            self._counts.num_unscorable += 1
         else:
-            self._send("scores", (slot.scorer_key, rows))
+            self._send("scores", (slot.scorer_key, [row]))
 
     def _score_embedded(
         self, key: str, videos: list[VideoEmbeddings], records: Mapping[str, list[Record]]

@@ -25,10 +25,10 @@ from strive.pipeline.feed import Ask, Feeder, Mark, VideoDone
 from strive.pipeline.options import make_frames_key
 from strive.pipeline.part import Part
 from strive.pipeline.runner import ModelRunner
-from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
 from strive.pipeline.work import VideoTask
 from strive.records import Record
+from strive.scorers.session import ScorerSession
 from strive.video.worker import Outcome
 
 # Each queue: enough that neither side waits for the other's next step, little enough to hold.

@@ -18,13 +18,13 @@ from strive.errors import MissingInputError, RecordsError
 from strive.files import content_digest, locate_video, modified_ns
 from strive.pipeline.failing import NO_TEXT, no_text_failure
 from strive.pipeline.options import make_frames_key
-from strive.pipeline.session import ScorerSession
 from strive.records import (
     Record,
     read_records,
     sample_records,
     shard_records,
 )
+from strive.scorers.session import ScorerSession
 from strive.video.ebml import may_crop
 from strive.video.mov import has_matrix, names_box
 

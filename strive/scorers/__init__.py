@@ -1,24 +1,19 @@
 """Scorers: what gives every pool frame a relevance score for a question.
 
-A scorer is made by a function that takes a `ScorerRequest`. It has `kind` and `identity()`, and
-either embeds frames and questions apart (`SplitScorer`: scores are their cosines, and a new
+A scorer is made by a function that takes a `ScorerRequest` and returns one of four kinds of
+`Scorer`: it embeds frames and questions apart (`SplitScorer`: scores are their cosines, and a new
 question on a known video costs a matmul; `BatchedScorer` if its batches may mix videos), or scores
-them together (`JointScorer`), or scores a record without pixels (`FrameFreeScorer`). It may also
-have
-
-* `text_lengths(questions)`: tokens of each question and whether some were cut off;
-* `files` and `packages`: files and installed distributions that its numbers depend on besides its
-  name, so that a later call knows the scorer again without loading it;
-* `needs_spans`: true if records without evidence spans cannot be scored;
-* `details`: facts for readers that do not change the numbers (logit scale, ...).
+them together (`JointScorer`), or scores a record without pixels (`FrameFreeScorer`). An object of
+any class that has the methods of one of them will do: `as_scorer` makes a `Scorer` of it.
 
 To add one, write the function and enter it in `SCORERS`; a user's own is named `module:function`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +23,9 @@ from strive.named import check_name, load_function
 from strive.records import Record
 
 ScorerKind = Literal["similarity", "weight"]
+# How a scorer is fed: frames in batches across videos, all frames of one video, frames with each
+# question, or no frames at all.
+ScorerMode = Literal["batched", "split", "joint", "frame_free"]
 
 # Imported only when a scorer is made: most of them load torch.
 SCORERS: dict[str, str] = {
@@ -68,66 +66,155 @@ class TextLength:
     truncated: bool
 
 
-class Scorer(Protocol):
-    """What every scorer has."""
+class Scorer:
+    """What every scorer has; all but `identity` has a default."""
 
-    kind: ScorerKind
+    kind: ScorerKind = "similarity"
+    """What training may do with the scores: see `ALLOWED_TRANSFORMS`."""
+    mode: ClassVar[ScorerMode]
+    files: Sequence[Path] | None = None
+    """Files that the numbers depend on: while they are unchanged, a later call knows the scorer
+    without loading it. None: every call loads it."""
+    packages: Sequence[str] = ()
+    """Installed distributions whose version matters as `files` do."""
+    needs_spans: bool = False
+    """Whether records without evidence spans cannot be scored."""
+    details: Mapping[str, Any] = {}
+    """Facts for readers that do not change the numbers (logit scale, ...), as JSON values."""
+    device_type: str = "cpu"
+    """Kind of device that it computes on."""
 
     def identity(self) -> dict[str, Any]:
-        """Everything that changes the numbers, as JSON values; hashed into the scorer key."""
+        """Return everything that changes the numbers, as JSON values; hashed into the scorer key.
+
+        `model` in it is shown in the key's name.
+        """
+        raise NotImplementedError("a scorer has identity()")
+
+    def text_lengths(self, questions: Sequence[str]) -> Sequence[TextLength | None]:
+        """Count each question's tokens; None where that is not known."""
+        return [None] * len(questions)
 
 
-@runtime_checkable
-class SplitScorer(Scorer, Protocol):
+class SplitScorer(Scorer):
     """Embeds frames and questions into one space; rows need not be of unit length."""
+
+    mode: ClassVar[ScorerMode] = "split"
 
     def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """Embed uint8 RGB frames of one video: float32 [F, D]."""
+        raise NotImplementedError
 
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Embed questions: float32 [Q, D]."""
+        raise NotImplementedError
 
 
-@runtime_checkable
-class BatchedScorer(SplitScorer, Protocol):
+class BatchedScorer(SplitScorer):
     """A split scorer whose batches may hold frames of several videos.
 
     A row's embedding depends, to the last bit, on that row alone. Both methods may be called from
     several threads at once.
     """
 
-    batch_size: int
+    mode: ClassVar[ScorerMode] = "batched"
+    batch_size: int = 64
 
     def prepare_frames(self, frames_FHWC: np.ndarray) -> Any:
         """Bring uint8 frames of any size to rows of one shape and dtype: [F, ...]."""
+        raise NotImplementedError
 
     def embed_prepared(self, prepared_B: Any) -> np.ndarray:
         """Embed at most `batch_size` prepared rows, padded to that size inside: float32 [B, D]."""
+        raise NotImplementedError
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        """Embed the frames of one video, `batch_size` rows at a time: float32 [F, D]."""
+        prepared = self.prepare_frames(frames_FHWC)
+        starts = range(0, len(prepared), self.batch_size)
+        return np.concatenate(
+            [self.embed_prepared(prepared[start : start + self.batch_size]) for start in starts]
+        )
 
 
-@runtime_checkable
-class FrameFreeScorer(Scorer, Protocol):
+class JointScorer(Scorer):
+    """Scores the frames of one video for one question."""
+
+    mode: ClassVar[ScorerMode] = "joint"
+
+    def score(
+        self, frames_FHWC: np.ndarray, question: str, *, pts_seconds_F: np.ndarray
+    ) -> np.ndarray:
+        """Score uint8 RGB frames, shown at given times, for a question: float32 [F]."""
+        raise NotImplementedError
+
+
+class FrameFreeScorer(Scorer):
     """Scores from a record and the times of its video's pool, without looking at pixels."""
+
+    mode: ClassVar[ScorerMode] = "frame_free"
 
     def score_record(self, record: Record, pts_seconds_F: np.ndarray) -> np.ndarray | None:
         """Score the pool for a record: float32 [F]; None if this record cannot be scored."""
+        raise NotImplementedError
 
 
-@runtime_checkable
-class JointScorer(Scorer, Protocol):
-    """Scores the frames of one video for one question.
+# The methods that make an object a scorer of each kind, the first kind that fits; and what else is
+# taken from it where it has it.
+_METHODS: dict[type[Scorer], tuple[str, ...]] = {
+    FrameFreeScorer: ("score_record",),
+    BatchedScorer: ("embed_frames", "embed_questions", "prepare_frames", "embed_prepared"),
+    SplitScorer: ("embed_frames", "embed_questions"),
+    JointScorer: ("score",),
+}
+_OPTIONAL = ("files", "packages", "needs_spans", "details", "text_lengths", "batch_size")
 
-    With a class attribute `wants_times = True` it is also given `pts_seconds_F`.
+
+def as_scorer(name: str, made: Any) -> Scorer:
+    """Return what a scorer's function made as a `Scorer`, whatever its class.
+
+    Raises:
+        ModelError: it lacks what a scorer must have.
     """
+    scorer = made if isinstance(made, Scorer) else _adapted(name, made)
+    if scorer.kind not in ALLOWED_TRANSFORMS:
+        raise ModelError(
+            f"scorer '{name}' has kind {scorer.kind!r}; use one of {', '.join(ALLOWED_TRANSFORMS)}"
+        )
+    return scorer
 
-    def score(self, frames_FHWC: np.ndarray, question: str) -> np.ndarray:
-        """Score uint8 RGB frames for a question: float32 [F]."""
+
+def _adapted(name: str, made: Any) -> Scorer:
+    what = f"scorer '{name}' made a {type(made).__name__}, which"
+    fitting = [
+        kind
+        for kind, methods in _METHODS.items()
+        if all(callable(getattr(made, method, None)) for method in methods)
+    ]
+    if not hasattr(made, "batch_size"):
+        fitting = [kind for kind in fitting if kind is not BatchedScorer]
+    if not fitting:
+        raise ModelError(
+            f"{what} has none of score(), score_record(), and embed_frames() with embed_questions()"
+        )
+    if not callable(getattr(made, "identity", None)):
+        raise ModelError(
+            f"{what} lacks identity(): what it returns, a dict of whatever changes the numbers, "
+            "becomes part of the scorer's key"
+        )
+    scorer = fitting[0]()
+    members = {"kind": getattr(made, "kind", None)}
+    for member in ("identity", *_METHODS[fitting[0]], *_OPTIONAL):
+        if hasattr(made, member):
+            members[member] = getattr(made, member)
+    members["device_type"] = str(getattr(getattr(made, "device", None), "type", "cpu"))
+    if isinstance(scorer, JointScorer) and not getattr(made, "wants_times", False):
+        members["score"] = lambda frames_FHWC, question, **times: made.score(frames_FHWC, question)
+    vars(scorer).update(members)
+    return scorer
 
 
-AnyScorer = SplitScorer | JointScorer | FrameFreeScorer
-
-
-def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
+def load_scorer(name: str, request: ScorerRequest) -> Scorer:
     """Make a scorer by its name in `SCORERS` or as `module:function`.
 
     Raises:
@@ -138,24 +225,7 @@ def load_scorer(name: str, request: ScorerRequest) -> AnyScorer:
     check_scorer_name(name)
     factory = load_function(f"scorer '{name}'", SCORERS.get(name, name))
     with scorer_faults(name, "while it was made"):
-        scorer = factory(request)
-    what = f"scorer '{name}' made a {type(scorer).__name__}, which"
-    ways = (("score",), ("score_record",), ("embed_frames", "embed_questions"))
-    if not any(all(callable(getattr(scorer, name, None)) for name in way) for way in ways):
-        raise ModelError(
-            f"{what} has none of score(), score_record(), and embed_frames() with embed_questions()"
-        )
-    if not callable(getattr(scorer, "identity", None)):
-        raise ModelError(
-            f"{what} lacks identity(): what it returns, a dict of whatever changes the numbers, "
-            "becomes part of the scorer's key"
-        )
-    if getattr(scorer, "kind", None) not in ALLOWED_TRANSFORMS:
-        raise ModelError(
-            f"scorer '{name}' has kind {getattr(scorer, 'kind', None)!r}; "
-            f"use one of {', '.join(ALLOWED_TRANSFORMS)}"
-        )
-    return scorer
+        return as_scorer(name, factory(request))
 
 
 @contextmanager

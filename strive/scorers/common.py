@@ -14,7 +14,7 @@ from torch import Tensor
 
 from strive.errors import ModelError
 from strive.files import expanded, file_digest
-from strive.scorers import BatchedScorer, ScorerRequest
+from strive.scorers import ScorerRequest
 
 PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
 FRAMES_PER_RESIZE = {"cpu": 8}
@@ -82,16 +82,6 @@ class PixelRule:
             pixels = self.apply(torch.from_numpy(chunk).to(device))
             prepared[start : start + len(chunk)] = pixels.to(dtype)
         return prepared
-
-
-def embed_in_batches(scorer: BatchedScorer, frames_FHWC: np.ndarray) -> np.ndarray:
-    """Embed the frames of one video with a batched scorer: float32 [F, D]."""
-    prepared = scorer.prepare_frames(frames_FHWC)
-    parts = [
-        scorer.embed_prepared(prepared[start : start + scorer.batch_size])
-        for start in range(0, len(prepared), scorer.batch_size)
-    ]
-    return np.concatenate(parts)
 
 
 def pad_batch(rows: Tensor, batch_size: int) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from strive.errors import ConfigError
 from strive.records import Record
-from strive.scorers import ScorerKind, ScorerRequest
+from strive.scorers import FrameFreeScorer, ScorerRequest
 from strive.seeding import derive_rng
 from strive.variants import evidence_mask
 
@@ -52,10 +52,9 @@ def load_oracle(request: ScorerRequest) -> "OracleScorer":
     return OracleScorer(gap)
 
 
-class RandomScorer:
+class RandomScorer(FrameFreeScorer):
     """Standard normal scores, drawn anew for every question from the seed and its id."""
 
-    kind: ScorerKind = "similarity"
     files = ()
 
     def __init__(self, seed: int) -> None:
@@ -71,10 +70,9 @@ class RandomScorer:
         return rng.standard_normal(len(pts_seconds_F)).astype(np.float32)
 
 
-class OracleScorer:
+class OracleScorer(FrameFreeScorer):
     """`gap` for frames whose time lies in an evidence span [start, end), 0 for the others."""
 
-    kind: ScorerKind = "similarity"
     files = ()
     needs_spans = True
 

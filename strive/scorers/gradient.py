@@ -33,7 +33,7 @@ from strive.models.loading import Policy, checkpoint_activations, pick_device
 from strive.models.logprobs import token_logprobs
 from strive.models.rows import packed_rows
 from strive.models.vision import encode_video, merge_features
-from strive.scorers import ScorerKind, ScorerRequest, TextLength
+from strive.scorers import JointScorer, ScorerRequest, TextLength
 from strive.scorers.common import token_ids
 from strive.scorers.policy_model import ScoringPolicy
 
@@ -48,15 +48,15 @@ def load_gradient(request: ScorerRequest) -> "GradientScorer":
     return GradientScorer(request)
 
 
-class GradientScorer:
+class GradientScorer(JointScorer):
     """A Qwen2.5-VL or Qwen3-VL, frozen, whose pixels get the gradient."""
 
-    kind: ScorerKind = "weight"
+    kind = "weight"
     packages = ("transformers",)
-    wants_times = True
 
     def __init__(self, request: ScorerRequest) -> None:
         self.device = pick_device(request.device)
+        self.device_type = self.device.type
         self._scoring = ScoringPolicy(request, self.device)
         self.policy, self.files = self._scoring.policy, self._scoring.files
         _recompute_layers(self.policy.model)

@@ -26,10 +26,9 @@ from strive.models.loading import (
     pick_dtype,
     require_tokenizer,
 )
-from strive.scorers import ScorerKind, ScorerRequest, TextLength
+from strive.scorers import BatchedScorer, ScorerRequest, TextLength
 from strive.scorers.common import (
     PixelRule,
-    embed_in_batches,
     files_digest,
     mean_token_embeddings,
     model_files,
@@ -55,14 +54,14 @@ def load_llava_ov(request: ScorerRequest) -> "LlavaOnevisionScorer":
     return LlavaOnevisionScorer(request)
 
 
-class LlavaOnevisionScorer:
+class LlavaOnevisionScorer(BatchedScorer):
     """A LLaVA-OneVision of transformers, frozen; its language model is dropped."""
 
-    kind: ScorerKind = "similarity"
     packages = ("transformers",)
 
     def __init__(self, request: ScorerRequest) -> None:
         self.device = pick_device(request.device)
+        self.device_type = self.device.type
         self.dtype_name = pick_dtype(request.dtype, self.device)
         self.batch_size = request.batch_size
         self.model_name = model_source(request, DEFAULT_MODEL)
@@ -86,10 +85,6 @@ class LlavaOnevisionScorer:
             "dtype": self.dtype_name,
             "preprocess": self.pixel_rule.fields(),
         }
-
-    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
-        """Embed frames in batches that are padded to one size: float32 [F, D], unit length."""
-        return embed_in_batches(self, frames_FHWC)
 
     @torch.inference_mode()
     def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:

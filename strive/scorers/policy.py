@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from strive.models.inputs import snap_frames
 from strive.models.loading import pick_device
 from strive.models.vision import vision_tower
-from strive.scorers import ScorerKind, ScorerRequest, TextLength
+from strive.scorers import ScorerRequest, SplitScorer, TextLength
 from strive.scorers.common import (
     mean_token_embeddings,
     pad_batch,
@@ -39,14 +39,14 @@ def load_policy_scorer(request: ScorerRequest) -> "PolicyScorer":
     return PolicyScorer(request)
 
 
-class PolicyScorer:
+class PolicyScorer(SplitScorer):
     """A Qwen2.5-VL or Qwen3-VL, frozen; of its language model only the embedding table is kept."""
 
-    kind: ScorerKind = "similarity"
     packages = ("transformers",)
 
     def __init__(self, request: ScorerRequest) -> None:
         self.device = pick_device(request.device)
+        self.device_type = self.device.type
         self.batch_size = request.batch_size
         self._scoring = ScoringPolicy(request, self.device)
         self.policy, self.files = self._scoring.policy, self._scoring.files

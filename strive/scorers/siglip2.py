@@ -22,10 +22,9 @@ from torch import Tensor
 from strive.errors import ModelError, short_reason
 from strive.files import expanded, file_digest
 from strive.models.loading import DTYPES, go_offline_if_unreachable, pick_device, pick_dtype
-from strive.scorers import ScorerKind, ScorerRequest, TextLength
+from strive.scorers import BatchedScorer, ScorerRequest, TextLength
 from strive.scorers.common import (
     PixelRule,
-    embed_in_batches,
     pad_batch,
     tokenizer_digest,
     unit_rows,
@@ -45,14 +44,14 @@ def load_siglip2(request: ScorerRequest) -> "OpenClipScorer":
     return OpenClipScorer(request)
 
 
-class OpenClipScorer:
+class OpenClipScorer(BatchedScorer):
     """A two-tower model of open_clip, frozen."""
 
-    kind: ScorerKind = "similarity"
     packages = ("open_clip_torch",)
 
     def __init__(self, request: ScorerRequest) -> None:
         self.device = pick_device(request.device)
+        self.device_type = self.device.type
         self.dtype_name = pick_dtype(request.dtype, self.device)
         self.long_text = request.long_text
         self.batch_size = request.batch_size
@@ -91,10 +90,6 @@ class OpenClipScorer:
     def files_are_local(self) -> bool:
         """Whether the model was given as a folder."""
         return _as_folder(self.model_name) is not None
-
-    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
-        """Embed frames in batches that are padded to one size: float32 [F, D], unit length."""
-        return embed_in_batches(self, frames_FHWC)
 
     @torch.inference_mode()
     def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:

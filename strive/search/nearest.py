@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from strive.cache.commit import read_json
 from strive.cache.embeddings import iter_embeddings, read_embedding_states
 from strive.cache.layout import CacheLayout, open_cache, read_settings, require_fields
 from strive.cache.pools import Pools
@@ -22,6 +21,7 @@ from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
 from strive.errors import CacheError, ConfigError, MissingInputError, ModelError, StaleCacheError
 from strive.progress import show_progress
 from strive.scorers import ScorerRequest, SplitScorer, cosines, load_scorer
+from strive.scorers.session import read_recall
 
 DUPLICATE_THRESHOLD = 0.9
 """Mean cosine of frames shown at the same moment (about the cache's mean embedding) from which two
@@ -383,12 +383,11 @@ def embed_text(
 
 
 def _load_again(layout: CacheLayout, info: ScorerInfo, scorer_model: str | None) -> SplitScorer:
-    path = layout.scores(info.key) / "recall.json"
-    asked: dict[str, Any] = read_json(path)["asked"] if path.is_file() else {}
-    remembered = asked.get("model")
-    fields = read_settings(layout.scores(info.key))["fields"]
+    folder = layout.scores(info.key)
+    recall, fields = read_recall(folder), read_settings(folder)["fields"]
+    asked = recall["asked"] if recall is not None else {}
     request = ScorerRequest(
-        model=scorer_model or remembered,
+        model=scorer_model or asked.get("model"),
         device=asked.get("device", "auto"),
         dtype=asked.get("dtype"),
         batch_size=asked.get("embed_batch_size", fields.get("embed_batch_size", 64)),

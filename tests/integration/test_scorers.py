@@ -19,12 +19,11 @@ from strive.configs.schema import PrecomputeConfig, TrainConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.pipeline.run import precompute
-from strive.pipeline.session import cosines
 from strive.pipeline.summary import PrecomputeSummary
 from strive.records import Record, read_records, write_records
 from strive.report.inspect import summarise
 from strive.report.quality import STALE, score_quality
-from strive.scorers import ScorerRequest, SplitScorer, load_scorer
+from strive.scorers import ScorerRequest, SplitScorer, cosines, load_scorer
 
 MODELS = {
     "siglip2": "siglip2",

@@ -22,10 +22,10 @@ from strive.pipeline.batches import Batch, Batcher, VideoSlot
 from strive.pipeline.channel import Channel, Stopped
 from strive.pipeline.clock import BusyClock
 from strive.pipeline.run import precompute
-from strive.pipeline.session import ScorerSession
 from strive.pipeline.summary import StageCounts
 from strive.records import shard_of, write_records
 from strive.scorers import BatchedScorer, ScorerRequest, load_scorer
+from strive.scorers.session import ScorerSession
 
 SIGLIP2 = {"scorers": ("siglip2",), "scorer_models": {"siglip2": str(lab_model_path("siglip2"))}}
 LENGTHS = (30, 40, 5, 50, 3, 60)

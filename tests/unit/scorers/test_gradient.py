@@ -210,7 +210,7 @@ def test_layers_are_recomputed_and_nothing_drops_out(case: Case) -> None:
 
 def test_weights_are_weights_and_the_folder_is_named() -> None:
     scorer = made(lab_model_path("qwen2_5_vl"))
-    assert scorer.kind == "weight" and scorer.wants_times
+    assert scorer.kind == "weight" and scorer.mode == "joint"
     assert scorer.identity() != made(lab_model_path("qwen3_vl")).identity()
     with pytest.raises(MissingInputError, match="--policy takes a folder"):
         load_scorer("gradient", ScorerRequest(model="/nowhere/at/all"))
