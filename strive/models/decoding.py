@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from strive.models.compiling import Backend, compile_whole
+from strive.models.family import Family
 from strive.models.loading import Policy
 from strive.models.sampling import choose_tokens
 
@@ -48,7 +49,7 @@ class DecodingState:
     """
 
     model: Any
-    mask_argument: Callable[[Tensor | None], Any]
+    family: Family
     rule: TokenRule
     cache: Any
     is_fixed: bool
@@ -122,7 +123,7 @@ def new_state(
     shape = (num_rows, max_new_tokens)
     state = DecodingState(
         model=policy.model,
-        mask_argument=policy.family.mask_argument,
+        family=policy.family,
         rule=rule,
         cache=cache,
         is_fixed=is_fixed,
@@ -184,10 +185,10 @@ def _advance(state: DecodingState) -> None:
         mask = mask & (columns_T <= state.column)
     elif mask is not None:
         mask = mask[:, : state.cache.get_seq_length() + 1]
-    output = state.model.model.language_model(
+    output = state.family.language_model(state.model)(
         inputs_embeds=state.model.get_input_embeddings()(state.tokens_R[:, None]),
         position_ids=state.position_R[None, :, None].expand(3, -1, -1),
-        attention_mask=state.mask_argument(None if mask is None else mask[:, None, None]),
+        attention_mask=state.family.mask_argument(None if mask is None else mask[:, None, None]),
         past_key_values=state.cache,
         use_cache=True,
     )

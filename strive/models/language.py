@@ -23,7 +23,7 @@ def language_forward(
 
     What comes out at padding means nothing, but is finite.
     """
-    language_model = model.model.language_model
+    language_model = policy.family.language_model(model)
     embeds_BTH = model.get_input_embeddings()(rows.ids_BT)
     video_H = merged.embeds_NH.to(embeds_BTH.dtype)
     embeds_BTH = embeds_BTH.masked_scatter(rows.video_mask_BT[..., None], video_H)

@@ -104,7 +104,7 @@ class Policy:
     """A model with everything that is needed to ask it questions about videos."""
 
     model: Any
-    """The image-text-to-text model; `model.model.visual` is its tower."""
+    """The image-text-to-text model; `family` knows its parts."""
     processor: Any
     tokenizer: Any
     family: Family

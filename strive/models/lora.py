@@ -1,8 +1,8 @@
 """LoRA by peft, inside the model: small trained matrices beside frozen linear layers.
 
-The model stays the same object with the same paths (`model.model.language_model`, `.visual`,
-`lm_head`), so that rollouts and log-probs need not know. With its adapters off it is the model that
-training began with, which is the reference of the KL term without a second copy.
+The model stays the same object with the same paths to its parts, so that rollouts and log-probs
+need not know. With its adapters off it is the model that training began with, which is the
+reference of the KL term without a second copy.
 """
 
 import contextlib
@@ -15,34 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from strive.errors import ConfigError
+from strive.models.family import Family
+from strive.models.loading import Policy
 from strive.seeding import derive_seed
 
-_LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
-_MERGER = r"model\.visual\.\w*merger\w*\..+"
-TARGETS: dict[str, str] = {
-    "language": _LANGUAGE,
-    "language+projector": f"{_LANGUAGE}|{_MERGER}",
-}
-"""Linear layers by name: all of the language model's blocks (q, k, v, o, gate, up, down), or these
-and the mergers."""
 _ADAPTER = "default"
 
 
-def add_adapters(model: nn.Module, *, targets: str, rank: int, alpha: int, seed: int) -> None:
+def add_adapters(policy: Policy, *, targets: str, rank: int, alpha: int, seed: int) -> None:
     """Put adapters beside linear layers, in place, and leave nothing else trained.
 
     An adapted layer computes W x + (alpha / rank) B A x (LoRA, arXiv:2106.09685, Eq. 3). A is drawn
     as peft does (Kaiming uniform with a = sqrt 5), each from (seed, name), and B is 0: the model
     computes the same as before. No dropout: the packed row, the plain one and the rollout would
-    each drop other values. `targets` is a name in `TARGETS` or a regular expression over the names
-    of linear layers.
+    each drop other values. `targets` is a name in the family's `adapter_targets` or a regular
+    expression over the names of linear layers.
 
     Raises:
         ConfigError: the targets match no linear layer, or one that cannot have an adapter.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = _target_names(model, targets)
+    model = policy.model
+    names = _target_names(model, policy.family, targets)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=names)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; drawn anew here
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
@@ -107,25 +102,23 @@ def _draw(parameter: Tensor, seed: int) -> None:
         parameter.copy_(drawn)
 
 
-def _target_names(model: nn.Module, targets: str) -> list[str]:
-    pattern = TARGETS.get(targets, targets)
+def _target_names(model: nn.Module, family: Family, targets: str) -> list[str]:
+    named = family.adapter_targets
+    pattern = named.get(targets, targets)
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     try:
         names = [name for name in linear if re.fullmatch(pattern, name)]
     except re.error as error:
         raise ConfigError(
-            f"lora_targets '{targets}' is neither {' nor '.join(TARGETS)} nor a regular expression "
+            f"lora_targets '{targets}' is neither {' nor '.join(named)} nor a regular expression "
             f"({error})"
         ) from None
     if not names:
         raise ConfigError(
             f"lora_targets '{targets}' matches no linear layer of the model, such as '{linear[-2]}'"
-            f"; use {', '.join(TARGETS)} or a regular expression over whole names"
+            f"; use {', '.join(named)} or a regular expression over whole names"
         )
-    # Features from before the mergers are shared by policy and reference, and the head's weight is
-    # used without its layer.
-    allowed = re.compile(rf"model\.language_model\..+|{_MERGER}")
-    wrong = [name for name in names if not allowed.fullmatch(name)]
+    wrong = [name for name in names if not re.fullmatch(family.may_have_adapters, name)]
     if wrong:
         raise ConfigError(
             f"lora_targets '{targets}' matches {len(wrong)} layers that cannot have adapters, such "

@@ -1,25 +1,32 @@
 """Qwen3-VL: a timestamp before each slice, and deepstack features in the first text layers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from strive.models.family import MergedFeatures, MergerInputs
-from strive.models.positions import Grid, PositionRule, qwen3_vl_positions
-from strive.models.tower import Segments, slice_of_rows, use_few_calls
+from strive.errors import ModelError
+from strive.models.family import (
+    Family,
+    MergedFeatures,
+    MergerInputs,
+    Segments,
+    slice_of_rows,
+    use_few_calls,
+)
+from strive.models.positions import Grid, PositionRule, grid_positions, runs_of
 
 
-class Qwen3VL:
-    """The family adapter of Qwen3-VL; see `family.Family`."""
+class Qwen3VL(Family):
+    """Qwen3-VL."""
 
     name = "qwen3_vl"
 
-    def check(self, config: Any) -> None:
-        """Every configuration of the family is supported."""
+    def mergers(self, tower: Any) -> list[nn.Module]:
+        """The merger of the last layer, then those of the deepstack layers."""
+        return [tower.merger, *tower.deepstack_merger_list]
 
     def position_ids(
         self,
@@ -29,10 +36,32 @@ class Qwen3VL:
         seconds_per_slice: float,
         rule: PositionRule,
     ) -> NDArray[np.int64]:
-        """Position ids [3, P]; both rules agree, and time is written in the prompt."""
-        return qwen3_vl_positions(
-            video_mask_P, grid_thw, merge_size=config.vision_config.spatial_merge_size
-        )
+        """Position ids [3, P]: each slice is a run of its own between timestamps.
+
+        Both rules agree, since time is written in the prompt. Within a slice the time axis stands
+        still; the text after it starts at the slice's start plus max(rows, columns), which is its
+        maximum plus 1.
+        """
+        runs = runs_of(video_mask_P)
+        merge_size = config.vision_config.spatial_merge_size
+        slices, rows, columns = grid_thw[0], grid_thw[1] // merge_size, grid_thw[2] // merge_size
+        if len(runs) != slices or any(end - start != rows * columns for start, end in runs):
+            raise ModelError(
+                f"the prompt holds {[end - start for start, end in runs]} video tokens in "
+                f"{len(runs)} slices, but the frames make {slices} slices of {rows * columns} "
+                "tokens; the processor and the frames disagree"
+            )
+        grid_3N = grid_positions(np.zeros(1, dtype=np.int64), rows, columns)
+        positions_3P = np.empty((3, len(video_mask_P)), dtype=np.int64)
+        cursor = position = 0
+        for start, end in runs:
+            positions_3P[:, cursor:start] = position + np.arange(start - cursor)
+            position += start - cursor
+            positions_3P[:, start:end] = position + grid_3N
+            position += max(rows, columns)
+            cursor = end
+        positions_3P[:, cursor:] = position + np.arange(len(video_mask_P) - cursor)
+        return positions_3P
 
     def expand_prompt(
         self,
@@ -83,7 +112,7 @@ class Qwen3VL:
             align_corners=tower.interpolation_align_corners,
             spatial_merge_size=tower.spatial_merge_size,
         )
-        with MergerInputs([tower.merger, *tower.deepstack_merger_list]) as mergers:
+        with MergerInputs(self.mergers(tower)) as mergers:
             tower(
                 pixels_ND,
                 grid_thw=grid_V3,
@@ -95,18 +124,6 @@ class Qwen3VL:
             )
         return mergers.inputs
 
-    def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:
-        """The tower's merger, and the deepstack mergers each on its own layer."""
-        deepstack = tuple(
-            merger(layer)
-            for merger, layer in zip(tower.deepstack_merger_list, layers[1:], strict=True)
-        )
-        return MergedFeatures(embeds_NH=tower.merger(layers[0]), deepstack_SNH=deepstack)
-
-    def mask_argument(self, mask: Tensor | None) -> Any:
-        """The language model takes the mask as it is."""
-        return mask
-
     def vision_arguments(self, video_mask_BT: Tensor, merged: MergedFeatures) -> dict[str, Any]:
         """Where the video tokens are, and what is added to them after the first layers."""
         return {
@@ -115,7 +132,7 @@ class Qwen3VL:
         }
 
     def encoder_outputs(self, merged: MergedFeatures) -> Any:
-        """The output object that the model's own forward takes in place of pixels."""
+        """See `Family.encoder_outputs`."""
         from transformers.models.qwen3_vl.modeling_qwen3_vl import (
             BaseModelOutputWithDeepstackFeatures,
         )

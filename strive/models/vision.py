@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from strive.models.family import MergedFeatures, VisionFeatures
 from strive.models.inputs import PromptInputs
-from strive.models.loading import Policy
+from strive.models.loading import FAMILIES, Policy
 
 PATCHES_PER_CALL = 2**16
 """Most patches in one call of the tower: sixteen 16-frame videos of 512 patches a slice."""
@@ -47,7 +47,7 @@ def _encode_together(policy: Policy, prompts: Sequence[PromptInputs]) -> list[Vi
     pixels_ND = _concatenate([prompt.pixel_values for prompt in prompts])
     pixels_ND = pixels_ND.to(device=policy.device, dtype=policy.dtype)
     grid_V3 = torch.tensor(grids, dtype=torch.long)
-    layers = policy.family.encode(vision_tower(policy.model), pixels_ND, grid_V3)
+    layers = policy.family.encode(policy.family.tower(policy.model), pixels_ND, grid_V3)
     sizes = [math.prod(grid) for grid in grids]
     per_layer = [layer.split(sizes) for layer in layers]
     return [
@@ -84,15 +84,10 @@ def merge_features(
     policy: Policy, features: Sequence[VisionFeatures], *, model: Any = None
 ) -> MergedFeatures:
     """Apply the mergers of `model` (the policy's own by default) to several videos at once."""
-    tower = vision_tower(policy.model if model is None else model)
+    tower = policy.family.tower(policy.model if model is None else model)
     rows = [(video.hidden_ND, *video.deepstack_SND) for video in features]
     layers = [_concatenate(layer) for layer in zip(*rows, strict=True)]
     return policy.family.merge(tower, layers)
-
-
-def vision_tower(model: Any) -> nn.Module:
-    """The vision tower of either family's image-text-to-text model."""
-    return model.model.visual
 
 
 @dataclass
@@ -113,7 +108,8 @@ def count_encodes(model: Any) -> Iterator[EncodeCount]:
         count.calls += 1
         count.videos += len(grid_V3)
 
-    handle = vision_tower(model).register_forward_pre_hook(hook, with_kwargs=True)
+    tower = FAMILIES[model.config.model_type].tower(model)
+    handle = tower.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield count
     finally:

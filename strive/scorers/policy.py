@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from strive.models.inputs import snap_frames
 from strive.models.loading import pick_device
-from strive.models.vision import vision_tower
 from strive.scorers import ScorerRequest, SplitScorer, TextLength
 from strive.scorers.common import (
     mean_token_embeddings,
@@ -50,7 +49,7 @@ class PolicyScorer(SplitScorer):
         self.batch_size = request.batch_size
         self._scoring = ScoringPolicy(request, self.device)
         self.policy, self.files = self._scoring.policy, self._scoring.files
-        self.policy.model.model.language_model.layers = nn.ModuleList()
+        self.policy.family.drop_language_layers(self.policy.model)
         images, videos = (
             self.policy.processor.image_processor,
             self.policy.processor.video_processor,
@@ -94,7 +93,8 @@ class PolicyScorer(SplitScorer):
         )
         pixels = patches["pixel_values"].to(self.device, self.policy.dtype)
         grid = patches["image_grid_thw"].to(self.device)
-        tokens_ND = vision_tower(self.policy.model)(pixels, grid_thw=grid).pooler_output
+        tower = self.policy.family.tower(self.policy.model)
+        tokens_ND = tower(pixels, grid_thw=grid).pooler_output
         tokens_BND = tokens_ND.float().view(len(frames_BCHW), -1, tokens_ND.shape[-1])
         return unit_rows(tokens_BND.mean(1)).cpu()
 

@@ -182,13 +182,12 @@ def _checked_by_deepspeed(values: dict[str, Any], path: Path) -> Any:
 
 def set_trainable(policy: Policy, trainable: str) -> None:
     """Choose what learns: `language` freezes the vision tower up to its mergers, `all` nothing."""
-    for parameter in policy.model.parameters():
-        parameter.requires_grad_(True)
+    policy.model.requires_grad_(True)
     if trainable == "all":
         return
-    for name, parameter in policy.model.model.visual.named_parameters():
-        # Mergers project into the language model's width: the paper's projector.
-        parameter.requires_grad_("merger" in name)
+    policy.family.tower(policy.model).requires_grad_(False)
+    for parameter in policy.family.projector_parameters(policy.model):
+        parameter.requires_grad_(True)
 
 
 class _Step(nn.Module):

@@ -124,8 +124,9 @@ def _parameters(policy: Policy) -> dict[str, int]:
     sizes = {"layers": 0, "head": 0, "vision": 0, "trained_language": 0, "trained_vision": 0}
     head = policy.model.get_output_embeddings().weight
     table = policy.model.get_input_embeddings().weight
-    for name, parameter in policy.model.named_parameters():
-        in_tower = _in_tower(name)
+    tower = {id(parameter) for parameter in policy.family.tower(policy.model).parameters()}
+    for parameter in policy.model.parameters():
+        in_tower = id(parameter) in tower
         if parameter is table and parameter is not head:
             continue
         part = "vision" if in_tower else "head" if parameter is head else "layers"
@@ -133,10 +134,6 @@ def _parameters(policy: Policy) -> dict[str, int]:
         if parameter.requires_grad:
             sizes["trained_vision" if in_tower else "trained_language"] += parameter.numel()
     return sizes
-
-
-def _in_tower(parameter_name: str) -> bool:
-    return ".visual." in parameter_name
 
 
 def _tokens(config: TrainConfig, prompt: PromptInputs) -> dict[str, int]:
@@ -226,8 +223,10 @@ def _memory(
     bucket = int(zero.get("reduce_bucket_size", 5e8))
     # An adapted model with its adapters off is its own reference.
     has_copy = config.beta > 0 and config.trainable != "lora"
-    language_layer = saved_by_layer(text, (n for n in named if not _in_tower(n)), size)
-    tower_layer = saved_by_layer(vision, filter(_in_tower, named), size)
+    language_model = policy.family.language_model(policy.model)
+    tower = policy.family.tower(policy.model)
+    language_layer = saved_by_layer(text, dict(language_model.named_parameters()), size)
+    tower_layer = saved_by_layer(vision, dict(tower.named_parameters()), size)
 
     def divided(count: int, from_stage: int) -> int:
         return count // num_processes if stage >= from_stage else count

@@ -184,7 +184,7 @@ def make_trainable(policy: Policy, config: TrainConfig) -> None:
     """
     if config.trainable == "lora":
         add_adapters(
-            policy.model,
+            policy,
             targets=config.lora_targets,
             rank=config.lora_rank,
             alpha=config.lora_alpha,

@@ -113,7 +113,7 @@ def test_adapters_and_checkpointing_leave_it_one_graph(
 ) -> None:
     """As in training: adapters that learn between two rollouts, checkpointing in training mode."""
     policy = ending_often(load_policy(folders[family]))
-    add_adapters(policy.model, targets="language", rank=4, alpha=8, seed=3)
+    add_adapters(policy, targets="language", rank=4, alpha=8, seed=3)
     checkpoint_activations(policy.model)
     policy.model.train()
     backend = CountingBackend()

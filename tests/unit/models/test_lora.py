@@ -1,6 +1,7 @@
 """Adapters: what they change, what they leave, and what they merge into."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def plain(request: pytest.FixtureRequest, policies: dict[str, Policy]) -> Policy
 def adapted(plain: Policy, folders: dict[str, Path]) -> Policy:
     """The same policy with adapters that have learned something (B is no longer 0)."""
     policy = load_policy(folders[plain.family.name])
-    add_adapters(policy.model, targets="language+projector", rank=4, alpha=8, seed=3)
+    add_adapters(policy, targets="language+projector", rank=4, alpha=8, seed=3)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
@@ -55,7 +56,7 @@ def learned(model: nn.Module) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_adapters_change_nothing_until_they_learn(plain: Policy, folders: dict[str, Path]) -> None:
     policy = load_policy(folders[plain.family.name])
-    add_adapters(policy.model, targets="language", rank=4, alpha=8, seed=3)
+    add_adapters(policy, targets="language", rank=4, alpha=8, seed=3)
     assert torch.equal(logprobs(policy), logprobs(plain))
 
 
@@ -124,9 +125,9 @@ def test_the_base_keeps_its_names(plain: Policy, adapted: Policy) -> None:
 
 def test_adapters_derive_from_the_seed_alone(folders: dict[str, Path]) -> None:
     def build(seed: int, **options: object) -> dict[str, torch.Tensor]:
-        model = load_policy(folders["qwen2_5_vl"], **options).model
-        add_adapters(model, targets="language", rank=4, alpha=8, seed=seed)
-        return learned(model)
+        policy = load_policy(folders["qwen2_5_vl"], **options)
+        add_adapters(policy, targets="language", rank=4, alpha=8, seed=seed)
+        return learned(policy.model)
 
     torch.manual_seed(11)
     state = torch.get_rng_state()
@@ -156,5 +157,5 @@ def test_adapters_derive_from_the_seed_alone(folders: dict[str, Path]) -> None:
 def test_targets_that_cannot_be(plain: Policy, targets: str, message: str) -> None:
     model = copy.deepcopy(plain.model)
     with pytest.raises(ConfigError, match=message):
-        add_adapters(model, targets=targets, rank=4, alpha=8, seed=0)
+        add_adapters(replace(plain, model=model), targets=targets, rank=4, alpha=8, seed=0)
     assert not any("lora" in name for name, _ in model.named_parameters())

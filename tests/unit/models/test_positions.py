@@ -1,5 +1,7 @@
 """Position ids: worked by hand, and against transformers' own."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,9 @@ from hypothesis import strategies as st
 from strive.errors import ModelError, UnknownNameError
 from strive.models.inputs import prepare_prompts
 from strive.models.loading import Policy, make_policy
-from strive.models.positions import (
-    mean_seconds_per_slice,
-    next_position,
-    qwen2_5_vl_positions,
-    qwen3_vl_positions,
-    slice_time_positions,
-)
+from strive.models.positions import PositionRule, mean_seconds_per_slice, next_position
+from strive.models.qwen2_5_vl import Qwen25VL, slice_time_positions
+from strive.models.qwen3_vl import Qwen3VL
 
 from .conftest import QUESTIONS, make_video
 
@@ -25,6 +23,24 @@ def mask(text: str) -> np.ndarray:
     return np.array([letter == "v" for letter in text])
 
 
+def qwen2_5_vl_positions(
+    video_mask_P: np.ndarray,
+    grid_thw: tuple[int, int, int],
+    *,
+    tokens_per_second: float,
+    seconds_per_slice: float,
+    rule: PositionRule = "published",
+) -> np.ndarray:
+    vision = SimpleNamespace(spatial_merge_size=2, tokens_per_second=tokens_per_second)
+    config = SimpleNamespace(vision_config=vision)
+    return Qwen25VL().position_ids(config, video_mask_P, grid_thw, seconds_per_slice, rule)
+
+
+def qwen3_vl_positions(video_mask_P: np.ndarray, grid_thw: tuple[int, int, int]) -> np.ndarray:
+    config = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
+    return Qwen3VL().position_ids(config, video_mask_P, grid_thw, 1.0, "published")
+
+
 def test_qwen2_5_vl_published_by_hand() -> None:
     # 2 tokens of text, 3 slices of 1 x 2 merged tokens, 2 tokens of text. One slice a second at 4
     # positions a second: slices stand at 0, 4, 8 after the start, which is 2.
@@ -32,7 +48,6 @@ def test_qwen2_5_vl_published_by_hand() -> None:
     positions = qwen2_5_vl_positions(
         mask("ttvvvvvvtt"),
         (3, 2, 4),
-        merge_size=2,
         tokens_per_second=4,
         seconds_per_slice=1.0,
         rule="published",
@@ -51,7 +66,6 @@ def test_qwen2_5_vl_transformers_by_hand() -> None:
     positions = qwen2_5_vl_positions(
         mask("ttvvvvvvtt"),
         (3, 2, 4),
-        merge_size=2,
         tokens_per_second=4,
         seconds_per_slice=1.0,
         rule="transformers",
@@ -66,7 +80,6 @@ def test_wide_and_short_video_is_followed_by_its_width() -> None:
         positions = qwen2_5_vl_positions(
             mask("tvvvt"),
             (1, 2, 6),
-            merge_size=2,
             tokens_per_second=2,
             seconds_per_slice=0.0,
             rule=rule,
@@ -86,7 +99,7 @@ def test_short_intervals_do_not_collapse() -> None:
 def test_qwen3_vl_by_hand() -> None:
     # Timestamps between slices: text 0, slice of 1 x 2 at 1 (columns 1 and 2), text at 1 + 2 = 3,
     # slice at 4, text at 6. Time stands still within a slice.
-    positions = qwen3_vl_positions(mask("tvvtvvt"), (2, 2, 4), merge_size=2)
+    positions = qwen3_vl_positions(mask("tvvtvvt"), (2, 2, 4))
     assert positions.tolist() == [
         [0, 1, 1, 3, 4, 4, 6],
         [0, 1, 1, 3, 4, 4, 6],
@@ -105,15 +118,11 @@ def test_mean_interval() -> None:
 
 def test_tokens_that_do_not_fit_the_frames_are_refused() -> None:
     with pytest.raises(ModelError, match="5 video tokens"):
-        qwen2_5_vl_positions(
-            mask("tvvvvvt"), (3, 2, 4), merge_size=2, tokens_per_second=2, seconds_per_slice=1.0
-        )
+        qwen2_5_vl_positions(mask("tvvvvvt"), (3, 2, 4), tokens_per_second=2, seconds_per_slice=1.0)
     with pytest.raises(ModelError, match="2 runs"):
-        qwen2_5_vl_positions(
-            mask("vvtvv"), (1, 2, 4), merge_size=2, tokens_per_second=2, seconds_per_slice=1.0
-        )
+        qwen2_5_vl_positions(mask("vvtvv"), (1, 2, 4), tokens_per_second=2, seconds_per_slice=1.0)
     with pytest.raises(ModelError, match="2 slices of 2"):
-        qwen3_vl_positions(mask("vvvv"), (2, 2, 4), merge_size=2)
+        qwen3_vl_positions(mask("vvvv"), (2, 2, 4))
     with pytest.raises(UnknownNameError, match="published"):
         slice_time_positions(1, 1.0, 1.0, "newest")  # type: ignore[arg-type]
 
@@ -133,7 +142,6 @@ def test_published_text_is_above_everything_before_it(
     positions = qwen2_5_vl_positions(
         tokens,
         (slices, 2 * rows, 2 * columns),
-        merge_size=2,
         tokens_per_second=2,
         seconds_per_slice=seconds,
     )

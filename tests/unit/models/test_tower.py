@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from strive.models.family import VisionFeatures
+from strive.models.family import TOWER_ATTENTION, Segments, VisionFeatures, slice_of_rows
 from strive.models.loading import Policy, checkpoint_activations, load_policy, save_policy
-from strive.models.tower import NAME, Segments, slice_of_rows
 from strive.models.vision import encode_videos, merge_features
 
 from .conftest import make_prompts, make_video, prepare_prompts
@@ -67,7 +66,7 @@ def test_values_are_transformers(pair: tuple[Policy, Policy], sizes: list) -> No
     merged = merge_features(ours, encode_videos(ours, prompts))
     embeds, deepstack = their_features(plain, prompts)
     assert plain.model.model.visual.config._attn_implementation == "sdpa"
-    assert ours.model.model.visual.config._attn_implementation == NAME
+    assert ours.model.model.visual.config._attn_implementation == TOWER_ATTENTION
     torch.testing.assert_close(merged.embeds_NH, embeds, atol=1e-5, rtol=0)
     for left, right in zip(merged.deepstack_SNH, deepstack, strict=True):
         torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
@@ -146,7 +145,7 @@ def test_names_and_files_are_transformers_own(pair: tuple[Policy, Policy], tmp_p
     assert list(ours.model.state_dict()) == list(plain.model.state_dict())
     save_policy(ours, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    assert NAME not in json.dumps(written)
+    assert TOWER_ATTENTION not in json.dumps(written)
     opened = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert opened.model.visual.config._attn_implementation == "sdpa"
     assert type(opened.model.visual.patch_embed.proj) is nn.Conv3d

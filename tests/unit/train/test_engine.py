@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from strive.errors import CheckpointError, ConfigError, MissingInputError, NonFiniteError
+from strive.models.qwen2_5_vl import Qwen25VL
 from strive.train.engine import Engine, read_deepspeed_preset, set_trainable
 from strive.train.processes import start_processes
 
@@ -178,15 +179,12 @@ def test_language_freezes_the_tower_up_to_its_mergers():
     tower = nn.ModuleDict({"blocks": nn.Linear(2, 2), "merger": nn.Linear(2, 2)})
     model = nn.Module()
     model.model = nn.ModuleDict({"visual": tower, "language_model": nn.Linear(2, 2)})
-    set_trainable(SimpleNamespace(model=SimpleNamespace(**_as_model(model, tower))), "language")
+    policy = SimpleNamespace(model=model, family=Qwen25VL())
+    set_trainable(policy, "language")
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name.split(".")[-2] for name in trained} == {"merger", "language_model"}
-    set_trainable(SimpleNamespace(model=SimpleNamespace(**_as_model(model, tower))), "all")
+    set_trainable(policy, "all")
     assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def _as_model(model, tower):
-    return {"parameters": model.parameters, "model": SimpleNamespace(visual=tower)}
 
 
 def test_presets(tmp_path):
