@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import write_result
-from strive.evaluate.again import compare, read_results
+from strive.evaluate.compare import compare
+from strive.evaluate.results import read_results
 from strive.report.tables import (
     EVALUATION_HEADERS,
     EvaluatedModel,

@@ -22,7 +22,17 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from strive import __version__
-from strive.commands import caches, configs, house, looking, offline, online, quality, searching
+from strive.commands import (
+    caches,
+    configs,
+    evaluating,
+    house,
+    looking,
+    offline,
+    quality,
+    searching,
+    training,
+)
 from strive.configs.keys import other_name
 from strive.configs.schema import SCHEMAS
 from strive.errors import ConfigError, StriveError, unknown_name
@@ -112,11 +122,11 @@ lab_app = typer.Typer(
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Offline": {"precompute": offline.precompute},
-    "Train": {"train": online.train, "presets": configs.presets},
+    "Train": {"train": training.train, "presets": configs.presets},
     "Evaluate": {
-        "evaluate": online.evaluate,
-        "compare": online.compare,
-        "rescore": online.rescore,
+        "evaluate": evaluating.evaluate,
+        "compare": evaluating.compare,
+        "rescore": evaluating.rescore,
     },
     "Look": {
         "demo": house.demo,

@@ -1,16 +1,18 @@
 """What everything does with files: whole or not at all, lines that a kill cuts, digests, `~`."""
 
+import dataclasses
 import errno
 import hashlib
+import math
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from strive.errors import DiskError, OutsideRootError
 
@@ -188,6 +190,24 @@ def try_lock(descriptor: int) -> bool | None:
         if error.errno not in _NO_LOCKS:
             raise
         return None
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def plain_json(value: Any) -> Any:
+    """Turn dataclasses, arrays and paths into what `json.dumps` takes; NaN and inf become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        return plain_json(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has neither
+    return str(value) if isinstance(value, Path) else value
 
 
 # --- what a file is known by ---------------------------------------------------------------------

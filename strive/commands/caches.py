@@ -13,11 +13,11 @@ from strive.commands.common import (
     find_cache,
     find_workspace,
     make_console,
-    plain_json,
     print_json,
     show,
 )
 from strive.errors import ConfigError
+from strive.files import plain_json
 
 if TYPE_CHECKING:
     from rich.console import Console

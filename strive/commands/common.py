@@ -1,8 +1,6 @@
 """What all commands share: options, the places of a call, printing."""
 
-import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -61,16 +59,3 @@ def find_cache(cache: Path | None, workspace: "Workspace") -> Path:
     found = require_lab_cache(workspace)
     say(f"{LAB}; give --cache for your own (cache {found})")
     return found
-
-
-def plain_json(value: object) -> object:
-    """Turn a dataclass into what `json.dumps` takes; paths become text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: plain_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN
-    return str(value) if isinstance(value, Path) else value

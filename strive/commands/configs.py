@@ -1,6 +1,5 @@
 """`presets`, the list of keys behind `--keys`, and the options that are keys."""
 
-import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from strive.configs.keys import option_of
 from strive.configs.load import Given
 from strive.configs.schema import Config, Option
 from strive.errors import ConfigError
+from strive.files import plain_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -209,7 +209,7 @@ def print_keys(
     if as_json:
         print_json(
             {
-                "keys": [dataclasses.asdict(key) for key in keys],
+                "keys": plain_json(keys),
                 "other_trainers": {name: str(meant) for name, meant in others.items()},
             }
         )

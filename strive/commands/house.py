@@ -1,7 +1,5 @@
 """`demo`, `doctor` and `lab`."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +15,7 @@ from strive.commands.common import (
     say,
     show,
 )
+from strive.files import plain_json
 
 SHOWN_MEASURES = ("auc", "accuracy_uniform", "accuracy_evidence", "accuracy_blank")
 """Of all that a recipe measured on held-out clips: what says whether the frames matter."""
@@ -63,7 +62,7 @@ def doctor(as_json: JsonOption = False) -> None:
         findings = examine(noticing)
         progress.note()
     if as_json:
-        print_json([asdict(finding) for finding in findings])
+        print_json(plain_json(findings))
     else:
         _print_findings(findings)
         ready, not_ready = verdict(findings)
@@ -103,7 +102,7 @@ def lab_build(
 
     world = ensure_lab(find_workspace(workspace), num_clips=clips, seed=seed)
     if as_json:
-        print_json(json.loads(json.dumps(asdict(world), default=str)))
+        print_json(plain_json(world))
         return
     say("built" if world.was_built else "already there")
     counts = ", ".join(f"{split} {count}" for split, count in world.num_questions.items())
@@ -116,7 +115,7 @@ def lab_list(as_json: JsonOption = False) -> None:
 
     models = describe()
     if as_json:
-        print_json(json.loads(json.dumps([asdict(model) for model in models], default=str)))
+        print_json(plain_json(models))
         return
     from rich.table import Table
 

@@ -8,13 +8,13 @@ from strive.commands.common import (
     WorkspaceOption,
     find_workspace,
     make_console,
-    plain_json,
     print_json,
     say,
 )
 from strive.commands.configs import configured
 from strive.configs.load import Given
 from strive.configs.schema import PrecomputeConfig
+from strive.files import plain_json
 from strive.scorers import SCORERS
 
 if TYPE_CHECKING:

@@ -26,8 +26,10 @@ from strive.choices import (
     DecodeMode,
     DecoderName,
     Engine,
+    EvaluationProtocol,
     FrameCodecName,
     FramePlanName,
+    FramesMode,
     GradingRules,
     Grouping,
     LogProbMode,
@@ -467,12 +469,81 @@ class PrecomputeConfig(Config):
     """Estimate time and disk, then stop."""
 
 
+class EvaluateConfig(Config):
+    """Everything that decides which questions a policy is asked, and how they are graded."""
+
+    command = "evaluate"
+
+    model: Annotated[str, Option()] = "lab:qwen2_5_vl"
+    """Policy: hub id, folder (a run's final/), or lab:NAME."""
+    benchmarks: Annotated[
+        tuple[str, ...],
+        OneOrMore,
+        Option(name="--benchmark", help="{choices}, or module:function. Repeatable."),
+    ] = ("lab",)
+    """Benchmarks by name, or a user's own module:function. Repeatable."""
+    data: Annotated[tuple[UserPath, ...], OneOrMore, Option(default="a benchmark")] = ()
+    """Your own records instead. Repeatable."""
+    video_root: Annotated[UserPath | None, Option(default="--data's folder")] = None
+    """What their paths are relative to."""
+    data_root: Annotated[UserPath, Option(default="the lab's")] = Field(
+        default_factory=lambda found: (
+            found.get("video_root") or first_folder(found) or Path("strive-workspace/lab")
+        )
+    )
+    """A benchmark's questions and videos."""
+    split: Annotated[str, Option()] = "test"
+    """Which of the benchmark's splits."""
+    protocol: Annotated[EvaluationProtocol, Option()] = "video_r1"
+    """Prompt of the benchmark's protocol."""
+    prompt_template: Annotated[
+        str | None, Option(default="short for the lab's models", help="Instead: {choices}.")
+    ] = None
+    """Prompt template in the place of the protocol's; a model is asked as it was taught."""
+    num_frames: Annotated[AtLeastOne, Option(name="--frames")] = 32
+    """Frames per video."""
+    frames_mode: Annotated[FramesMode, Option()] = "uniform"
+    """evidence: all evidence frames are among them; blank: grey frames."""
+    max_new_tokens: Annotated[AtLeastOne, Option()] = 1024
+    """Longest answer."""
+    position_rule: Annotated[PositionRule, Option()] = "published"
+    """The rule that the policy was trained under (docs/models.md)."""
+    decode: Annotated[DecodeMode, Option()] = "auto"
+    """Key-value cache; auto: static and compiled on a GPU."""
+    limit: Annotated[AtLeastOne | None, Option(default="all")] = None
+    """Only the first N questions."""
+    cache: UserPath | None = None
+    """Read frames from this cache's pool; not given: decode the videos."""
+    scorer: str | None = None
+    """Names the frames of a cache that holds several sets."""
+    max_pixels: PositiveInt | None = 256 * 28 * 28
+    """Pixels per frame given to the policy (Video-R1's evaluation: 256 tokens a frame)."""
+    batch_size: PositiveInt = 16
+    """Questions answered together."""
+    grading: GradingRules = "video_r1"
+    """Rule set that grades answers."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type; `auto`: bfloat16 on a GPU, float32 on a CPU."""
+    device: str = "auto"
+    """Device of the policy; `auto`: the GPU if there is one."""
+    decoder: DecoderName = "auto"
+    """Decoder of videos; auto: the first that can."""
+    decode_timeout_seconds: PositiveFloat = 120.0
+    """Seconds after which a decode is killed."""
+
+    @property
+    def template(self) -> str:
+        """Name of the prompt template in `strive.answers`."""
+        protocols = {"video_r1": "video_r1_eval", "direct": "direct"}
+        return self.prompt_template or protocols[self.protocol]
+
+
 def first_folder(found: Mapping[str, Any]) -> Path | None:
     """Return the folder of the first records file, which paths are relative to unless said."""
     return found["data"][0].parent if found.get("data") else None
 
 
 SCHEMAS: dict[str, type[Config]] = {
-    schema.command: schema for schema in (TrainConfig, PrecomputeConfig)
+    schema.command: schema for schema in (TrainConfig, PrecomputeConfig, EvaluateConfig)
 }
 """The configurations by their commands."""

@@ -1,15 +1,34 @@
-"""From samples to what is reported: scores with clustered errors, rates, failures, settings.
+"""An evaluation's folder and what is reported of it: scores, rates, failures, settings.
 
-All scores are percent (0 to 100).
+`settings.json` and `samples.jsonl` come with the first answers, `results.json` is written last. All
+scores are percent (0 to 100).
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+from strive import __version__
 from strive.answers import GRADING_VERSION
-from strive.evaluate.samples import Sample
+from strive.choices import GradingRules
+from strive.errors import ConfigError, DiskError, MissingInputError, RecordsError
+from strive.evaluate.samples import (
+    Sample,
+    append_samples,
+    grade_sample,
+    read_samples,
+    rewrite_samples,
+)
+from strive.files import drop_torn_line, expanded, file_digest, plain_json, write_atomically
 from strive.statistics import mean_interval
+
+PACKAGES = ("torch", "transformers", "av", "decord2", "numpy", "rouge-score", "jiwer")
+QuestionKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +173,209 @@ def summarise_samples(
     )
 
 
-def results_to_json(results: EvaluationResults) -> dict[str, Any]:
-    """Turn results into what `json.dumps` takes; NaN becomes null."""
-    found: dict[str, Any] = _nan_to_none(asdict(results))
+# --- the folder ---------------------------------------------------------------------------------
+
+
+def installed_versions() -> dict[str, str]:
+    """Return versions of everything that can change an answer or its grade."""
+    found = {"strive": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
     return found
 
 
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+def model_digest(model: str) -> str | None:
+    """Digest a model folder's weights and configuration; None for a hub id.
+
+    A folder that was trained on must not be taken for the one whose answers are on disk.
+    """
+    folder = expanded(Path(model))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        # What a recipe measured does not change what the model answers.
+        if path.name == "recipe.json":
+            continue
+        digest.update(path.name.encode() + file_digest(path, "blake2b"))
+    return digest.hexdigest()
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read one of the folder's JSON files.
+
+    Raises:
+        RecordsError: it is damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordsError(f"{path} is damaged: not valid JSON ({error})") from None
+    return found
+
+
+def read_results(out: Path) -> dict[str, Any]:
+    """Read `results.json` of an evaluation's folder."""
+    path = out / "results.json"
+    if not path.is_file():
+        raise MissingInputError(f"no results at {path}; make them with strive-cli evaluate --out")
+    return read_json_object(path)
+
+
+def write_results(out: Path, results: EvaluationResults) -> None:
+    """Write `results.json` as a whole."""
+    text = json.dumps(plain_json(results), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / "results.json", text, knob="--out")
+
+
+@dataclass(slots=True)
+class OutFolder:
+    """An evaluation's folder, opened for one call: nothing in it changes before the first answer.
+
+    With `is_afresh`, what an earlier call left is in the way of this one's answers.
+    """
+
+    root: Path
+    settings: dict[str, Any]
+    is_afresh: bool
+
+    @property
+    def samples_file(self) -> Path:
+        """Where answers are appended."""
+        return self.root / "samples.jsonl"
+
+    def current_samples(self, hashes: Mapping[QuestionKey, str]) -> dict[QuestionKey, Sample]:
+        """Return stored answers, save those whose question or video has changed since."""
+        if self.is_afresh or not self.samples_file.is_file():
+            return {}
+        found = {(s.benchmark, s.question_id): s for s in read_samples(self.samples_file)}
+        named = {benchmark for benchmark, _ in hashes}
+        return {
+            key: sample
+            for key, sample in found.items()
+            if key[0] not in named or hashes.get(key) == sample.prompt_hash
+        }
+
+    def append(self, samples: Sequence[Sample]) -> None:
+        """Add answers, the first ones with the settings that they were made with.
+
+        Raises:
+            DiskError: the disk refused; answers of earlier batches are intact.
+        """
+        settings_file = self.root / "settings.json"
+        if self.is_afresh:
+            for name in ("settings.json", "samples.jsonl", "results.json"):
+                (self.root / name).unlink(missing_ok=True)
+            self.is_afresh = False
+        if not settings_file.is_file():
+            text = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(settings_file, text, knob="--out")
+        append_samples(self.samples_file, samples)
+
+    def finish(
+        self,
+        samples: Sequence[Sample],
+        failures: Sequence[Failure],
+        *,
+        benchmarks: Sequence[str],
+        grading: str,
+        num_resumed: int,
+        seconds: float | None,
+    ) -> EvaluationResults:
+        """Write graded samples and results; `seconds` is None where nothing was generated."""
+        versions = installed_versions()
+        if seconds is None and (self.root / "results.json").is_file():
+            # What generated the answers, and how long it took, is still true.
+            before = read_results(self.root)
+            seconds, versions = before["seconds"], before["versions"]
+        others = sorted({s.benchmark for s in samples} - set(benchmarks))
+        results = summarise_samples(
+            [*benchmarks, *others],
+            samples,
+            failures,
+            settings=self.settings,
+            versions=versions,
+            grading=grading,
+            num_resumed=num_resumed,
+            seconds=seconds or 0.0,
+        )
+        rewrite_samples(self.samples_file, samples)
+        write_results(self.root, results)
+        return results
+
+
+@contextmanager
+def open_out(out: Path, settings: dict[str, Any], *, overwrite: bool) -> Iterator[OutFolder]:
+    """Open a folder afresh, or to go on with answers of the same settings.
+
+    A folder that was made for a call that then brought no answer goes with it.
+
+    Raises:
+        ConfigError: it holds answers made with other settings.
+        DiskError: it cannot be made.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot use {out}: {error.strerror}; give another --out") from None
+    try:
+        settings_file = out / "settings.json"
+        if settings_file.is_file() and not overwrite:
+            _require_same(out, read_json_object(settings_file), settings)
+        folder = OutFolder(out, settings, is_afresh=overwrite)
+        drop_torn_line(folder.samples_file)
+        yield folder
+    finally:
+        for folder_made in made:
+            with suppress(OSError):  # it holds something
+                folder_made.rmdir()
+
+
+def _require_same(out: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    # The same questions under another path, or the same weights, are no other settings: prompts are
+    # told apart by their text and video, models by their digest.
+    elsewhere = {"data_root", "data"} | ({"model"} if settings.get("model_digest") else set())
+    differing = sorted(n for n in settings if n not in elsewhere and found.get(n) != settings[n])
+    if differing:
+        shown = "; ".join(
+            f"{name}: there {found.get(name)!r}, here {settings[name]!r}" for name in differing
+        )
+        raise ConfigError(
+            f"{out} holds answers made with other settings ({shown}); give another folder with "
+            "--out, or --overwrite"
+        )
+
+
+def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResults:
+    """Grade the stored answers again, with the same rules or others; run twice, it is the same.
+
+    Raises:
+        RecordsError: answers that the results count are no longer there.
+    """
+    stored = read_results(out)
+    rules = grading or stored["grading"]
+    samples = [grade_sample(sample, rules) for sample in read_samples(out / "samples.jsonl")]
+    num_counted = sum(row["overall"]["num_questions"] for row in stored["benchmarks"])
+    if len(samples) < num_counted:  # more are answers to an earlier text of a question
+        raise RecordsError(
+            f"{out / 'samples.jsonl'} holds {len(samples)} answers, and results.json counts "
+            f"{num_counted}; answer what is missing with the same strive-cli evaluate --out {out}"
+        )
+    results = summarise_samples(
+        [row["benchmark"] for row in stored["benchmarks"]],
+        samples,
+        [Failure(**row) for row in stored["failures"]],
+        settings=stored["settings"],
+        versions=stored["versions"],
+        grading=rules,
+        num_resumed=stored["num_resumed"],
+        seconds=stored["seconds"],
+    )
+    if samples:
+        rewrite_samples(out / "samples.jsonl", samples)
+    write_results(out, results)
+    return results

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from strive.choices import FramesMode
 from strive.configs.load import load_config
 from strive.configs.schema import PrecomputeConfig, TrainConfig
 from strive.errors import CheckpointError
-from strive.evaluate.again import compare, read_results
-from strive.evaluate.frames import FramesMode
+from strive.evaluate.compare import compare
+from strive.evaluate.results import read_results
 from strive.experiments.evaluating import evaluate_on_lab
 from strive.experiments.offline import choose_data, lab_scorer_models
 from strive.experiments.training import run_training

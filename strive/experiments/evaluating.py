@@ -1,16 +1,83 @@
-"""Evaluations of a policy on the lab's test questions, one folder for each way to show frames."""
+"""Evaluations: one call with the lab's defaults filled in, and a policy on the lab's test split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from strive.evaluate.frames import FramesMode
-from strive.evaluate.runner import EvaluateOptions, evaluate
-from strive.experiments.workspace import Workspace
+from strive.choices import FramesMode
+from strive.configs.load import Given, load_config
+from strive.configs.schema import EvaluateConfig
+from strive.errors import ConfigError
+from strive.evaluate.benchmarks import BENCHMARKS, check_benchmark
+from strive.evaluate.runner import evaluate
+from strive.experiments.workspace import (
+    LAB_PREFIX,
+    LAB_TEMPLATE,
+    Workspace,
+    ensure_lab,
+    resolve_model,
+    trained_template,
+)
+from strive.lab.world import read_world
+from strive.progress import say
 
 EVALUATION_FRAMES = 32
 """At most 32 frames and greedy decoding (Sec. 4.1)."""
 MAX_ANSWER_TOKENS = 64
 """The lab's answers take about 16 tokens; one that is longer than this is counted as truncated."""
+
+
+def resolve(
+    workspace: Workspace, given: Given, *, say_lab: Callable[[], None] = lambda: None
+) -> EvaluateConfig:
+    """Return the whole configuration of a call; `say_lab` is called if it means the lab.
+
+    Raises:
+        ConfigError: an unknown key, a wrong value, or options that contradict one another.
+        UnknownNameError: there is no such benchmark, or no such model of the lab.
+    """
+    config = load_config(EvaluateConfig, *given)
+    for name in config.benchmarks:
+        check_benchmark(name)
+    folder = resolve_model(config.model)  # an unknown one is an error before a lab is built
+    names_benchmark = "benchmarks" in config.model_fields_set
+    names_root = "data_root" in config.model_fields_set
+    if (config.data and (names_root or names_benchmark)) or (config.video_root and not config.data):
+        raise ConfigError(
+            "your own records are given with --data FILE and --video-root DIR, a benchmark with "
+            "--benchmark NAME and --data-root DIR; give one of the two"
+        )
+    data, data_root = config.data, config.data_root
+    on_lab = not data and not names_root
+    if on_lab:
+        for name in config.benchmarks:
+            if name not in BENCHMARKS:
+                raise ConfigError(
+                    f"--benchmark {name} is your own; give the folder of its videos with "
+                    "--data-root DIR"
+                )
+        say_lab()
+        data_root = ensure_lab(workspace).root
+    elif not data and not names_benchmark and read_world(data_root) is None:
+        own = data_root / f"{config.split}.jsonl"
+        data = (own,) if own.is_file() else ()
+    template = config.prompt_template
+    if on_lab or config.model.startswith(LAB_PREFIX):
+        template = template or LAB_TEMPLATE
+    resolved = config.model_copy(
+        update={
+            "model": folder,
+            "data": data,
+            "data_root": data_root,
+            "prompt_template": template,
+        }
+    )
+    taught = trained_template(Path(folder))
+    if taught not in (None, template or config.protocol):
+        say(
+            f"warning: {config.model} was trained with prompt_template={taught}, and is asked with "
+            f"{template or config.protocol} (--prompt-template {taught})"
+        )
+    return resolved
 
 
 def evaluate_on_lab(
@@ -23,14 +90,11 @@ def evaluate_on_lab(
     from strive.models.loading import load_policy
 
     policy = load_policy(str(model), dtype="float32", device="cpu")
-    outs: dict[FramesMode, Path] = {}
     for mode in modes:
-        outs[mode] = folder / mode
-        options = EvaluateOptions(
+        config = EvaluateConfig(
             model=str(model),
             data_root=workspace.lab,
-            out=outs[mode],
-            prompt_template="short",
+            prompt_template=LAB_TEMPLATE,
             num_frames=EVALUATION_FRAMES,
             frames_mode=mode,
             max_new_tokens=MAX_ANSWER_TOKENS,
@@ -38,5 +102,5 @@ def evaluate_on_lab(
             dtype="float32",
             device="cpu",
         )
-        evaluate(options, policy=policy)
-    return outs
+        evaluate(config, out=folder / mode, policy=policy)
+    return {mode: folder / mode for mode in modes}

@@ -19,7 +19,8 @@ from typing import Annotated
 import typer
 
 from strive import __version__
-from strive.evaluate.again import SeedComparison, compare_seeds, read_results
+from strive.evaluate.compare import SeedComparison, compare_seeds
+from strive.evaluate.results import read_results
 from strive.experiments.demo import ARMS, UNTRAINED, precompute_lab
 from strive.experiments.evaluating import EVALUATION_FRAMES, MAX_ANSWER_TOKENS
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model

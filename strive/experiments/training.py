@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strive.configs.load import Given, build_config, merge_layers
-from strive.configs.schema import TrainConfig
+from strive.configs.schema import EvaluateConfig, TrainConfig
 from strive.errors import CacheError, ConfigError, RunInUseError
 from strive.experiments.training_view import TrainingView
 from strive.experiments.workspace import (
@@ -139,32 +139,25 @@ def held_out_callable(
     """
     if not config.evaluate_every:
         return None
-    from strive.evaluate.frames import CacheFrames, FrameChoice
-    from strive.evaluate.runner import AskSettings, held_out_metrics
+    from strive.evaluate.frames import CacheFrames
+    from strive.evaluate.runner import held_out_metrics
     from strive.groups import held_out_records
 
-    choice = FrameChoice(config.num_frames)
-    records, frames, _ = held_out_records(config)
-    source = CacheFrames(frames, choice)
-    settings = AskSettings(
-        template=config.prompt_template,
+    settings = EvaluateConfig(
+        prompt_template=config.prompt_template,
+        num_frames=config.num_frames,
         max_new_tokens=config.max_new_tokens,
         max_pixels=config.max_pixels,
         grading=config.grading,
         decode=config.decode,
     )
+    records, frames, _ = held_out_records(config)
+    source = CacheFrames(frames, settings)
 
     def evaluate(policy: "Policy", processes: "Processes") -> dict[str, float]:
         rank, world_size = processes.rank, processes.world_size
         own = slice(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)
-        return held_out_metrics(
-            policy,
-            records[own],
-            source,
-            settings=settings,
-            choice=choice,
-            gather=processes.gather,
-        )
+        return held_out_metrics(policy, records[own], source, settings, processes.gather)
 
     return evaluate
 

@@ -5,22 +5,34 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from strive.cache.codec import FrameCodec
 from strive.cache.frames import EncodedVideo, FrameReader, FrameWriter, VideoInfo
 from strive.cache.layout import create_cache, ensure_settings
-from strive.errors import ConfigError, MissingInputError, RecordsError, TooManyFailuresError
-from strive.evaluate.again import compare, rescore
+from strive.choices import FramesMode
+from strive.cli import app
+from strive.commands.evaluating import print_results
+from strive.configs.schema import EvaluateConfig
+from strive.errors import (
+    ConfigError,
+    MissingInputError,
+    RecordsError,
+    StriveError,
+    TooManyFailuresError,
+)
 from strive.evaluate.benchmarks import read_benchmark
-from strive.evaluate.frames import GREY, CacheFrames, FileFrames, FrameChoice
-from strive.evaluate.results import EvaluationResults, results_to_json
-from strive.evaluate.runner import AskSettings, EvaluateOptions, evaluate, held_out_metrics
+from strive.evaluate.compare import compare
+from strive.evaluate.frames import GREY, CacheFrames, FileFrames
+from strive.evaluate.results import EvaluationResults, rescore
+from strive.evaluate.runner import evaluate, held_out_metrics
 from strive.evaluate.samples import read_samples
-from strive.evaluate.tables import print_results
+from strive.files import plain_json
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.models.loading import Policy, load_policy
@@ -41,64 +53,70 @@ def policy() -> Policy:
     return load_policy(lab_model_path("qwen2_5_vl"))
 
 
-def options(world: Path, out: Path) -> EvaluateOptions:
-    return EvaluateOptions(
-        model=str(lab_model_path("qwen2_5_vl")),
-        data_root=world,
-        out=out,
-        prompt_template="short",
-        num_frames=NUM_FRAMES,
-        max_new_tokens=6,
-        batch_size=3,
-    )
+def asking(world: Path, **changes: Any) -> EvaluateConfig:
+    """A few frames and tokens of the lab's model."""
+    values: dict[str, Any] = {
+        "model": str(lab_model_path("qwen2_5_vl")),
+        "data_root": world,
+        "prompt_template": "short",
+        "num_frames": NUM_FRAMES,
+        "max_new_tokens": 6,
+        "batch_size": 3,
+    }
+    return EvaluateConfig(**{**values, **changes})
+
+
+def chosen(world: Path, num_frames: int, mode: FramesMode = "uniform") -> FileFrames:
+    return FileFrames(EvaluateConfig(data_root=world, num_frames=num_frames, frames_mode=mode))
 
 
 def scores_of(results: EvaluationResults) -> object:
     """Scores with null for NaN, which is unequal to itself."""
-    return results_to_json(results)["benchmarks"]
+    return plain_json(results)["benchmarks"]
 
 
 def test_evaluate_resume_and_rescore(world: Path, tmp_path: Path, policy: Policy) -> None:
-    whole = options(world, tmp_path / "whole")
+    config, whole, killed = asking(world), tmp_path / "whole", tmp_path / "killed"
     # Opens the model by itself, as the command does.
-    first = evaluate(whole)
+    first = evaluate(config, out=whole)
     records = read_benchmark("lab", world, "test")
     assert first.benchmark("lab").overall.num_questions == len(records) == 8
     assert first.failures == () and first.num_resumed == 0
-    samples = read_samples(whole.out / "samples.jsonl")
+    samples = read_samples(whole / "samples.jsonl")
     assert [s.question_id for s in samples] == [r.question_id for r in records]
     assert all(len(s.source_index) == NUM_FRAMES and s.num_tokens <= 6 for s in samples)
-    stored = json.loads((whole.out / "results.json").read_text())
+    stored = json.loads((whole / "results.json").read_text())
     assert stored["settings"]["model_digest"] and stored["versions"]["torch"]
 
-    again = evaluate(whole, policy=policy)
+    again = evaluate(config, out=whole, policy=policy)
     assert again.num_resumed == 8 and scores_of(again) == scores_of(first)
 
     # A run killed in its second batch: three whole lines and a torn one.
-    killed = options(world, tmp_path / "killed")
-    shutil.copytree(whole.out, killed.out)
-    lines = (whole.out / "samples.jsonl").read_bytes().splitlines(keepends=True)
-    (killed.out / "samples.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:40])
-    (killed.out / "results.json").unlink()
-    resumed = evaluate(killed, policy=policy)
+    shutil.copytree(whole, killed)
+    lines = (whole / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (killed / "samples.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    (killed / "results.json").unlink()
+    resumed = evaluate(config, out=killed, policy=policy)
     assert resumed.num_resumed == 3 and scores_of(resumed) == scores_of(first)
-    assert (killed.out / "samples.jsonl").read_bytes() == b"".join(lines)
+    assert (killed / "samples.jsonl").read_bytes() == b"".join(lines)
 
-    assert scores_of(rescore(whole.out)) == scores_of(first)
-    assert compare(whole.out, killed.out).overall.difference == 0
+    assert scores_of(rescore(whole)) == scores_of(first)
+    assert compare(whole, killed).overall.difference == 0
 
 
 def test_other_settings_are_refused(world: Path, tmp_path: Path, policy: Policy) -> None:
-    asked = replace(options(world, tmp_path / "out"), limit=1)
-    evaluate(asked, policy=policy)
+    out = tmp_path / "out"
+    evaluate(asking(world, limit=1), out=out, policy=policy)
+    first = asking(world, limit=1, num_frames=8)
     with pytest.raises(ConfigError, match="num_frames: there 4, here 8"):
-        evaluate(replace(asked, num_frames=8), policy=policy)
-    assert evaluate(replace(asked, num_frames=8, overwrite=True), policy=policy).num_resumed == 0
+        evaluate(first, out=out, policy=policy)
+    assert evaluate(first, out=out, overwrite=True, policy=policy).num_resumed == 0
     # More questions and another grading are no other settings.
-    more = evaluate(replace(asked, num_frames=8, limit=3, grading="tolerant"), policy=policy)
+    config = asking(world, num_frames=8, limit=3, grading="tolerant")
+    more = evaluate(config, out=out, policy=policy)
     assert more.num_resumed == 1 and more.grading == "tolerant"
     # A smaller limit than before loses no answer.
-    fewer = evaluate(replace(asked, num_frames=8, limit=2), policy=policy)
+    fewer = evaluate(asking(world, num_frames=8, limit=2), out=out, policy=policy)
     assert fewer.benchmark("lab").overall.num_questions == 3 and fewer.num_resumed == 2
     assert fewer.seconds == more.seconds
 
@@ -108,15 +126,15 @@ def test_a_question_that_changed_is_asked_again(
 ) -> None:
     root = tmp_path / "world"
     shutil.copytree(world, root)
-    asked = replace(options(root, tmp_path / "out"), limit=2)
-    evaluate(asked, policy=policy)
+    asked, out = asking(root, limit=2), tmp_path / "out"
+    evaluate(asked, out=out, policy=policy)
     lines = (root / "test.jsonl").read_text().splitlines()
     row = json.loads(lines[0])
     lines[0] = json.dumps({**row, "problem": "Is it so?"})
     (root / "test.jsonl").write_text("\n".join(lines) + "\n")
-    again = evaluate(asked, policy=policy)
+    again = evaluate(asked, out=out, policy=policy)
     assert again.num_resumed == 1 and again.benchmark("lab").overall.num_questions == 2
-    stored = read_samples(asked.out / "samples.jsonl")
+    stored = read_samples(out / "samples.jsonl")
     assert [s.prompt.startswith("Is it so?") for s in stored] == [True, False]
 
 
@@ -129,15 +147,15 @@ def test_a_corrupt_video_costs_its_questions_only(
     broken = records[0].video_id
     good = (root / broken).read_bytes()
     (root / broken).write_bytes(b"not a video at all")
-    asked = options(root, tmp_path / "out")
-    results = evaluate(asked, policy=policy)
+    asked, out = asking(root), tmp_path / "out"
+    results = evaluate(asked, out=out, policy=policy)
     num_broken = sum(r.video_id == broken for r in records)
     assert results.benchmark("lab").num_failed == num_broken == len(results.failures)
     assert results.benchmark("lab").overall.num_questions == len(records) - num_broken
     assert {f.video_id for f in results.failures} == {broken}
     # Mended, the same call asks what is missing.
     (root / broken).write_bytes(good)
-    mended = evaluate(asked, policy=policy)
+    mended = evaluate(asked, out=out, policy=policy)
     assert mended.failures == () and mended.num_resumed == len(records) - num_broken
     assert mended.benchmark("lab").overall.num_questions == len(records)
 
@@ -145,13 +163,13 @@ def test_a_corrupt_video_costs_its_questions_only(
 def test_frames_of_each_mode(world: Path) -> None:
     record = next(r for r in read_benchmark("lab", world, "test") if r.data_source == "lab/colour")
     assert record.evidence_spans_seconds
-    seen = FileFrames(world, FrameChoice(16, "evidence")).frames(record)
+    seen = chosen(world, 16, "evidence").frames(record)
     (start, end) = record.evidence_spans_seconds[0]
     inside = (seen.pts_seconds_K >= start) & (seen.pts_seconds_K < end)
     assert inside.any() and len(seen.frames_KHWC) == 16
     assert (np.diff(seen.source_index_K) > 0).all()
-    uniform = FileFrames(world, FrameChoice(16)).frames(record)
-    blank = FileFrames(world, FrameChoice(16, "blank")).frames(record)
+    uniform = chosen(world, 16).frames(record)
+    blank = chosen(world, 16, "blank").frames(record)
     assert (blank.frames_KHWC == GREY).all()
     assert blank.frames_KHWC.shape == uniform.frames_KHWC.shape
     assert np.array_equal(blank.source_index_K, uniform.source_index_K)
@@ -161,7 +179,7 @@ def test_frames_from_a_cache_and_held_out_metrics(
     world: Path, tmp_path: Path, policy: Policy
 ) -> None:
     records = read_benchmark("lab", world, "test")
-    pool = FileFrames(world, FrameChoice(32))
+    pool = chosen(world, 32)
     layout = create_cache(tmp_path / "cache")
     codec = FrameCodec("raw")
     ensure_settings(layout.frames("pool"), {"fields": {"codec": codec.fields}})
@@ -177,23 +195,27 @@ def test_frames_from_a_cache_and_held_out_metrics(
         writer.add(EncodedVideo(info, record.video_id, 1, "digest", frames))
     writer.commit()
 
-    choice = FrameChoice(NUM_FRAMES)
-    source = CacheFrames(FrameReader(layout, "pool"), choice)
+    config = EvaluateConfig(
+        num_frames=NUM_FRAMES,
+        prompt_template="short",
+        max_new_tokens=4,
+        batch_size=8,
+        max_pixels=None,
+    )
+    source = CacheFrames(FrameReader(layout, "pool"), config)
     found = source.frames(records[0])
     whole = pool.frames(records[0])
     # Uniform frames of the pool: its first, its last and two between.
     assert found.source_index_K[[0, -1]].tolist() == whole.source_index_K[[0, -1]].tolist()
     assert np.array_equal(found.frames_KHWC[0], whole.frames_KHWC[0])
-    settings = AskSettings(template="short", max_new_tokens=4, batch_size=8)
-    metrics = held_out_metrics(policy, records, source, settings=settings, choice=choice)
+    metrics = held_out_metrics(policy, records, source, config)
     cached = sum(r.video_id in source.reader for r in records)
     assert metrics["num_questions"] == cached and metrics["num_failed"] == len(records) - cached
     assert 0 <= metrics["accuracy"] <= 1
 
 
-def own(world: Path, out: Path, data: Path, **changes: object) -> EvaluateOptions:
-    asked = replace(options(world, out), data=(data,))
-    return replace(asked, **changes)  # type: ignore[arg-type]
+def own(world: Path, data: Path, **changes: Any) -> EvaluateConfig:
+    return asking(world, data=(data,), **changes)
 
 
 def some_records(world: Path, path: Path, count: int = 3, **changes: object) -> Path:
@@ -204,7 +226,7 @@ def some_records(world: Path, path: Path, count: int = 3, **changes: object) -> 
 
 def test_own_records_are_asked_by_their_file(world: Path, tmp_path: Path, policy: Policy) -> None:
     data = some_records(world, tmp_path / "elsewhere" / "mine.jsonl")
-    results = evaluate(own(world, tmp_path / "out", data), policy=policy)
+    results = evaluate(own(world, data), out=tmp_path / "out", policy=policy)
     assert [row.benchmark for row in results.benchmarks] == ["own"]
     assert results.benchmark("own").overall.num_questions == 3
     console = Console(width=100, record=True, file=io.StringIO())
@@ -213,7 +235,7 @@ def test_own_records_are_asked_by_their_file(world: Path, tmp_path: Path, policy
     assert "your own records: " in text and "mine.jsonl" in text and "\nlab\n" not in text
     # The same records under another name are the same questions.
     moved = data.rename(tmp_path / "moved.jsonl")
-    assert evaluate(own(world, tmp_path / "out", moved), policy=policy).num_resumed == 3
+    assert evaluate(own(world, moved), out=tmp_path / "out", policy=policy).num_resumed == 3
 
 
 def test_nothing_to_ask_is_an_error_and_leaves_no_folder(
@@ -223,18 +245,18 @@ def test_nothing_to_ask_is_an_error_and_leaves_no_folder(
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(RecordsError, match=r"nothing to ask: no video record in .*empty.jsonl"):
-        evaluate(own(world, out, empty), policy=policy)
+        evaluate(own(world, empty), out=out, policy=policy)
     absent = some_records(world, tmp_path / "absent.jsonl", video_id="nowhere/a.mp4")
     with pytest.raises(MissingInputError, match=r"none of the videos of 3 .*--video-root"):
-        evaluate(own(world, out, absent))  # no model is opened
+        evaluate(own(world, absent), out=out)  # no model is opened
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     broken = some_records(world, tmp_path / "broken.jsonl", video_id="broken.mp4")
     with pytest.raises(TooManyFailuresError, match=r"none of 3 questions .*not_a_video") as caught:
-        evaluate(own(tmp_path, out, broken), policy=policy)
+        evaluate(own(tmp_path, broken), out=out, policy=policy)
     assert caught.value.exit_code == 1
     good = some_records(world, tmp_path / "good.jsonl")
     with pytest.raises(MissingInputError, match="no model folder"):
-        evaluate(own(world, out, good, model="./nowhere"))
+        evaluate(own(world, good, model="./nowhere"), out=out)
     assert not out.parent.exists()
 
 
@@ -242,12 +264,12 @@ def test_a_failed_call_leaves_earlier_answers_alone(
     world: Path, tmp_path: Path, policy: Policy
 ) -> None:
     out = tmp_path / "out"
-    evaluate(own(world, out, some_records(world, tmp_path / "good.jsonl")), policy=policy)
+    evaluate(own(world, some_records(world, tmp_path / "good.jsonl")), out=out, policy=policy)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     broken = some_records(world, tmp_path / "broken.jsonl", video_id="broken.mp4")
     with pytest.raises(TooManyFailuresError):
-        evaluate(own(tmp_path, out, broken, overwrite=True), policy=policy)
+        evaluate(own(tmp_path, broken), out=out, overwrite=True, policy=policy)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -258,7 +280,7 @@ def test_answers_that_cannot_be_read_and_solutions_that_none_can_earn_are_warned
         world, tmp_path / "a.jsonl", problem_type="numerical", options=(), solution="3 rings"
     )
     # Six tokens under a prompt that asks for a letter: no answer is a number.
-    evaluate(own(world, tmp_path / "out", data, prompt_template="video_r1"), policy=policy)
+    evaluate(own(world, data, prompt_template="video_r1"), out=tmp_path / "out", policy=policy)
     lines = capsys.readouterr().err.splitlines()
     [unmatched] = [line for line in lines if "earned" in line]
     assert unmatched.startswith("warning: 3 of 3 solutions") and "strive-cli rescore" in unmatched
@@ -267,5 +289,43 @@ def test_answers_that_cannot_be_read_and_solutions_that_none_can_earn_are_warned
     assert "'video_r1'" in unread
     assert "--prompt-template (short for the lab's models)" in unread
     good = some_records(world, tmp_path / "b.jsonl")
-    evaluate(own(world, tmp_path / "known", good, max_new_tokens=24), policy=policy)
+    evaluate(own(world, good, max_new_tokens=24), out=tmp_path / "known", policy=policy)
     assert "warning" not in capsys.readouterr().err
+
+
+BENCHMARK = """
+from strive.records import read_records
+
+def make(data_root, split):
+    return [r for r in read_records([data_root / f"{split}.jsonl"]).records][:2]
+
+def wrong(data_root, split):
+    return ["a question"]
+
+def broken(data_root, split):
+    return {}[split]
+"""
+
+
+def test_a_benchmark_of_ones_own(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_bench.py").write_text(BENCHMARK)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["evaluate", "--benchmark", "my_bench:make", "--data-root", str(world)]
+    settings = ["--frames", "4", "--max-new-tokens", "4", "--out", "out", "--json"]
+    result = CliRunner().invoke(app, [*arguments, *settings], catch_exceptions=False)
+    [row] = json.loads(result.stdout)["benchmarks"]
+    assert row["benchmark"] == "my_bench:make" and row["overall"]["num_questions"] == 2
+    for name, words in (
+        ("my_bench:wrong", r"'my_bench:wrong' gives a str; a list of strive.records.Record"),
+        ("my_bench:broken", r"'my_bench:broken' raised KeyError: 'test' \(.*my_bench.py, line 11"),
+        ("my_bench:absent", "has no 'absent'"),
+        ("my_bench", "unknown benchmark 'my_bench'.*known: lab, module:function"),
+    ):
+        with pytest.raises(StriveError, match=words):
+            CliRunner().invoke(
+                app, ["evaluate", "--benchmark", name, "--data-root", "."], catch_exceptions=False
+            )
+    with pytest.raises(ConfigError, match=r"--benchmark my_bench:make is your own.*--data-root"):
+        CliRunner().invoke(app, arguments[:3], catch_exceptions=False)

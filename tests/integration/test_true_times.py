@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from strive.evaluate.frames import FileFrames, FrameChoice
+from strive.configs.schema import EvaluateConfig
+from strive.evaluate.frames import FileFrames
 from strive.lab.models import lab_model_path
 from strive.models.inputs import prepare_prompt
 from strive.models.loading import Policy, load_policy, make_policy
@@ -64,7 +65,7 @@ def test_the_prompt_shows_when_each_picture_is_shown(
 ) -> None:
     """Times count from the file's first picture, whenever that is."""
     write_uneven(tmp_path / "clip.mkv", start_ms)
-    video = FileFrames(tmp_path, FrameChoice(num_frames)).frames(RECORD)
+    video = FileFrames(EvaluateConfig(data_root=tmp_path, num_frames=num_frames)).frames(RECORD)
     brightness_K = video.frames_KHWC.mean(axis=(1, 2, 3))
     assert np.rint(brightness_K / 30).tolist() == numbers  # each picture has its own time
     assert video.pts_seconds_K.tolist() == [TIMES_MS[number] / 1000 for number in numbers]

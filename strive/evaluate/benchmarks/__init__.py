@@ -1,10 +1,14 @@
-"""Benchmarks by name. Each reads its questions from `--data-root`; videos lie under that folder."""
+"""Benchmarks by name. Each reads its questions from `--data-root`; videos lie under that folder.
+
+A benchmark is one file here and one entry of `BENCHMARKS`, or a user's own `module:function`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from strive.errors import unknown_name
+from strive.errors import ConfigError, StriveError
 from strive.evaluate.benchmarks import lab
+from strive.named import check_name, load_function, raised
 from strive.records import Record
 
 BENCHMARKS: dict[str, Callable[[Path, str], list[Record]]] = {"lab": lab.read_questions}
@@ -13,12 +17,36 @@ OWN = "own"
 """What a user's own records are called, in the place of a benchmark's name."""
 
 
+def check_benchmark(name: str) -> None:
+    """Refuse a name that can be no benchmark.
+
+    Raises:
+        UnknownNameError: neither one of `BENCHMARKS` nor of the form `module:function`.
+    """
+    check_name("benchmark", name, BENCHMARKS)
+
+
 def read_benchmark(name: str, data_root: Path, split: str) -> list[Record]:
     """Read a benchmark's questions.
 
     Raises:
         UnknownNameError: no such benchmark.
+        ConfigError: a user's own raises, or gives something else than records.
     """
-    if name not in BENCHMARKS:
-        raise unknown_name("benchmark", name, BENCHMARKS)
-    return BENCHMARKS[name](data_root, split)
+    check_benchmark(name)
+    if name in BENCHMARKS:
+        return BENCHMARKS[name](data_root, split)
+    read = load_function(f"benchmark '{name}'", name)
+    try:
+        records = list(read(data_root, split))
+    except StriveError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"benchmark '{name}' raised {raised(error)}") from error
+    for record in records:
+        if not isinstance(record, Record):
+            raise ConfigError(
+                f"benchmark '{name}' gives a {type(record).__name__}; a list of "
+                "strive.records.Record is wanted"
+            )
+    return records

@@ -3,9 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strive.errors import ConfigError, UnknownNameError
-from strive.evaluate.frames import FrameChoice, choose_frames
+from strive.configs.load import build_config
+from strive.configs.schema import EvaluateConfig
+from strive.errors import ConfigError
+from strive.evaluate.frames import choose_frames
 from strive.records import Record
+
+
+def choice(num_frames: int, mode: str = "uniform") -> EvaluateConfig:
+    return build_config(EvaluateConfig, {"num_frames": num_frames, "frames_mode": mode})
 
 
 def record(spans: tuple[tuple[float, float], ...] | None) -> Record:
@@ -15,13 +21,13 @@ def record(spans: tuple[tuple[float, float], ...] | None) -> Record:
 def test_uniform_and_blank_see_the_whole_video() -> None:
     pts = np.arange(64) * 0.5
     for mode in ("uniform", "blank"):
-        chosen = choose_frames(FrameChoice(16, mode), record(((3.0, 3.6),)), pts)  # type: ignore[arg-type]
+        chosen = choose_frames(choice(16, mode), record(((3.0, 3.6),)), pts)
         assert len(chosen) == 16 and chosen[0] == 0 and chosen[-1] == 63
 
 
 def test_evidence_by_hand() -> None:
     # 8 frames a second apart, evidence at 2 and 3; the other two of four are the ends of the rest.
-    chosen = choose_frames(FrameChoice(4, "evidence"), record(((2.0, 4.0),)), np.arange(8.0))
+    chosen = choose_frames(choice(4, "evidence"), record(((2.0, 4.0),)), np.arange(8.0))
     assert chosen.tolist() == [0, 2, 3, 7]
 
 
@@ -35,9 +41,7 @@ def test_evidence_frames_are_all_there(
     num_pool: int, num_frames: int, start: float, length: float
 ) -> None:
     pts = np.arange(num_pool) * 0.5
-    chosen = choose_frames(
-        FrameChoice(num_frames, "evidence"), record(((start, start + length),)), pts
-    )
+    chosen = choose_frames(choice(num_frames, "evidence"), record(((start, start + length),)), pts)
     inside = set(np.flatnonzero((pts >= start) & (pts < start + length)).tolist())
     assert len(chosen) == min(num_frames, num_pool)
     assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < num_pool
@@ -50,12 +54,12 @@ def test_evidence_frames_are_all_there(
 def test_questions_without_spans_get_uniform_frames() -> None:
     pts = np.arange(10.0)
     for spans in (None, ()):
-        evidence = choose_frames(FrameChoice(4, "evidence"), record(spans), pts)
-        assert evidence.tolist() == choose_frames(FrameChoice(4), record(spans), pts).tolist()
+        evidence = choose_frames(choice(4, "evidence"), record(spans), pts)
+        assert evidence.tolist() == choose_frames(choice(4), record(spans), pts).tolist()
 
 
 def test_choices_are_checked() -> None:
-    with pytest.raises(UnknownNameError, match="frames mode 'grey'"):
-        FrameChoice(4, "grey")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="--frames is 0"):
-        FrameChoice(0)
+    with pytest.raises(ConfigError, match=r"--frames-mode\) is 'grey': .*'evidence' or 'blank'"):
+        choice(4, "grey")
+    with pytest.raises(ConfigError, match=r"--frames\) is 0: .*greater than or equal to 1"):
+        choice(0)

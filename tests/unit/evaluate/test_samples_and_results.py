@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from strive.commands.common import plain_json
+from strive.commands.evaluating import print_comparison, print_results
+from strive.configs.load import build_config
+from strive.configs.schema import EvaluateConfig
 from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownNameError
-from strive.evaluate.again import compare, compare_seeds, read_results, rescore
 from strive.evaluate.benchmarks import read_benchmark
-from strive.evaluate.out_folder import write_results
-from strive.evaluate.results import Failure, score_of, summarise_samples
-from strive.evaluate.runner import EvaluateOptions
+from strive.evaluate.compare import compare, compare_seeds
+from strive.evaluate.results import (
+    Failure,
+    model_digest,
+    read_results,
+    rescore,
+    score_of,
+    summarise_samples,
+    write_results,
+)
+from strive.evaluate.runner import evaluate
 from strive.evaluate.samples import (
     Sample,
     append_samples,
@@ -21,9 +30,7 @@ from strive.evaluate.samples import (
     read_samples,
     rewrite_samples,
 )
-from strive.evaluate.tables import print_comparison, print_results
-from strive.evaluate.versions import model_digest
-from strive.files import drop_torn_line
+from strive.files import drop_torn_line, plain_json
 
 
 def sample(question_id: str, output: str, *, video: str = "a.mp4", **other: object) -> Sample:
@@ -236,20 +243,21 @@ def test_benchmarks_by_name(tmp_path: Path) -> None:
         read_benchmark("lab", tmp_path, "test")
 
 
-def test_options_are_checked() -> None:
-    def options(**values: object) -> EvaluateOptions:
-        base = {"model": "m", "data_root": Path("d"), "out": Path("o")}
-        return EvaluateOptions(**{**base, **values})  # type: ignore[arg-type]
+def test_options_are_checked(tmp_path: Path) -> None:
+    def config(**values: object) -> EvaluateConfig:
+        return build_config(EvaluateConfig, {"model": "m", "data_root": tmp_path, **values})
 
-    assert options().template == "video_r1_eval"
-    assert options(prompt_template="short").template == "short"
-    options().check()
+    assert config().template == "video_r1_eval"
+    assert config(protocol="direct").template == "direct"
+    assert config(prompt_template="short").template == "short"
     for wrong in (
-        {"protocol": "video_r2"}, {"prompt_template": "long"}, {"num_frames": 0}, {"limit": 0},
-        {"frames_mode": "best"}, {"batch_size": 0},
+        {"protocol": "video_r2"}, {"num_frames": 0}, {"limit": 0}, {"frames_mode": "best"},
+        {"batch_size": 0}, {"max_new_tokens": 0},
     ):  # fmt: skip
-        with pytest.raises((UnknownNameError, ConfigError)):
-            options(**wrong).check()
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            config(**wrong)
+    with pytest.raises(UnknownNameError, match="prompt_template 'long'"):
+        evaluate(config(prompt_template="long"), out=tmp_path / "out")
 
 
 def test_model_digest_sees_new_weights(tmp_path: Path) -> None:

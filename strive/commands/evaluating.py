@@ -1,25 +1,133 @@
-"""Terminal tables of an evaluation and of a comparison."""
+"""`evaluate`, `rescore` and `compare`."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from strive.evaluate.again import Comparison
-from strive.evaluate.benchmarks import OWN
-from strive.evaluate.results import BenchmarkResults, EvaluationResults, Score
-from strive.statistics import PairedDifference
+from strive.answers import TEMPLATES
+from strive.choices import GradingRules
+from strive.commands.common import (
+    LAB_LINE,
+    JsonOption,
+    WorkspaceOption,
+    find_workspace,
+    listed,
+    make_console,
+    print_json,
+    say,
+)
+from strive.commands.configs import configured
+from strive.configs.load import Given
+from strive.configs.schema import EvaluateConfig
+from strive.evaluate.benchmarks import BENCHMARKS, OWN
+from strive.files import plain_json
+from strive.report.format import number
 
+if TYPE_CHECKING:
+    from strive.evaluate.compare import Comparison
+    from strive.evaluate.results import BenchmarkResults, EvaluationResults, Score
+    from strive.statistics import PairedDifference
+
+OPTIONS = {
+    None: (
+        "model",
+        "benchmarks",
+        "data",
+        "video_root",
+        "data_root",
+        "split",
+        "protocol",
+        "prompt_template",
+        "num_frames",
+        "frames_mode",
+        "max_new_tokens",
+        "position_rule",
+        "decode",
+        "limit",
+    )
+}
 MAX_FAILURES_SHOWN = 10
+FEWEST_VIDEOS = 5
+"""Of fewer a comparison shows no interval and no p."""
 
 
-def _figure(value: float, digits: int = 1) -> str:
-    return "–" if value != value else f"{value:.{digits}f}"
+@configured(
+    EvaluateConfig,
+    OPTIONS,
+    choices={"benchmarks": ", ".join(BENCHMARKS), "prompt_template": listed(TEMPLATES)},
+)
+def evaluate(
+    given: Given,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Output folder.  \\[default: the next free in the workspace]"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Answer again what --out has answers to.")
+    ] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Answer a benchmark's questions; every answer is kept."""
+    from strive.evaluate.runner import evaluate as run
+    from strive.experiments.evaluating import resolve
+
+    place = find_workspace(workspace)
+    config = resolve(place, given, say_lab=lambda: say(LAB_LINE))
+    out = out or place.new_evaluation(Path(config.model).name)
+    _show_results(run(config, out=out, overwrite=overwrite), as_json=as_json)
+    say(f"answers: {out}; beside another policy's: strive-cli compare {out} OTHER_OUT_DIR")
 
 
-def print_results(results: EvaluationResults, console: Console) -> None:
+def rescore(
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="An evaluation's folder.")],
+    grading: Annotated[
+        GradingRules | None,
+        typer.Option(help="Rule set.  \\[default: the one it was graded with]"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Grade stored answers again; no model is loaded."""
+    from strive.evaluate.results import rescore as run
+
+    _show_results(run(out, grading=grading), as_json=as_json)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="An evaluation's folder.")],
+    second: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The one to subtract.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Difference of two evaluations, paired by question.
+
+    It holds for these two policies. Trainings of one method differ as well: to
+    compare methods, train several seeds of each.
+    """
+    from strive.evaluate.compare import compare as run
+
+    comparison = run(first, second)
+    if as_json:
+        print_json(plain_json(comparison))
+    else:
+        print_comparison(comparison, make_console())
+
+
+def _show_results(results: "EvaluationResults", *, as_json: bool) -> None:
+    if as_json:
+        print_json(plain_json(results))
+    else:
+        print_results(results, make_console())
+
+
+# --- what they look like ------------------------------------------------------------------------
+
+
+def print_results(results: "EvaluationResults", console: Console) -> None:
     """Print scores (0 to 100, ± one clustered standard error), rates and failures."""
     settings = results.settings
     console.print(
@@ -45,7 +153,7 @@ def print_results(results: EvaluationResults, console: Console) -> None:
             console.print(f"  and {hidden} more (results.json lists all)")
 
 
-def _benchmark_table(benchmark: BenchmarkResults, settings: Mapping[str, Any]) -> Table:
+def _benchmark_table(benchmark: "BenchmarkResults", settings: Mapping[str, Any]) -> Table:
     title = benchmark.benchmark
     if title == OWN:
         title = "your own records: " + ", ".join(settings["data"])
@@ -64,33 +172,29 @@ def _benchmark_table(benchmark: BenchmarkResults, settings: Mapping[str, Any]) -
     return table
 
 
-def _add_score(table: Table, name: str, score: Score, style: str = "") -> None:
+def _add_score(table: Table, name: str, score: "Score", style: str = "") -> None:
     table.add_row(
         escape(name),
-        _figure(score.accuracy_percent),
-        _figure(score.standard_error),
+        number(score.accuracy_percent, 1),
+        number(score.standard_error, 1),
         str(score.num_questions),
         str(score.num_videos),
         style=style,
     )
 
 
-def _rates(row: BenchmarkResults) -> str:
+def _rates(row: "BenchmarkResults") -> str:
     seen = row.evidence_seen_percent
     text = (
-        f"unparsed {_figure(row.unparsed_percent)} %, "
-        f"truncated {_figure(row.truncated_percent)} %, empty {_figure(row.empty_percent)} %, "
-        f"think/answer form {_figure(row.well_formed_percent)} %, "
-        f"{_figure(row.mean_tokens)} tokens an answer"
+        f"unparsed {number(row.unparsed_percent, 1)} %, "
+        f"truncated {number(row.truncated_percent, 1)} %, empty {number(row.empty_percent, 1)} %, "
+        f"think/answer form {number(row.well_formed_percent, 1)} %, "
+        f"{number(row.mean_tokens, 1)} tokens an answer"
     )
-    return text + ("" if seen is None else f", evidence seen {_figure(seen)} %")
+    return text + ("" if seen is None else f", evidence seen {number(seen, 1)} %")
 
 
-FEWEST_VIDEOS = 5
-"""Of fewer a comparison shows no interval and no p."""
-
-
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: "Comparison", console: Console) -> None:
     """Print the paired difference, first minus second, in points with its 95 % interval."""
     if comparison.num_other_prompts:
         others = "; ".join(
@@ -139,7 +243,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     )
 
 
-def _add_difference(table: Table, name: str, row: PairedDifference, style: str = "") -> None:
+def _add_difference(table: Table, name: str, row: "PairedDifference", style: str = "") -> None:
     # Few videos say nothing of others: their variance may be 0 by chance, or the interval absurd.
     is_told = row.num_units >= FEWEST_VIDEOS
     p = "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"

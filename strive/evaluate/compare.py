@@ -1,4 +1,4 @@
-"""What works on stored answers, without a model: grading again, and comparing two evaluations."""
+"""Two evaluations, or pairs of them over several seeds, compared from their stored answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,45 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from strive.answers import GradingRules
 from strive.errors import RecordsError
-from strive.evaluate.out_folder import read_json_object, read_results, write_results
-from strive.evaluate.results import EvaluationResults, Failure, summarise_samples
-from strive.evaluate.samples import Sample, grade_sample, read_samples, rewrite_samples
+from strive.evaluate.results import read_json_object
+from strive.evaluate.samples import Sample, read_samples
 from strive.statistics import PairedDifference, paired_difference
-
-__all__ = ["Comparison", "SeedComparison", "compare", "compare_seeds", "read_results", "rescore"]
-
-
-def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResults:
-    """Grade the stored answers again, with the same rules or others; run twice, it is the same.
-
-    Raises:
-        RecordsError: answers that the results count are no longer there.
-    """
-    stored = read_results(out)
-    rules = grading or stored["grading"]
-    samples = [grade_sample(sample, rules) for sample in read_samples(out / "samples.jsonl")]
-    num_counted = sum(row["overall"]["num_questions"] for row in stored["benchmarks"])
-    if len(samples) < num_counted:  # more are answers to an earlier text of a question
-        raise RecordsError(
-            f"{out / 'samples.jsonl'} holds {len(samples)} answers, and results.json counts "
-            f"{num_counted}; answer what is missing with the same strive-cli evaluate --out {out}"
-        )
-    results = summarise_samples(
-        [row["benchmark"] for row in stored["benchmarks"]],
-        samples,
-        [Failure(**row) for row in stored["failures"]],
-        settings=stored["settings"],
-        versions=stored["versions"],
-        grading=rules,
-        num_resumed=stored["num_resumed"],
-        seconds=stored["seconds"],
-    )
-    if samples:
-        rewrite_samples(out / "samples.jsonl", samples)
-    write_results(out, results)
-    return results
 
 
 @dataclass(frozen=True, slots=True)
