@@ -1,4 +1,4 @@
-"""Where curves are watched while a run goes: TensorBoard and Weights & Biases, by name.
+"""A step's numbers on their way out: metrics.jsonl, TensorBoard, Weights & Biases.
 
 A logger is someone else's code, often with a network behind it. Its start may stop a run, because
 the user is still there to act on it. From then on it may not: its first failure is said, and the
@@ -11,11 +11,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import TracebackType
 from typing import Any, Protocol
 
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
 from strive.progress import say
+from strive.train.processes import Processes
 from strive.train.run_folder import RunFolder
 
 
@@ -164,3 +166,42 @@ class Loggers:
                 f"warning: logger {name} failed {when} and gets nothing more ({reason}); "
                 "metrics.jsonl goes on"
             )
+
+
+class MetricWriters:
+    """Metrics and held-out results of every step; silent on all but the main process."""
+
+    def __init__(
+        self, folder: RunFolder, config: TrainConfig, processes: Processes, first_step: int
+    ) -> None:
+        self._folder = folder
+        self._is_main = processes.is_main
+        self._loggers = Loggers({})
+
+        def start() -> None:
+            self._loggers = Loggers.start(folder, config, first_step)
+
+        processes.of_main(start)
+
+    def __enter__(self) -> "MetricWriters":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loggers.close(failed=kind is not None)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one step's line."""
+        if self._is_main:
+            self._folder.append_metrics({"step": step, **values})
+            self._loggers.log(step, values)
+
+    def held_out(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one held-out evaluation's line; the loggers get its names under `held_out/`."""
+        if self._is_main:
+            self._folder.append_held_out({"step": step, **values})
+            self._loggers.log(step, {f"held_out/{name}": v for name, v in values.items()})

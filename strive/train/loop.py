@@ -27,20 +27,17 @@ from strive.models.loading import (
     load_policy,
 )
 from strive.progress import say, show
-from strive.train.best import keep_if_best
-from strive.train.card import records_digest
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine, read_deepspeed_preset
 from strive.train.first_step import first_step_warnings
-from strive.train.interrupts import StopRequest, raising_at_sigterm
-from strive.train.loggers import require_loggers
+from strive.train.loggers import MetricWriters, require_loggers
 from strive.train.metrics import completion_rows
 from strive.train.plan import explaining_out_of_memory
-from strive.train.preflight import preflight
-from strive.train.processes import Processes, start_processes
+from strive.train.processes import Processes, StopRequest, raising_at_sigterm, start_processes
 from strive.train.rewards import RewardFunction, load_rewards
 from strive.train.rollout import PreparedQuestion, prepare_questions
 from strive.train.run_folder import Best, RunFolder, checkpoint_name
+from strive.train.saves import keep_if_best, write_checkpoint, write_final
 from strive.train.start import (
     comparable,
     comparable_cache,
@@ -48,6 +45,8 @@ from strive.train.start import (
     holding,
     how_it_goes_on,
     make_trainable,
+    preflight,
+    records_digest,
     require_same_records,
     require_same_start,
     try_first_question,
@@ -56,7 +55,6 @@ from strive.train.start import (
 from strive.train.step import Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
 from strive.train.watch import LearningWatch
-from strive.train.writers import MetricWriters, write_checkpoint, write_final
 
 HeldOut = Callable[[Policy, Processes], Mapping[str, float]]
 """Held-out metrics of a policy, `accuracy` among them. All processes call it together; the main

@@ -29,11 +29,10 @@ from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.progress import size_text
 from strive.train.data import TrainingData, shard
 from strive.train.engine import PRESETS, read_deepspeed_preset
-from strive.train.preflight import preflight
 from strive.train.processes import Processes
 from strive.train.rewards import load_rewards
 from strive.train.rollout import prepare_questions
-from strive.train.start import make_trainable, try_first_question
+from strive.train.start import make_trainable, preflight, try_first_question
 
 
 @dataclass(frozen=True)

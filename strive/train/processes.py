@@ -1,4 +1,4 @@
-"""The processes of a run and what they tell each other.
+"""The processes of a run, what they tell each other, and the signals that stop them.
 
 One process needs no launcher. Several are started by `deepspeed --no_local_rank --module strive.cli
 train ...` or `torchrun -m strive.cli train ...`; only rank, world size and addresses are read from
@@ -7,10 +7,14 @@ the environment, which is where both put them.
 
 import atexit
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -167,3 +171,51 @@ def _leave_group() -> None:
     # does not end such threads (others hold references to it), and nothing tells when they idle.
     time.sleep(_IDLE_SECONDS)
     dist.destroy_process_group()
+
+
+# --- SIGINT and SIGTERM: a request to stop after the step in flight, or an error ----------------
+
+
+@contextmanager
+def raising_at_sigterm() -> Iterator[None]:
+    """While entered, SIGTERM raises what SIGINT raises, so that what was begun is undone.
+
+    It is what a launcher sends to the other processes when one cannot start.
+
+    Raises:
+        KeyboardInterrupt: at the signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class StopRequest:
+    """While entered, the first signal asks to stop and the second one acts as it usually does."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python allows handlers in the main thread alone; elsewhere the caller's stay in force.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, self._request)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        for signal_number, handler in self._before.items():
+            signal.signal(signal_number, handler)

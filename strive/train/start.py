@@ -1,25 +1,32 @@
-"""Where a run begins: anew, or after a checkpoint of the very same run.
+"""Everything that a run looks at before it changes anything: its folder, its records, its policy.
 
-The reference model and all that is frozen come from the starting folder again on resume, so another
-model under the same name must not slip in: its weights are told apart by a digest.
+A start is new, or goes on after a checkpoint of the very same run. What makes learning impossible
+is an error, what makes it worse is a line. Most of it is known from the configuration, the cache
+and the policy's small files, before weights load.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from strive.answers import build_question
+from strive.answers import build_question, find_unmatched
+from strive.cache.frames import FrameReader
 from strive.configs.schema import TrainConfig
-from strive.errors import CheckpointError
-from strive.models.loading import Policy
+from strive.errors import CheckpointError, ConfigError
+from strive.groups import VariantReader, held_out_records
+from strive.models.lengths import long_prompts
+from strive.models.loading import OpenedModel, Policy, open_model, require_trainable
 from strive.models.lora import add_adapters, base_parameters
-from strive.train.card import records_digest
+from strive.records import Record
 from strive.train.data import TrainingData
 from strive.train.engine import set_trainable
 from strive.train.processes import Processes
 from strive.train.rewards import RewardFunction, try_rewards
-from strive.train.run_folder import RunFolder, checkpoint_name, require_same_config
+from strive.train.run_folder import RunFolder, checkpoint_name
 
 # A resumed run may change these: they decide what is kept and shown, not what is learned. The cache
 # may have moved: its keys are compared instead.
@@ -36,6 +43,9 @@ _FREE_KEYS = (
     "wandb_run_name",
 )
 _VALUES_PER_TENSOR = 64
+
+
+# --- the folder ----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -118,18 +128,36 @@ def first_step_of(
     return steps[-1]
 
 
-def require_same_records(folder: RunFolder, first_step: int, data: TrainingData) -> None:
-    """Refuse to go on with other records than those that the steps before were trained on.
+def require_same_config(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    """Refuse to continue a run under another configuration, showing the keys that differ.
 
     Raises:
-        CheckpointError: texts, options, solutions or their order differ.
+        CheckpointError: some differ.
     """
-    digest = records_digest(data.records)
-    if first_step and folder.read_state(first_step).get("records_digest", digest) != digest:
+    differing = [
+        f"{key}: the run has {json.dumps(found.get(key))}, this call has {json.dumps(value)}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+    if differing:
         raise CheckpointError(
-            f"{folder.checkpoint(first_step)} was trained on other records than are given now "
-            "(their texts, options or solutions differ); give those of before, or another --run-dir"
+            f"{where} was written with another configuration ({'; '.join(differing)}); use the "
+            "same one to resume, or another --run-dir to start anew"
         )
+
+
+def comparable(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a resumed run must share."""
+    values = config.model_dump(mode="json")
+    # With a constant rate more steps leave the earlier ones as they were; a cosine depends on them.
+    free = (*_FREE_KEYS, "steps") if config.schedule == "constant" else _FREE_KEYS
+    return {key: value for key, value in values.items() if key not in free}
+
+
+def comparable_cache(data: TrainingData) -> dict[str, Any]:
+    """What of the cache a resumed run must share."""
+    described = data.describe()
+    return {key: described[key] for key in ("frames_key", "scorer_key", "num_questions")}
 
 
 def how_it_goes_on(folder: RunFolder, first_step: int) -> Iterator[str]:
@@ -148,6 +176,134 @@ def how_it_goes_on(folder: RunFolder, first_step: int) -> Iterator[str]:
             )
     if first_step == 0:
         yield f"{folder.root} holds no checkpoint to resume from; the run begins at its first step"
+
+
+# --- records and rewards -------------------------------------------------------------------------
+
+
+def preflight(config: TrainConfig, data: VariantReader) -> list[str]:
+    """Refuse a run that cannot learn; leave out prompts that are too long; return what to say.
+
+    Every process of a run gets the same result.
+
+    Raises:
+        ModelError, MissingInputError: the policy cannot be opened, or its weights not be trained.
+        CacheError: held-out records are not in the cache.
+        ConfigError: no solution can be earned, prompts are too long, or held-out files are empty.
+    """
+    opened = open_model(config.model)
+    require_trainable(opened)
+    lines: list[str] = []
+    # Without an accuracy reward nobody grades.
+    if config.rewards.get("accuracy"):
+        unmatched = find_unmatched(data.records, config.grading)
+        if unmatched is not None and unmatched.is_hopeless:
+            raise ConfigError(
+                f"{unmatched.text()}; a run without them takes 'accuracy' out of rewards"
+            )
+        if unmatched is not None:
+            lines.append(f"warning: {unmatched.text()}")
+    too_long = _too_long(config, opened, data.records, data.frames, "questions")
+    data.leave_out(frozenset(too_long))
+    if config.evaluate_every:
+        records, frames, num_failed = held_out_records(config, data.frames)
+        if num_failed:
+            lines.append(f"held out: {num_failed} left out, their video failed offline")
+        _too_long(config, opened, records, frames, "held-out questions", may_skip=False)
+        unmatched = find_unmatched(records, config.grading)
+        if unmatched is not None:
+            lines.append(f"warning: held out: {unmatched.text()}")
+        trained = {record.question_id for record in data.records}
+        num_trained = sum(record.question_id in trained for record in records)
+        if num_trained:
+            lines.append(
+                f"warning: {num_trained} of {len(records)} held-out questions are trained on, too: "
+                "their accuracy says nothing of other questions"
+            )
+    return [*start_lines(config, data), *lines]
+
+
+def _too_long(
+    config: TrainConfig,
+    opened: OpenedModel,
+    records: Sequence[Record],
+    frames: FrameReader,
+    what: str,
+    *,
+    may_skip: bool = True,
+) -> list[str]:
+    """Return the ids of records whose prompts are too long.
+
+    Raises:
+        ConfigError: there are some, and they may not be left out or `skip_long_prompts` is not set.
+    """
+    context = opened.config.text_config.max_position_embeddings
+    limit = config.max_prompt_tokens or context - config.max_new_tokens
+    if not 0 < limit <= context - config.max_new_tokens:
+        prompt = f"max_prompt_tokens={limit} and " if config.max_prompt_tokens else "a prompt and "
+        raise ConfigError(
+            f"{prompt}max_new_tokens={config.max_new_tokens} do not fit into the {context:,} "
+            f"positions of '{opened.name}'; lower what is too large"
+        )
+    sizes, longest = frames.sizes([record.video_id for record in records])
+    found = long_prompts(
+        opened,
+        [build_question(record, config.prompt_template) for record in records],
+        sizes,
+        limit=limit,
+        num_frames=config.num_frames,
+        longest_seconds=longest,
+        max_pixels=config.max_pixels,
+        position_rule=config.position_rule,
+        kept_in=frames.folder.parents[1] / "prompt-tokens",
+    )
+    if found and not (may_skip and config.skip_long_prompts):
+        place = max(found, key=lambda place: found[place])
+        room = (
+            f"max_prompt_tokens={limit:,}"
+            if config.max_prompt_tokens
+            else f"{limit:,} tokens, the {context:,} positions of '{opened.name}' less "
+            f"max_new_tokens={config.max_new_tokens}"
+        )
+        way_out = (
+            "shorten them, or add --set skip_long_prompts=true to leave them out"
+            if may_skip
+            else "shorten them, or take them out of held_out"
+        )
+        raise ConfigError(
+            f"prompts of {len(found)} of {len(records)} {what} are longer than {room} (the "
+            f"longest: '{records[place].question_id}' with {found[place]:,}); {way_out}"
+        )
+    return [records[place].question_id for place in found]
+
+
+def start_lines(config: TrainConfig, data: VariantReader) -> list[str]:
+    """What a start says of its data, a line each; nothing where there is nothing to say."""
+    lines = []
+    if data.num_left_out:
+        lines.append(f"left out: {data.left_out_text()}")
+    if data.num_changed:
+        fields = ", ".join(f"{name} {count}" for name, count in data.changed_fields.most_common())
+        lines.append(
+            f"{data.num_changed} records of --data differ from the cache's ({fields}); those of "
+            "--data are asked and graded"
+        )
+    notes = data.notes()
+    if notes:
+        counted = ", ".join(f"{count} {note}" for note, count in notes.most_common())
+        lines.append(f"notes of their videos: {counted} (docs/files.md)")
+    peak = data.peak()
+    if peak is not None:
+        way_out = (
+            "; find a temperature with strive-cli inspect-scores --suggest-temperature "
+            f"--num-segments {config.num_frames}"
+        ) * peak.is_flat
+        lines.append(
+            "warning: " * peak.is_flat + f"importance at frame_temperature "
+            f"{config.frame_temperature:g}, score_transform {config.score_transform}: "
+            f"{peak.text} (median of {peak.num_questions} questions){way_out}"
+        )
+    return lines
 
 
 def try_first_question(
@@ -176,6 +332,31 @@ def try_first_question(
         )
 
 
+def records_digest(records: Iterable[Record]) -> str:
+    """Hash the questions of a run in their order: the same for the same data in any form."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(asdict(record), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:32]
+
+
+def require_same_records(folder: RunFolder, first_step: int, data: TrainingData) -> None:
+    """Refuse to go on with other records than those that the steps before were trained on.
+
+    Raises:
+        CheckpointError: texts, options, solutions or their order differ.
+    """
+    digest = records_digest(data.records)
+    if first_step and folder.read_state(first_step).get("records_digest", digest) != digest:
+        raise CheckpointError(
+            f"{folder.checkpoint(first_step)} was trained on other records than are given now "
+            "(their texts, options or solutions differ); give those of before, or another --run-dir"
+        )
+
+
+# --- the policy ----------------------------------------------------------------------------------
+
+
 def make_trainable(policy: Policy, config: TrainConfig) -> None:
     """Choose what of a policy learns, in place: the same on every process and after every resume.
 
@@ -194,20 +375,6 @@ def make_trainable(policy: Policy, config: TrainConfig) -> None:
         set_trainable(policy, config.trainable)
 
 
-def comparable(config: TrainConfig) -> dict[str, Any]:
-    """The settings that a resumed run must share."""
-    values = config.model_dump(mode="json")
-    # With a constant rate more steps leave the earlier ones as they were; a cosine depends on them.
-    free = (*_FREE_KEYS, "steps") if config.schedule == "constant" else _FREE_KEYS
-    return {key: value for key, value in values.items() if key not in free}
-
-
-def comparable_cache(data: TrainingData) -> dict[str, Any]:
-    """What of the cache a resumed run must share."""
-    described = data.describe()
-    return {key: described[key] for key in ("frames_key", "scorer_key", "num_questions")}
-
-
 def weights_digest(policy: Policy) -> str:
     """Hash every tensor's name, shape and a few values spread over it: cheap at any size.
 
@@ -224,6 +391,9 @@ def weights_digest(policy: Policy) -> str:
 
 def require_same_start(folder: RunFolder, step: int, start_digest: str, model: str) -> None:
     """Refuse to resume from another starting model.
+
+    The reference model and all that is frozen come from the starting folder again, so another model
+    under the same name must not slip in.
 
     Raises:
         CheckpointError: the model's weights are not those that the run began with.

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from strive.train.interrupts import StopRequest
+from strive.train.processes import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

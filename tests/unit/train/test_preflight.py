@@ -18,8 +18,7 @@ from strive.models.loading import load_policy, open_model
 from strive.records import Record, VideoFrames, write_records
 from strive.train.data import TrainingData
 from strive.train.plan import dry_run
-from strive.train.preflight import preflight
-from strive.train.start import comparable_cache
+from strive.train.start import comparable_cache, preflight
 
 
 def start(config):

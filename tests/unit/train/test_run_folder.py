@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from strive.errors import CheckpointError, DiskError
-from strive.train.run_folder import Best, RunFolder, require_same_config
+from strive.train.run_folder import Best, RunFolder
+from strive.train.start import require_same_config
 
 
 def row(step, **changes):

@@ -203,7 +203,7 @@ def files_of_at_most(num_bytes):
         ("write_checkpoint", "loop", "checkpoints/step-000001.tmp"),
         ("write_final", "loop", "final.tmp"),
         ("keep_if_best", "loop", "best.tmp"),
-        ("put_finished", "writers", "checkpoints/step-000001.tmp"),
+        ("put_finished", "saves", "checkpoints/step-000001.tmp"),
     ],
 )
 def test_a_full_disk_is_one_line_and_leaves_no_half(

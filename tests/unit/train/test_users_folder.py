@@ -17,10 +17,9 @@ from strive.errors import (
     StriveError,
 )
 from strive.lab.models import lab_model_path
-from strive.train.finished import put_finished
 from strive.train.loggers import LOGGERS
 from strive.train.loop import train
-from strive.train.run_folder import RunFolder
+from strive.train.run_folder import RunFolder, put_finished
 
 # As the first version wrote it.
 CONFIG = {
