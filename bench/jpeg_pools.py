@@ -87,4 +87,4 @@ def _answer(letter: str) -> str:
 
 def _pool(source: str, path: Path, records: Sequence[Record]) -> Pool:
     video = decode_frames(path, FramePlan("uniform", 64), max_pixels=MAX_PIXELS)
-    return Pool(source, video.frames_FHWC, video.pts_seconds_F, tuple(records))
+    return Pool(source, video.frames_FHWC, video.facts.pts_seconds_F, tuple(records))

@@ -396,6 +396,38 @@ class VideoFrames:
     source_index_K: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """The facts of a video and of the F frames that are its pool, from the decoder to the reader.
+
+    `source_index_F` counts in the file, `pts_seconds_F` from the file's first frame; `height` and
+    `width` are those of the pool's frames, as shown and resized; `codec` is the video's;
+    `orientation` is numbered as EXIF does (1: as stored); `way` is `index` where packets told the
+    pictures, `decode` where the whole file was decoded; `notes` say what is odd about the file.
+    `repaired` is "" for a file that was read as it is, else `remuxed` or `transcoded`: then frames
+    are counted in the repaired copy.
+    """
+
+    source_index_F: NDArray[np.int64]
+    pts_seconds_F: NDArray[np.float64]
+    source_fps: float
+    source_num_frames: int
+    duration_seconds: float
+    height: int
+    width: int
+    orientation: int
+    codec: str
+    decoder: str
+    repaired: str = ""
+    way: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """F, the size of the pool."""
+        return len(self.source_index_F)
+
+
 # --- raw rows of files ---------------------------------------------------------------------------
 
 

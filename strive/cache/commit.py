@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -147,6 +148,17 @@ def _with_nulls(table: pa.Table, wanted: pa.Schema) -> pa.Table:
 def last_rows(table: pa.Table, column: str) -> dict[str, int]:
     """Map each value of an id column to the number of its last row."""
     return {value: row for row, value in enumerate(table.column(column).to_pylist())}
+
+
+def flat_lists(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a list column behind one another, and where each row begins."""
+    chunks = table.column(column).chunks
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks if len(chunk)]
+    lengths = [chunk.value_lengths().to_numpy() for chunk in chunks if len(chunk)]
+    if not values:
+        return np.empty(0), np.zeros(1, np.int64)
+    bounds = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    return np.concatenate(values), bounds
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,22 +6,35 @@ and touches only the frames that it was asked for.
 """
 
 import hashlib
+import io
 import mmap
 from collections import Counter, OrderedDict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
-from strive.cache.codec import FRAME_CODECS, FrameCodec
-from strive.cache.commit import commit_parquet, last_rows, list_parts, new_part_path, read_parts
+from strive.cache.commit import (
+    commit_parquet,
+    flat_lists,
+    last_rows,
+    list_parts,
+    new_part_path,
+    read_parts,
+)
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
-from strive.errors import CacheDamageError, CacheError, DiskError
+from strive.choices import FrameCodecName
+from strive.errors import CacheDamageError, CacheError, DiskError, unknown_name
 from strive.files import atomic_file, disk_error
+from strive.records import VideoFacts
+
+JPEG_QUALITY = 92
+FRAME_CODECS: tuple[str, ...] = get_args(FrameCodecName)
 
 VIDEOS_SCHEMA = pa.schema(
     [
@@ -53,37 +66,56 @@ VIDEOS_SCHEMA = pa.schema(
         pa.field("rotation", pa.int32()),
     ]
 )
+# The facts are columns: {column: field}.
+_FACTS = {field.name.removesuffix("_F"): field.name for field in fields(VideoFacts)}
 _FRAME_SCHEMA = pa.schema([pa.field("frame", pa.large_binary(), nullable=False)])
 _MAX_OPEN_SHARDS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What the cache knows about one video.
+class FrameCodec:
+    """How a frame is stored: JPEG (lossy, about a tenth of the size) or raw bytes.
 
-    `source_index_F` counts in the file, `pts_seconds_F` from the file's first frame; `height` and
-    `width` are those of the pool's frames, as shown and resized; `codec` is the video's;
-    `orientation` is numbered as EXIF does (1: as stored); `way` is `index` where packets told the
-    pictures, `decode` where the whole file was decoded; `notes` say what is odd about the file.
-    `repaired` is "" for a file that was read as it is, else `remuxed` or `transcoded`: then frames
-    are counted in the repaired copy.
+    `fields` go into the frames key.
     """
 
-    video_id: str
-    num_frames: int
-    source_index_F: np.ndarray
-    pts_seconds_F: np.ndarray
-    source_fps: float
-    source_num_frames: int
-    duration_seconds: float
-    height: int
-    width: int
-    orientation: int
-    codec: str
-    decoder: str
-    repaired: str = ""
-    way: str = ""
-    notes: tuple[str, ...] = ()
+    name: FrameCodecName = "jpeg"
+
+    def __post_init__(self) -> None:
+        if self.name not in FRAME_CODECS:
+            raise unknown_name("frame codec", self.name, FRAME_CODECS)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the frames key hashes."""
+        if self.name == "raw":
+            return {"name": "raw"}
+        return {"name": "jpeg", "quality": JPEG_QUALITY, "subsampling": "4:4:4"}
+
+    def encode(self, frame_HWC: np.ndarray) -> bytes:
+        """Encode one uint8 RGB frame."""
+        if self.name == "raw":
+            return np.ascontiguousarray(frame_HWC).tobytes()
+        out = io.BytesIO()
+        # subsampling=0 is 4:4:4: chroma at full size, because colours are what questions ask about
+        Image.fromarray(frame_HWC).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        return out.getvalue()
+
+    def decode(self, data: bytes | memoryview, height: int, width: int) -> np.ndarray:
+        """Decode one frame to uint8 [H, W, 3]."""
+        if self.name == "raw":
+            return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        try:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                frame_HWC = np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise CacheDamageError(f"a stored frame is not a readable JPEG ({error})") from None
+        if frame_HWC.shape != (height, width, 3):
+            raise CacheDamageError(
+                f"a stored frame is {frame_HWC.shape[1]}x{frame_HWC.shape[0]}, "
+                f"its row says {width}x{height}"
+            )
+        return frame_HWC
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +126,8 @@ class EncodedVideo:
     the file in the video root, repaired or not.
     """
 
-    info: VideoInfo
-    path: str
+    video_id: str
+    facts: VideoFacts
     size_bytes: int
     content_digest: str
     frames: tuple[bytes, ...]
@@ -126,9 +158,7 @@ class FrameWriter:
         self.folder = layout.frames(frames_key)
         self.writer = writer
         self.num_bytes = 0
-        self._videos: list[EncodedVideo] = []  # without their frames
-        self._lengths: list[list[int]] = []
-        self._checksums: list[str] = []
+        self._rows: list[dict[str, Any]] = []  # without what is known of the whole shard alone
         self._shard: Path | None = None
         self._stack = ExitStack()
         self._out: pa.ipc.RecordBatchFileWriter | None = None
@@ -145,9 +175,20 @@ class FrameWriter:
             assert self._out is not None
             frames = pa.array(video.frames, pa.large_binary())
             self._out.write_batch(pa.record_batch([frames], schema=_FRAME_SCHEMA))
-        self._videos.append(replace(video, frames=()))
-        self._lengths.append([len(frame) for frame in video.frames])
-        self._checksums.append(frames_checksum(video.frames))
+        facts = {column: getattr(video.facts, name) for column, name in _FACTS.items()}
+        self._rows.append(
+            {
+                **facts,
+                "video_id": video.video_id,
+                "path": video.video_id,
+                "size_bytes": video.size_bytes,
+                "content_digest": video.content_digest,
+                "modified_ns": video.modified_ns,
+                "num_frames": video.facts.num_frames,
+                "lengths": [len(frame) for frame in video.frames],
+                "checksum": frames_checksum(video.frames),
+            }
+        )
         self.num_bytes += video.num_bytes
 
     def commit(self) -> int:
@@ -162,10 +203,8 @@ class FrameWriter:
         with self._discarded_on_error():
             self._stack.close()
         rows = [
-            {**_row(video, shard.name, offsets), "lengths": lengths, "checksum": checksum}
-            for video, offsets, lengths, checksum in zip(
-                self._videos, _frame_offsets(shard), self._lengths, self._checksums, strict=True
-            )
+            {**row, "shard": shard.name, "offsets": offsets}
+            for row, offsets in zip(self._rows, _frame_offsets(shard), strict=True)
         ]
         table = pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
         commit_parquet(new_part_path(self.folder, "videos", ".parquet", self.writer), table)
@@ -198,8 +237,7 @@ class FrameWriter:
             raise disk_error(shard, error) from error
 
     def _forget(self) -> None:
-        self._videos, self._lengths, self._checksums = [], [], []
-        self.num_bytes, self._shard, self._out = 0, None, None
+        self._rows, self.num_bytes, self._shard, self._out = [], 0, None, None
         self._stack = ExitStack()
 
 
@@ -216,36 +254,6 @@ def _frame_offsets(shard: Path) -> list[list[int]]:
             offsets = np.frombuffer(bounds, np.int64, len(column) + 1)[:-1]
             result.append((offsets + (values.address - start)).tolist())
         return result
-
-
-def _row(video: EncodedVideo, shard: str, offsets: list[int]) -> dict[str, Any]:
-    info = video.info
-    return {
-        "video_id": info.video_id,
-        "path": video.path,
-        "size_bytes": video.size_bytes,
-        "content_digest": video.content_digest,
-        "num_frames": info.num_frames,
-        "source_index": info.source_index_F.tolist(),
-        "pts_seconds": info.pts_seconds_F.tolist(),
-        "source_fps": info.source_fps,
-        "source_num_frames": info.source_num_frames,
-        "duration_seconds": info.duration_seconds,
-        "height": info.height,
-        "width": info.width,
-        "codec": info.codec,
-        "decoder": info.decoder,
-        "shard": shard,
-        "offsets": offsets,
-        "lengths": [len(frame) for frame in video.frames],
-        "checksum": frames_checksum(video.frames),
-        "modified_ns": video.modified_ns,
-        "repaired": info.repaired,
-        "orientation": info.orientation,
-        "way": info.way,
-        "notes": list(info.notes),
-        "rotation": None,
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,26 +338,18 @@ class FrameReader:
             )
         return self._table.slice(self._rows[video_id], 1).to_pylist()[0]
 
-    def info(self, video_id: str) -> VideoInfo:
+    def info(self, video_id: str) -> VideoFacts:
         """Return what the cache knows about a video."""
         row = self.row(video_id)
-        return VideoInfo(
-            video_id=video_id,
-            num_frames=row["num_frames"],
-            source_index_F=np.asarray(row["source_index"], np.int64),
-            pts_seconds_F=np.asarray(row["pts_seconds"], np.float64),
-            source_fps=row["source_fps"],
-            source_num_frames=row["source_num_frames"],
-            duration_seconds=row["duration_seconds"],
-            height=row["height"],
-            width=row["width"],
-            orientation=_orientation_of(row),
-            codec=row["codec"],
-            decoder=row["decoder"],
-            repaired=row["repaired"] or "",
-            way=row["way"] or "",
-            notes=tuple(row["notes"] or ()),
-        )
+        facts = {name: row[column] for column, name in _FACTS.items()}
+        facts["source_index_F"] = np.asarray(row["source_index"], np.int64)
+        facts["pts_seconds_F"] = np.asarray(row["pts_seconds"], np.float64)
+        # Columns that older rows lack; of those, the orientation follows from the rotation.
+        facts["repaired"], facts["way"] = row["repaired"] or "", row["way"] or ""
+        facts["notes"] = tuple(row["notes"] or ())
+        if row["orientation"] is None:
+            facts["orientation"] = {90: 8, 180: 3, 270: 6}.get(row["rotation"], 1)
+        return VideoFacts(**facts)
 
     def read(self, video_id: str, frame_index_K: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return frames as uint8 [K, H, W, 3], in the order asked for; repeats are allowed."""
@@ -406,10 +406,53 @@ class FrameReader:
         return self._maps[shard]
 
 
-def _orientation_of(row: dict[str, Any]) -> int:
-    """Return a row's orientation; that of an older row follows from its rotation."""
-    known = row["orientation"]
-    return known if known is not None else {90: 8, 180: 3, 270: 6}.get(row["rotation"], 1)
+class Pools(Mapping[str, np.ndarray]):
+    """Presentation times of every cached video's pool frames: {video_id: pts_seconds [F]}.
+
+    `FrameReader` answers for one video at a time and knows where its pixels lie; an overview of
+    100,000 videos reads a few columns instead.
+    """
+
+    def __init__(self, layout: CacheLayout, frames_key: str) -> None:
+        columns = ["video_id", "pts_seconds", "source_index", "duration_seconds", "checksum"]
+        table = read_parts(layout.frames(frames_key), "videos", VIDEOS_SCHEMA, columns)
+        self._rows = last_rows(table, "video_id")
+        self._pts, self._bounds = flat_lists(table, "pts_seconds")
+        self._source, self._source_bounds = flat_lists(table, "source_index")
+        self._durations = table.column("duration_seconds").to_numpy()
+        self._checksums = table.column("checksum").to_pylist()
+
+    def __getitem__(self, video_id: str) -> np.ndarray:
+        row = self._rows[video_id]
+        return self._pts[self._bounds[row] : self._bounds[row + 1]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self._rows
+
+    def num_frames(self, video_id: str) -> int:
+        """Return the size of a video's pool."""
+        row = self._rows[video_id]
+        return int(self._bounds[row + 1] - self._bounds[row])
+
+    def has_repeats(self, video_id: str) -> bool:
+        """Whether a frame of the file stands in the pool more than once."""
+        row = self._rows[video_id]
+        index_F = self._source[self._source_bounds[row] : self._source_bounds[row + 1]]
+        return len(np.unique(index_F)) < len(index_F)
+
+    def duration_seconds(self, video_id: str) -> float:
+        """Return the length of a video."""
+        return float(self._durations[self._rows[video_id]])
+
+    def checksum(self, video_id: str) -> str:
+        """Return the checksum of a video's stored frames."""
+        return str(self._checksums[self._rows[video_id]])
 
 
 def _codec_of(folder: Path) -> FrameCodec:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from strive.cache.commit import commit_parquet, last_rows, new_part_path, read_parts
+from strive.cache.commit import commit_parquet, flat_lists, last_rows, new_part_path, read_parts
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.cache.questions import read_questions
@@ -199,7 +199,7 @@ class ScoreReader:
                 self._rows[question_id] = row
         self._num_text_tokens = table.column("num_text_tokens").to_pylist()
         self._text_truncated = table.column("text_truncated").to_pylist()
-        self._scores, self._bounds = _flat_scores(table)
+        self._scores, self._bounds = flat_lists(table, "scores")
 
     @property
     def logit_scale(self) -> float:
@@ -247,17 +247,6 @@ class ScoreReader:
             num_text_tokens=self._num_text_tokens[row],
             text_truncated=self._text_truncated[row],
         )
-
-
-def _flat_scores(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return all scores behind one another, and where each row begins."""
-    column = table.column("scores")
-    if table.num_rows == 0:
-        return np.empty(0, np.float32), np.zeros(1, np.int64)
-    lists = column.combine_chunks()
-    chunk = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-    bounds = chunk.offsets.to_numpy().astype(np.int64)
-    return chunk.values.to_numpy(zero_copy_only=False), bounds
 
 
 def list_scorers(layout: CacheLayout) -> list[ScorerInfo]:

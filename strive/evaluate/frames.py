@@ -123,8 +123,8 @@ class FileFrames(FrameSource):
         )
         return VideoFrames(
             frames_KHWC=decoded.frames_FHWC,
-            pts_seconds_K=decoded.pts_seconds_F,
-            source_index_K=decoded.source_index_F,
+            pts_seconds_K=decoded.facts.pts_seconds_F,
+            source_index_K=decoded.facts.source_index_F,
         )
 
 

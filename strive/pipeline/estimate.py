@@ -120,7 +120,7 @@ def _try_decoding(options: PrecomputeConfig, work: Work, rule: PrepareRule, trie
             video: EncodedVideo = outcome.value
             tried.frame_bytes.append(video.num_bytes)
             frames_FHWC = read_back(video, rule.codec)
-            tried.embed(work, outcome.key, frames_FHWC, video.info.pts_seconds_F)
+            tried.embed(work, outcome.key, frames_FHWC, video.facts.pts_seconds_F)
 
 
 def _try_cached(options: PrecomputeConfig, layout: CacheLayout, work: Work, tried: _Tried) -> None:

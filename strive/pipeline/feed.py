@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from strive.cache.codec import FrameCodec
 from strive.cache.embeddings import VideoEmbeddings
-from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader, frames_checksum
 from strive.cache.layout import CacheLayout
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import CacheError, DecodeError, ModelError, StriveError
@@ -140,9 +139,9 @@ class Feeder:
         video: EncodedVideo = outcome.value
         self._write("frames", video, video.num_bytes)
         pool = _Pool(
-            video.info.num_frames,
+            video.facts.num_frames,
             frames_checksum(video.frames),
-            video.info.pts_seconds_F,
+            video.facts.pts_seconds_F,
             lambda: read_back(video, self._codec, self._threads),
         )
         self._feed(task, pool, video.num_bytes)
@@ -228,14 +227,14 @@ def read_back(
     Raises:
         CacheError: what the worker encoded cannot be decoded.
     """
-    height, width = video.info.height, video.info.width
+    height, width = video.facts.height, video.facts.width
     frames_FHWC = np.empty((len(video.frames), height, width, 3), np.uint8)
 
     def read(number: int) -> None:
         frames_FHWC[number] = codec.decode(video.frames[number], height, width)
 
     if len(video.frames) == 0:
-        raise CacheError(f"video '{video.info.video_id}' came without frames")
+        raise CacheError(f"video '{video.video_id}' came without frames")
     for _ in (threads.map if threads else map)(read, range(len(video.frames))):
         pass
     return frames_FHWC

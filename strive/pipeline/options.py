@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from strive.cache.codec import FrameCodec
+from strive.cache.frames import FrameCodec
 from strive.cache.layout import make_key
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import ConfigError

@@ -37,9 +37,9 @@ class Part:
         started = time.monotonic()
         self.frames.add(video)
         self.counts.num_decoded += 1
-        self.counts.num_frames += video.info.num_frames
-        self.counts.num_repaired += bool(getattr(video.info, "repaired", ""))
-        self.counts.notes.update(video.info.notes)
+        self.counts.num_frames += video.facts.num_frames
+        self.counts.num_repaired += bool(video.facts.repaired)
+        self.counts.notes.update(video.facts.notes)
         self.counts.write_seconds += time.monotonic() - started
 
     def add_embeddings(self, scorer_key: str, video: VideoEmbeddings) -> None:

@@ -6,8 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from strive.cache.codec import FrameCodec
-from strive.cache.frames import EncodedVideo, VideoInfo
+from strive.cache.frames import EncodedVideo, FrameCodec
 from strive.errors import DecodeError, OutsideRootError
 from strive.files import content_digest, modified_ns, resolve_video, resolves_into_blobs
 from strive.video.decode import DecodedVideo, decode_frames
@@ -52,24 +51,6 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     before = _stamp(path)
     with _naming_file(path, before):
         decoded, repaired = _decode(path, rule)
-    num_frames, height, width, _ = decoded.frames_FHWC.shape
-    info = VideoInfo(
-        video_id=video_id,
-        num_frames=num_frames,
-        source_index_F=decoded.source_index_F,
-        pts_seconds_F=decoded.pts_seconds_F,
-        source_fps=decoded.source_fps,
-        source_num_frames=decoded.source_num_frames,
-        duration_seconds=decoded.duration_seconds,
-        height=height,
-        width=width,
-        orientation=decoded.orientation,
-        codec=decoded.codec,
-        decoder=decoded.decoder,
-        repaired=repaired,
-        way=decoded.way,
-        notes=decoded.notes,
-    )
     frames = tuple(rule.codec.encode(frame_HWC) for frame_HWC in decoded.frames_FHWC)
     size_bytes, digest = content_digest(path)
     after = _stamp(path)
@@ -77,7 +58,8 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
         error = DecodeError("changed", f"{path} was written to while it was read")
         error.known_as = before and (*before, None)
         raise error
-    return EncodedVideo(info, video_id, size_bytes, digest, frames, after and after[1])
+    facts = replace(decoded.facts, repaired=repaired)
+    return EncodedVideo(video_id, facts, size_bytes, digest, frames, after and after[1])
 
 
 def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strive.cache.failures import read_failures
-from strive.cache.frames import VideoInfo
+from strive.cache.frames import Pools
 from strive.cache.layout import open_cache
-from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import find_scorer, list_scorers
 from strive.choices import ScoreTransform, Worst
 from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
-from strive.records import Record
+from strive.records import Record, VideoFacts
 from strive.report.scores import (
     InspectSettings,
     QuestionStats,
@@ -113,7 +112,7 @@ class QuestionView:
 
     cache: str
     record: Record
-    video: VideoInfo
+    video: VideoFacts
     scorer_name: str
     scorer_key: str
     scorer_kind: str

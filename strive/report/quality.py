@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from strive.cache.frames import Pools
 from strive.cache.layout import open_cache
-from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import find_scorer, list_scorers
 from strive.errors import CacheError, MissingInputError, RecordsError, unknown_name

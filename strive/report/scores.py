@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from strive.cache.frames import FrameReader
+from strive.cache.frames import FrameReader, Pools
 from strive.cache.layout import CacheLayout, open_cache
-from strive.cache.pools import Pools
 from strive.cache.questions import read_questions
 from strive.cache.scores import QuestionScores, ScoreReader, find_scorer
 from strive.choices import ScoreTransform

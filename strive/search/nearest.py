@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from strive.cache.embeddings import iter_embeddings, read_embedding_states
+from strive.cache.frames import Pools
 from strive.cache.layout import CacheLayout, open_cache, read_settings, require_fields
-from strive.cache.pools import Pools
 from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
 from strive.errors import CacheError, ConfigError, MissingInputError, ModelError, StaleCacheError
 from strive.progress import show_progress

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from strive.errors import ConfigError, DecodeError, unknown_name
+from strive.records import VideoFacts
 from strive.video.frame_plan import FramePlan
 from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing
 from strive.video.pyav_decoder import NotExactError, decode_pyav
@@ -36,23 +37,10 @@ from strive.video.whole import decode_whole, probe
 
 @dataclass(frozen=True, slots=True)
 class DecodedVideo:
-    """The frames of a plan with their facts; `height` and `width` are in the frames' shape.
-
-    `orientation` is numbered as in `orientation.py`, `way` is `index` or `decode`, `notes` say what
-    is odd about the file.
-    """
+    """The frames of a plan, uint8 [F, H, W, 3], with their facts."""
 
     frames_FHWC: np.ndarray
-    pts_seconds_F: np.ndarray
-    source_index_F: np.ndarray
-    source_fps: float
-    source_num_frames: int
-    duration_seconds: float
-    orientation: int
-    codec: str
-    decoder: str
-    way: str = "index"
-    notes: tuple[str, ...] = ()
+    facts: VideoFacts
 
 
 Decoder = Callable[[VideoSource, np.ndarray, FrameScaler, int], Iterator[np.ndarray]]
@@ -141,19 +129,22 @@ def _decode(
             continue
         if len(frames) != len(indices_F):
             raise DecodeError("frames_missing", f"{name} gave {len(frames)} frames")
-        return DecodedVideo(
-            frames_FHWC=np.stack(frames),
-            pts_seconds_F=source.pts_seconds(indices_F),
+        height, width, _ = frames[0].shape
+        facts = VideoFacts(
             source_index_F=indices_F,
+            pts_seconds_F=source.pts_seconds(indices_F),
             source_fps=source.fps,
             source_num_frames=source.num_frames,
             duration_seconds=source.duration_seconds,
+            height=height,
+            width=width,
             orientation=source.orientation,
             codec=source.codec,
             decoder=name,
             way=source.way,
             notes=tuple(notes),
         )
+        return DecodedVideo(np.stack(frames), facts)
     messages = "; ".join(f"{name}: {error.args[-1]}" for name, error in errors)
     kinds = [error.kind for _, error in errors]
     # A decoder that never takes such files says nothing about what is wrong with this one.

@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from strive.cache.codec import FrameCodec
-from strive.cache.frames import EncodedVideo, FrameReader, FrameWriter, VideoInfo
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader, FrameWriter
 from strive.cache.layout import create_cache, ensure_settings
 from strive.choices import FramesMode
 from strive.cli import app
@@ -36,7 +35,7 @@ from strive.files import plain_json
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.models.loading import Policy, load_policy
-from strive.records import write_records
+from strive.records import VideoFacts, write_records
 
 NUM_FRAMES = 4
 
@@ -186,13 +185,13 @@ def test_frames_from_a_cache_and_held_out_metrics(
     writer = FrameWriter(layout, "pool", writer="s0of1")
     for record in {r.video_id: r for r in records[:4]}.values():
         video = pool.frames(record)
-        count, height, width, _ = video.frames_KHWC.shape
-        info = VideoInfo(
-            record.video_id, count, video.source_index_K, video.pts_seconds_K, 25.0,
-            250, 10.0, height, width, 0, "h264", "pyav",
+        _, height, width, _ = video.frames_KHWC.shape
+        facts = VideoFacts(
+            video.source_index_K, video.pts_seconds_K, 25.0, 250, 10.0, height, width, 1,
+            codec="h264", decoder="pyav",
         )  # fmt: skip
         frames = tuple(codec.encode(frame) for frame in video.frames_KHWC)
-        writer.add(EncodedVideo(info, record.video_id, 1, "digest", frames))
+        writer.add(EncodedVideo(record.video_id, facts, 1, "digest", frames))
     writer.commit()
 
     config = EvaluateConfig(

@@ -38,13 +38,12 @@ from sentinels import FolderWatch, Port, processes_marked, strace_prefix
 from video.coded_clips import FFMPEG, number_of
 from zoo import Entry, Right, build_zoo
 
-from strive.cache.codec import FrameCodec
 from strive.cache.failures import FailureRow, read_failures
-from strive.cache.frames import EncodedVideo, FrameReader, VideoInfo
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader
 from strive.cache.layout import CacheLayout, open_cache
 from strive.errors import DecodeError
 from strive.pipeline.prepare import PrepareRule, prepare_video
-from strive.records import video_id_of
+from strive.records import VideoFacts, video_id_of
 from strive.video.decode import DECODERS
 from strive.video.frame_plan import FramePlan
 from strive.video.opened import LOCAL_FILES_ONLY
@@ -172,18 +171,19 @@ def judge(run: Run, entry: Entry) -> str:
         return "" if kind in right.kinds else f"{video_id!r}: failed with {kind}"
     if video_id not in run.reader:
         return f"{video_id!r}: neither frames nor a failure"
-    return judge_frames(run.reader.info(video_id), run.frames(video_id), right)
+    wrong = judge_frames(run.reader.info(video_id), run.frames(video_id), right)
+    return wrong and f"{video_id!r}: {wrong}"
 
 
-def judge_frames(info: VideoInfo, frames_FHWC: np.ndarray, right: Right) -> str:
+def judge_frames(info: VideoFacts, frames_FHWC: np.ndarray, right: Right) -> str:
     """Say what is wrong with the frames of a file; nothing if they are right."""
     if right.num_frames not in (info.source_num_frames, -1):
-        return f"{info.video_id!r}: {info.source_num_frames} frames, not {right.num_frames}"
+        return f"{info.source_num_frames} frames, not {right.num_frames}"
     if not right.readable:
         return ""
     numbers = [clear_number(np.rot90(frame, -right.turns)) for frame in frames_FHWC]
     expected = [right.first + int(index) for index in info.source_index_F]
-    return "" if numbers == expected else f"{info.video_id!r}: shows {numbers}, not {expected}"
+    return "" if numbers == expected else f"shows {numbers}, not {expected}"
 
 
 def judge_mutation(run: Run, mutation: Mutation) -> str:
@@ -345,7 +345,7 @@ def test_repair_of_what_can_be_repaired(place: Place, tmp_path: Path) -> None:
 
 
 def raw_frames(video: EncodedVideo) -> np.ndarray:
-    shape = (video.info.height, video.info.width, 3)
+    shape = (video.facts.height, video.facts.width, 3)
     return np.stack([np.frombuffer(data, np.uint8).reshape(shape) for data in video.frames])
 
 
@@ -360,7 +360,7 @@ def test_no_decoder_shows_a_wrong_frame(place: Place, decoder: str) -> None:
             video = worker.call(prepare_video, kwargs, 60)
         except DecodeError:
             continue  # a decoder may refuse what another takes
-        if fault := judge_frames(video.info, raw_frames(video), entry.right):
+        if fault := judge_frames(video.facts, raw_frames(video), entry.right):
             wrong.append(fault)
         num_right += 1
     worker.close()

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strive.cache.codec import FrameCodec
 from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
-from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, read_video_states
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameWriter, read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings, make_key
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+from strive.records import VideoFacts
 
 # Helper modules of these tests are imported as `video.coded_clips` and so on.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -26,9 +26,7 @@ def pictures(video_id: str, num_frames: int = 5) -> np.ndarray:
 
 def encoded(video_id: str, codec: FrameCodec, num_frames: int = 5) -> EncodedVideo:
     frames_FHWC = pictures(video_id, num_frames)
-    info = VideoInfo(
-        video_id=video_id,
-        num_frames=num_frames,
+    facts = VideoFacts(
         source_index_F=np.arange(num_frames) * 3,
         pts_seconds_F=np.arange(num_frames) * 0.12,
         source_fps=25.0,
@@ -41,7 +39,7 @@ def encoded(video_id: str, codec: FrameCodec, num_frames: int = 5) -> EncodedVid
         decoder="pyav",
     )
     frames = tuple(codec.encode(frame) for frame in frames_FHWC)
-    return EncodedVideo(info, video_id, 1000, "digest", frames)
+    return EncodedVideo(video_id, facts, 1000, "digest", frames)
 
 
 def add_frames(layout: CacheLayout, codec_name: str, *video_ids: str, num_frames: int = 5) -> str:

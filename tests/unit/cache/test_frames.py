@@ -6,8 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.conftest import add_frames, encoded, pictures
-from strive.cache.codec import FrameCodec
-from strive.cache.frames import FrameReader, FrameWriter, frame_shards, read_video_states
+from strive.cache.frames import (
+    FrameCodec,
+    FrameReader,
+    FrameWriter,
+    frame_shards,
+    read_video_states,
+)
 from strive.cache.layout import CacheLayout
 from strive.errors import CacheDamageError, CacheError, UnknownNameError
 
@@ -51,7 +56,7 @@ def test_any_indices_in_any_order(layout: CacheLayout, indices: list[int]) -> No
 def test_info_is_what_was_written(layout: CacheLayout) -> None:
     key = add_frames(layout, "jpeg", "a.mp4")
     info = FrameReader(layout, key).info("a.mp4")
-    expected = encoded("a.mp4", FrameCodec("jpeg")).info
+    expected = encoded("a.mp4", FrameCodec("jpeg")).facts
     for name in ("source_index_F", "pts_seconds_F"):
         np.testing.assert_array_equal(getattr(info, name), getattr(expected, name))
         assert getattr(info, name).dtype == (np.int64 if "index" in name else np.float64)

@@ -25,7 +25,6 @@ from strive.cache.care import (
     plan_drop,
     walk_cache,
 )
-from strive.cache.codec import FrameCodec
 from strive.cache.commit import commit_parquet, read_part
 from strive.cache.embeddings import (
     VideoEmbeddings,
@@ -33,7 +32,13 @@ from strive.cache.embeddings import (
     iter_embeddings,
     read_embedding_states,
 )
-from strive.cache.frames import FrameReader, FrameWriter, frame_shards, read_video_states
+from strive.cache.frames import (
+    FrameCodec,
+    FrameReader,
+    FrameWriter,
+    frame_shards,
+    read_video_states,
+)
 from strive.cache.layout import CacheLayout
 from strive.cache.lock import live_writers
 from strive.cache.scores import QuestionScores, ScoreReader, ScoreRow, commit_scores

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from clip_world import clips
 
-from strive.cache.codec import FrameCodec
+from strive.cache.frames import FrameCodec
 from strive.errors import DecodeError
 from strive.files import content_digest
 from strive.pipeline import prepare
@@ -32,8 +32,8 @@ def test_a_video_is_known_by_its_content_and_its_time(rule: PrepareRule) -> None
     video = prepare_video("clip0.mp4", rule)
     assert (video.size_bytes, video.content_digest) == content_digest(path)
     assert video.modified_ns == path.stat().st_mtime_ns
-    assert video.info.repaired == ""
-    assert video.info.source_num_frames == 30
+    assert video.facts.repaired == ""
+    assert video.facts.source_num_frames == 30
 
 
 def test_paths_outside_the_root_need_leave(rule: PrepareRule, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_paths_outside_the_root_need_leave(rule: PrepareRule, tmp_path: Path) ->
     allowing = replace(refusing, allow_outside_root=True)
     for video_id in ("../outside.mp4", str(outside), "link.mp4"):
         assert kind_of(video_id, refusing) == "outside_root"
-        assert prepare_video(video_id, allowing).info.source_num_frames == 6
+        assert prepare_video(video_id, allowing).facts.source_num_frames == 6
 
 
 def test_names_that_no_file_can_have_are_missing(rule: PrepareRule, tmp_path: Path) -> None:

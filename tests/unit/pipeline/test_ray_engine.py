@@ -196,7 +196,7 @@ def test_encoded_frames_travel_not_pixels(world: World, tmp_path: Path) -> None:
     job = Job("clip0.mp4", {"video_id": "clip0.mp4", "rule": rule})
     outcome = ray_tasks._prepare(job, 60.0)
     video = outcome.value
-    pixels = video.info.num_frames * video.info.height * video.info.width * 3
+    pixels = video.facts.num_frames * video.facts.height * video.facts.width * 3
     assert len(pickle.dumps(outcome)) < 1.2 * video.num_bytes + 4000 < pixels / 2
 
 

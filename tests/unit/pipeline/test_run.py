@@ -541,7 +541,7 @@ def test_a_query_with_options_has_a_key_of_its_own(world: World, tmp_path: Path)
 def test_scorers_without_frames_read_none_and_count_what_they_cannot_score(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from strive.cache.codec import FrameCodec
+    from strive.cache.frames import FrameCodec
 
     decoded: list[int] = []
     real = FrameCodec.decode

@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strive.cache.codec import FrameCodec
 from strive.cache.failures import FailureRow, commit_failures
-from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, frames_checksum
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameWriter, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
-from strive.records import Record
+from strive.records import Record, VideoFacts
 
 FRAMES_KEY = "uniform-64-test"
 HOSTILE = '<script>alert("x")</script> & "quoted"'
@@ -30,9 +29,7 @@ def encoded_video(
     video_id: str, num_frames: int, height: int = 72, width: int = 96
 ) -> EncodedVideo:
     pts_seconds_F = np.arange(num_frames) * 0.25
-    info = VideoInfo(
-        video_id=video_id,
-        num_frames=num_frames,
+    facts = VideoFacts(
         source_index_F=np.arange(num_frames) * 5,
         pts_seconds_F=pts_seconds_F,
         source_fps=20.0,
@@ -46,7 +43,7 @@ def encoded_video(
     )
     codec = FrameCodec("jpeg")
     frames = tuple(codec.encode(picture(i, num_frames, height, width)) for i in range(num_frames))
-    return EncodedVideo(info, video_id, 1000, "digest", frames)
+    return EncodedVideo(video_id, facts, 1000, "digest", frames)
 
 
 def record(

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from strive.cache.codec import FrameCodec
-from strive.cache.frames import EncodedVideo, FrameWriter, VideoInfo, frames_checksum
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameWriter, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.configs.schema import TrainConfig
-from strive.records import Record
+from strive.records import Record, VideoFacts
 
 FRAMES_KEY, SCORER_KEY = "uniform-test", "siglip2-test"
 
@@ -34,9 +33,7 @@ def make_cache(
     for number in range(num_questions):
         video_id = f"clip{number}.mp4"
         frames = rng.integers(0, 256, (num_frames, size, size, 3), dtype=np.uint8)
-        info = VideoInfo(
-            video_id=video_id,
-            num_frames=num_frames,
+        facts = VideoFacts(
             source_index_F=np.arange(num_frames) * 3,
             pts_seconds_F=np.arange(num_frames) * 0.25,
             source_fps=12.0,
@@ -50,7 +47,7 @@ def make_cache(
             notes=(notes or {}).get(video_id, ()),
         )
         encoded = tuple(codec.encode(frame) for frame in frames)
-        writer.add(EncodedVideo(info, video_id, 1, "digest", encoded))
+        writer.add(EncodedVideo(video_id, facts, 1, "digest", encoded))
         question_id = f"q{number}"
         spans = ((1.0, 2.0),) if number % 2 else None
         records.append(

@@ -117,7 +117,7 @@ def test_malformed_words_about_a_file_are_no_damage(tmp_path: Path) -> None:
         data.replace(b"udta", b"what"),
     ):
         path.write_bytes(changed)
-        assert assert_whole(path).notes == ()
+        assert assert_whole(path).facts.notes == ()
 
 
 def test_a_damaged_index_or_title_of_matroska_is_no_damage(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_packets_and_pictures_of_an_ordinary_file(
         at = run.stop_rank + 1
     counted = Counted(monkeypatch)
     video = decode_frames(path, frame_plan)
-    assert video.way == "index" and len(video.frames_FHWC) == 16
+    assert video.facts.way == "index" and len(video.frames_FHWC) == 16
     # With B-frames FFmpeg may go to the keyframe before the one that was asked for.
     assert expected <= counted.packets <= expected + num_seeks * group
     assert 0 < counted.checked <= 64

@@ -61,7 +61,7 @@ PIXEL_CROPS: dict[str, tuple[dict[str, int], tuple[int, int]]] = {
 def assert_as_shown(path: Path, height: int, width: int) -> None:
     """FFmpeg's program shows the same, whichever way and however many threads decode."""
     video = decode_frames(path, ALL, decoders=("pyav",))
-    assert video.way == "index" and video.frames_FHWC.shape == (NUM_FRAMES, height, width, 3)
+    assert video.facts.way == "index" and video.frames_FHWC.shape == (NUM_FRAMES, height, width, 3)
     shown = shown_by_ffmpeg(path, height, width)
     assert np.abs(video.frames_FHWC.astype(int) - shown).mean() < 1  # by a pixel off: over 10
     threaded = decode_frames(path, ALL, decoders=("pyav",), threads=2)

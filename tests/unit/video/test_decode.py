@@ -59,10 +59,10 @@ def test_frames_carry_the_numbers_asked_for(
         )
         return
     expected = [(2 * i + 1) * num_frames // 32 for i in range(16)]
-    assert video.source_index_F.tolist() == sorted(set(expected))
-    assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
-    assert video.source_num_frames == num_frames
-    assert (video.decoder, video.codec, video.orientation) == (decoder, codec, 1)
+    assert video.facts.source_index_F.tolist() == sorted(set(expected))
+    assert numbers_of(video.frames_FHWC) == video.facts.source_index_F.tolist()
+    assert video.facts.source_num_frames == num_frames
+    assert (video.facts.decoder, video.facts.codec, video.facts.orientation) == (decoder, codec, 1)
 
 
 @pytest.mark.parametrize("decoder", [name for name in ["auto", *USABLE] if name != "decord"])
@@ -72,8 +72,8 @@ def test_rotation_is_applied(media: Path, decoder: str, name: str, turns: int) -
     path = media / f"rotated{name}.mp4"
     video = decode_frames(path, PLAN, decoders=decoder_order(decoder))
     upright = np.rot90(video.frames_FHWC, -turns, axes=(1, 2))
-    assert numbers_of(upright) == video.source_index_F.tolist()
-    assert video.orientation == {1: 8, 2: 3, 3: 6}[turns]
+    assert numbers_of(upright) == video.facts.source_index_F.tolist()
+    assert video.facts.orientation == {1: 8, 2: 3, 3: 6}[turns]
 
 
 def test_decord_turns_right_or_refuses(media: Path) -> None:
@@ -85,15 +85,15 @@ def test_decord_turns_right_or_refuses(media: Path) -> None:
             assert error.kind == "wrong_picture"
             continue
         upright = np.rot90(video.frames_FHWC, -turns, axes=(1, 2))
-        assert numbers_of(upright) == video.source_index_F.tolist()
+        assert numbers_of(upright) == video.facts.source_index_F.tolist()
 
 
 def test_vfr_stamps_are_true(media: Path) -> None:
     video = decode(media / "vfr.mp4", "pyav", FramePlan("uniform", 80))
     # 40 frames at 25 a second, then 40 at 10 a second.
     expected = [i / 25 if i < 40 else 1.6 + (i - 40) / 10 for i in range(80)]
-    np.testing.assert_allclose(video.pts_seconds_F, expected, atol=2e-3)
-    assert video.duration_seconds == pytest.approx(5.5 * 80 / 79, abs=0.02)
+    np.testing.assert_allclose(video.facts.pts_seconds_F, expected, atol=2e-3)
+    assert video.facts.duration_seconds == pytest.approx(5.5 * 80 / 79, abs=0.02)
 
 
 @pytest.mark.parametrize("fps", [10, 12, 24, 30])
@@ -107,11 +107,11 @@ def test_stamps_of_a_constant_rate_are_exact(tmp_path: Path, fps: int) -> None:
 def test_cut_between_keyframes_starts_at_zero(media: Path) -> None:
     for decoder in ("auto", "pyav"):
         video = decode_frames(media / "cut.mp4", PLAN, decoders=decoder_order(decoder))
-        assert video.pts_seconds_F[0] >= 0
+        assert video.facts.pts_seconds_F[0] >= 0
         numbers = np.array(numbers_of(video.frames_FHWC))
         assert (np.diff(numbers) > 0).all()
         # Frame 25 is the first after the cut at 1 s, whatever the edit list hides before it.
-        shift = numbers - video.source_index_F
+        shift = numbers - video.facts.source_index_F
         assert (shift == shift[0]).all()
 
 
@@ -137,7 +137,7 @@ def test_decoders_agree_on_pixels(media: Path) -> None:
         first, *others = (decode(media / name, decoder) for decoder in USABLE)
         for other in others:
             difference = np.abs(first.frames_FHWC.astype(int) - other.frames_FHWC)
-            assert difference.max() <= 2, (name, other.decoder)
+            assert difference.max() <= 2, (name, other.facts.decoder)
 
 
 def test_torchcodec_gives_what_pyav_gives_or_says_how_to_get_it(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_without_torchcodec_the_fix_is_told_and_auto_serves(
             decode(media / "plain.mp4", "torchcodec")
         assert caught.value.kind == "unavailable"
         both = decode_frames(media / "plain.mp4", PLAN, decoders=("torchcodec", "decord"))
-        assert both.decoder == "decord"
+        assert both.facts.decoder == "decord"
     finally:
         torchcodec_import_error.cache_clear()
 
@@ -211,14 +211,14 @@ def test_versions_of_every_decoder_are_told() -> None:
 def test_max_pixels_holds_and_keeps_the_picture(media: Path) -> None:
     video = decode_frames(media / "plain.mp4", PLAN, max_pixels=3000)
     assert video.frames_FHWC.shape[1:3] == (47, 63)
-    assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
+    assert numbers_of(video.frames_FHWC) == video.facts.source_index_F.tolist()
 
 
 def test_names_that_look_like_protocols_stay_files(media: Path, tmp_path: Path) -> None:
     odd = tmp_path / "concat:x|y.mp4"
     odd.write_bytes((media / "short.mp4").read_bytes())
     for decoder in USABLE:
-        assert decode(odd, decoder).source_num_frames == 5
+        assert decode(odd, decoder).facts.source_num_frames == 5
 
 
 def test_damaged_picture_data_is_an_error_where_it_is_wanted(media: Path, tmp_path: Path) -> None:
@@ -232,12 +232,12 @@ def test_damaged_picture_data_is_an_error_where_it_is_wanted(media: Path, tmp_pa
         decode_frames(hurt, FramePlan("uniform", 90))
     assert caught.value.kind == "damaged"
     allowed = decode_frames(hurt, FramePlan("uniform", 90), allow_damaged=True)
-    assert "damaged" in allowed.notes
+    assert "damaged" in allowed.facts.notes
     # None of these 16 builds on what is hurt: right pictures at their right times.
     around = decode_frames(hurt, PLAN)
-    assert "damaged_elsewhere" in around.notes and around.way == "decode"
+    assert "damaged_elsewhere" in around.facts.notes and around.facts.way == "decode"
     np.testing.assert_allclose(
-        around.pts_seconds_F, np.array(numbers_of(around.frames_FHWC)) / 25, atol=1e-9
+        around.facts.pts_seconds_F, np.array(numbers_of(around.frames_FHWC)) / 25, atol=1e-9
     )
 
 

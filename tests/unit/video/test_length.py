@@ -40,16 +40,16 @@ def decode(path: Path, max_missing: str | None = None) -> DecodedVideo:
 def test_a_file_that_ends_before_its_header_says(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     data = clip(path)
-    assert decode(path).notes == ()
+    assert decode(path).facts.notes == ()
     path.write_bytes(data[: len(data) * 6 // 10])
     with pytest.raises(DecodeError, match="--max-missing") as caught:
         decode(path)
     assert caught.value.kind == "incomplete"
     for allowed in ("5.5s", "95%", "any"):
         video = decode(path, allowed)
-        assert "ends_early" in video.notes
+        assert "ends_early" in video.facts.notes
         # The first part, each picture at its time.
-        expected = [round(25 * float(second)) for second in video.pts_seconds_F]
+        expected = [round(25 * float(second)) for second in video.facts.pts_seconds_F]
         assert numbers_of(video.frames_FHWC) == expected
 
 
@@ -59,21 +59,21 @@ def test_a_little_may_be_missing(tmp_path: Path, name: str) -> None:
     data = clip(path)
     path.write_bytes(data[: len(data) * 97 // 100])
     video = decode(path)
-    assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
+    assert numbers_of(video.frames_FHWC) == video.facts.source_index_F.tolist()
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_appended_is_no_concern(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(clip(path) + b"and a tail that does no harm")
-    assert decode(path).source_num_frames == 25 * SECONDS
+    assert decode(path).facts.source_num_frames == 25 * SECONDS
 
 
 def test_an_index_after_the_pictures_of_an_avi_may_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
     data = clip(path)
     path.write_bytes(data[: data.rindex(b"idx1")])
-    assert decode(path).source_num_frames == 25 * SECONDS
+    assert decode(path).facts.source_num_frames == 25 * SECONDS
 
 
 @pytest.mark.parametrize("wrong", [-70, 8, 40])
@@ -85,8 +85,8 @@ def test_writers_that_count_their_bytes_wrong(tmp_path: Path, wrong: int) -> Non
         struct.pack_into("<I", data, at, size + wrong)
     path.write_bytes(data)
     video = decode(path)
-    assert video.source_num_frames == 25 * SECONDS
-    assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
+    assert video.facts.source_num_frames == 25 * SECONDS
+    assert numbers_of(video.frames_FHWC) == video.facts.source_index_F.tolist()
 
 
 def test_a_list_of_pictures_of_no_stated_size(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_list_of_pictures_of_no_stated_size(tmp_path: Path) -> None:
     data = bytearray(clip(path))
     struct.pack_into("<I", data, data.index(b"movi") - 4, 0)
     path.write_bytes(data)
-    assert decode(path).source_num_frames == 25 * SECONDS
+    assert decode(path).facts.source_num_frames == 25 * SECONDS
 
 
 def test_a_header_that_speaks_of_minutes_too_many(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_a_header_that_speaks_of_minutes_too_many(tmp_path: Path) -> None:
         struct.pack_into("<I", data, at, 9000)
     path.write_bytes(data)
     for video in (of_matroska, decode(path)):
-        assert video.source_num_frames == 25 * SECONDS
-        assert "stated_longer" in video.notes
+        assert video.facts.source_num_frames == 25 * SECONDS
+        assert "stated_longer" in video.facts.notes
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_where_nothing_is_stated_a_part_is_a_video(
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2 + 41])
     video = decode(path)
-    assert 25 < video.source_num_frames < 25 * SECONDS
-    assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
-    assert "no_stated_length" in video.notes
+    assert 25 < video.facts.source_num_frames < 25 * SECONDS
+    assert numbers_of(video.frames_FHWC) == video.facts.source_index_F.tolist()
+    assert "no_stated_length" in video.facts.notes
 
 
 def test_a_recording_that_ends_within_a_picture(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_recording_that_ends_within_a_picture(tmp_path: Path) -> None:
     assert begins[21] - begins[20] > 3
     path.write_bytes(b"".join(packets[: begins[20] + 2]) + packets[begins[20] + 2][:88])
     video = decode_frames(path, FramePlan("uniform", 64))
-    assert "ends_abruptly" in video.notes
+    assert "ends_abruptly" in video.facts.notes
     assert numbers_of(video.frames_FHWC) == list(range(20))
 
 
@@ -178,15 +178,15 @@ def test_what_is_shown_of_a_recording_that_breaks_off(
         shown = sum(stamp < stamps[picture] for stamp in stamps[:picture])
         for plan in (PLAN, FramePlan("uniform", 64)):
             video = decode_frames(path, plan)
-            assert "ends_abruptly" in video.notes and video.source_num_frames == shown
-            assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
+            assert "ends_abruptly" in video.facts.notes and video.facts.source_num_frames == shown
+            assert numbers_of(video.frames_FHWC) == video.facts.source_index_F.tolist()
         # Within its first packet: nothing of it is there, and all before it.
         path.write_bytes(data[: begins[firsts[picture]][0] + 88])
         video = decode_frames(path, PLAN)
-        assert "ends_abruptly" in video.notes and video.source_num_frames == picture
+        assert "ends_abruptly" in video.facts.notes and video.facts.source_num_frames == picture
     for end in (0, step, 5 * step):
         path.write_bytes(data[: len(data) - end])
-        assert "ends_abruptly" not in decode_frames(path, PLAN).notes
+        assert "ends_abruptly" not in decode_frames(path, PLAN).facts.notes
 
 
 def test_a_stream_written_live_states_nothing(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_stream_written_live_states_nothing(tmp_path: Path) -> None:
     data[duration : duration + 3] = b"\xec\x40\x08"  # nothing, in an element of the same length
     path.write_bytes(data)
     video = decode(path)
-    assert video.source_num_frames == 50 and "no_stated_length" in video.notes
+    assert video.facts.source_num_frames == 50 and "no_stated_length" in video.facts.notes
 
 
 def test_longer_sound_is_not_missing_video(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_longer_sound_is_not_missing_video(tmp_path: Path) -> None:
     inputs = [ffmpeg.input(str(short)), ffmpeg.input(str(sound), stream_loop=5)]
     ffmpeg.output(*inputs, str(path), c="copy").global_args("-loglevel", "error").run(cmd=FFMPEG)
     video = decode(path)
-    assert video.source_num_frames == 5 and "stated_longer" not in video.notes
+    assert video.facts.source_num_frames == 5 and "stated_longer" not in video.facts.notes
 
 
 def test_max_missing() -> None:

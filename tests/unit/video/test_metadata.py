@@ -77,8 +77,8 @@ def test_malformed_units(
         )
         video = decode(path)
         assert numbers_of(video.frames_FHWC) == list(range(NUM_FRAMES))
-        assert not {"damaged", "damaged_elsewhere"} & set(video.notes)
-        ways.add(video.way)
+        assert not {"damaged", "damaged_elsewhere"} & set(video.facts.notes)
+        ways.add(video.facts.way)
     assert numbers_of(shown_by_ffmpeg(path)) == list(range(NUM_FRAMES))
     assert ways == {"index", "decode"}  # a decoder that reports damage did report some of it
 
@@ -110,7 +110,7 @@ def test_damage_beside_malformed_units(
         assert caught.value.kind == "damaged"
         refusals.append(str(caught.value))
     assert refusals[0] == refusals[1]
-    assert "damaged" in decode(path, allow_damaged=True).notes
+    assert "damaged" in decode(path, allow_damaged=True).facts.notes
 
 
 def test_a_file_without_errors_is_decoded_once(
@@ -169,5 +169,5 @@ def test_wrong_dates(clips: Callable[[str, str], Path], tmp_path: Path, kind: by
 def assert_untouched(path: Path) -> None:
     video = decode(path)
     assert numbers_of(video.frames_FHWC) == list(range(NUM_FRAMES))
-    assert (video.way, video.notes) == ("index", ())
+    assert (video.facts.way, video.facts.notes) == ("index", ())
     assert numbers_of(shown_by_ffmpeg(path)) == list(range(NUM_FRAMES))

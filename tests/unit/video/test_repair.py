@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from strive.cache.codec import FrameCodec
+from strive.cache.frames import FrameCodec
 from strive.errors import DecodeError
 from strive.files import content_digest
 from strive.pipeline.prepare import PrepareRule, prepare_video
@@ -45,10 +45,10 @@ def test_half_a_file_becomes_a_video_of_its_half(media: Path) -> None:
     before = content_digest(path)
     assert kind_of("truncated.mp4", rule_for(media, repair=False)) == "incomplete"
     video = prepare_video("truncated.mp4", rule_for(media))
-    assert video.info.repaired == "remuxed"
-    assert 50 < video.info.source_num_frames < 150
-    assert video.info.source_index_F.tolist() == [
-        (2 * i + 1) * video.info.source_num_frames // 24 for i in range(12)
+    assert video.facts.repaired == "remuxed"
+    assert 50 < video.facts.source_num_frames < 150
+    assert video.facts.source_index_F.tolist() == [
+        (2 * i + 1) * video.facts.source_num_frames // 24 for i in range(12)
     ]
     # The row's digest is that of the user's file, which is left as it was.
     assert (video.size_bytes, video.content_digest) == before == content_digest(path)
@@ -65,11 +65,11 @@ def test_both_repairs_show_the_right_frames(
     for copy, made in copies:
         if made == how:
             video = decode_frames(copy, PLAN)
-            assert numbers_of(video.frames_FHWC) == video.source_index_F.tolist()
+            assert numbers_of(video.frames_FHWC) == video.facts.source_index_F.tolist()
             if name != "truncated.mp4":
-                original = decode_frames(media / name, PLAN)
-                assert video.source_num_frames == original.source_num_frames
-                assert video.pts_seconds_F == pytest.approx(original.pts_seconds_F, abs=2e-3)
+                facts = decode_frames(media / name, PLAN).facts
+                assert video.facts.source_num_frames == facts.source_num_frames
+                assert video.facts.pts_seconds_F == pytest.approx(facts.pts_seconds_F, abs=2e-3)
             return
     pytest.fail(f"{name} was not {how}")
 
@@ -81,7 +81,7 @@ def test_damaged_pictures_are_left_out(media: Path, tmp_path: Path) -> None:
     (tmp_path / "hurt.mp4").write_bytes(data)
     all_frames = FramePlan("uniform", 90)  # the damage counts where it is wanted
     assert kind_of("hurt.mp4", rule_for(tmp_path, repair=False, plan=all_frames)) == "damaged"
-    info = prepare_video("hurt.mp4", rule_for(tmp_path, plan=all_frames)).info
+    info = prepare_video("hurt.mp4", rule_for(tmp_path, plan=all_frames)).facts
     assert info.repaired == "transcoded"
     assert 60 < info.source_num_frames < 90
 
@@ -91,7 +91,7 @@ def test_an_avi_cut_within_a_picture_is_repaired(media: Path, tmp_path: Path) ->
     pictures = data.index(b"movi")
     (tmp_path / "cut.avi").write_bytes(data[: pictures + (len(data) - pictures) // 3])
     assert kind_of("cut.avi", rule_for(tmp_path, repair=False)) == "incomplete"
-    info = prepare_video("cut.avi", rule_for(tmp_path)).info
+    info = prepare_video("cut.avi", rule_for(tmp_path)).facts
     assert info.repaired in ("remuxed", "transcoded") and 5 < info.source_num_frames < 60
 
 

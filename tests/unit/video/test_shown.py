@@ -49,12 +49,12 @@ def assert_as_shown(video: DecodedVideo, path: Path, numbers: list[int]) -> None
     height, width = video.frames_FHWC.shape[1:3]
     assert numbers_of(shown_by_ffmpeg(path, height, width)) == numbers
     assert numbers_of(video.frames_FHWC) == numbers
-    assert video.source_num_frames == len(numbers)
+    assert video.facts.source_num_frames == len(numbers)
 
 
 def assert_times(video: DecodedVideo, step: float = 1 / 25) -> None:
-    expected = np.arange(video.source_num_frames) * step
-    np.testing.assert_allclose(video.pts_seconds_F, expected, atol=2e-3)
+    expected = np.arange(video.facts.source_num_frames) * step
+    np.testing.assert_allclose(video.facts.pts_seconds_F, expected, atol=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_eight_orientations(plain: Path, tmp_path: Path, degrees: int, mirrored:
     assert video.frames_FHWC.shape == shown.shape
     difference = np.abs(video.frames_FHWC.astype(int) - shown)
     assert difference.mean() < 3  # two conversions of colour; another way up differs by over 60
-    assert video.way == "index"
+    assert video.facts.way == "index"
 
 
 def test_every_orientation_was_met() -> None:
@@ -101,7 +101,7 @@ def test_an_orientation_in_keyframes_alone_holds_for_all(
     bsf = "h264_metadata=rotate=90:display_orientation=insert"
     remux_with(plain, path, **{"bsf:v": bsf})
     video = decode(path)
-    assert video.orientation == 8
+    assert video.facts.orientation == 8
     upright = np.rot90(video.frames_FHWC, -1, axes=(1, 2))
     assert numbers_of(upright) == list(range(NUM_FRAMES))
     # FFmpeg's program says the same of the first.
@@ -133,7 +133,7 @@ def test_edit_lists_hide_what_they_hide(
     path.write_bytes(with_edit_list(plain.read_bytes(), entries))
     video = decode(path)
     assert_as_shown(video, path, list(numbers))
-    assert video.way == "index"
+    assert video.facts.way == "index"
     assert_times(video)
 
 
@@ -160,7 +160,7 @@ def test_vp8_hides_frames_that_others_refer_to(tmp_path: Path) -> None:
         assert sum(1 for packet in opened.demux(video=0) if packet.size) > NUM_FRAMES
     video = decode(path)
     assert_as_shown(video, path, list(range(NUM_FRAMES)))
-    assert video.way == "decode"
+    assert video.facts.way == "decode"
     assert_times(video)
 
 
@@ -168,7 +168,7 @@ def test_b_frames_packed_with_others(tmp_path: Path) -> None:
     path = write_packed(tmp_path / "packed.avi", 41)
     video = decode(path)
     assert_as_shown(video, path, list(range(41)))
-    assert video.way == "decode"
+    assert video.facts.way == "decode"
     assert_times(video)
 
 
@@ -177,7 +177,7 @@ def test_two_packets_a_picture(tmp_path: Path, container: str) -> None:
     path = write_fields(tmp_path / "fields.bin", container, 16)
     video = decode(path)
     assert_as_shown(video, path, list(range(16)))
-    assert video.way == "decode"
+    assert video.facts.way == "decode"
     assert_times(video)
 
 
@@ -186,7 +186,7 @@ def test_a_codec_that_nobody_vouches_for_is_decoded_whole(tmp_path: Path) -> Non
         path = write_clip(tmp_path / name, NUM_FRAMES, codec=codec, qscale=2)
         video = decode(path)
         assert_as_shown(video, path, list(range(NUM_FRAMES)))
-        assert video.way == "decode"
+        assert video.facts.way == "decode"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_interlaced_pictures_are_counted_by_decoding(tmp_path: Path) -> None:
     write_clip(path, NUM_FRAMES, flags="+ilme+ildct", **{"x264-params": "tff=1"})
     video = decode(path)
     assert_as_shown(video, path, list(range(NUM_FRAMES)))
-    assert video.way == "decode"
+    assert video.facts.way == "decode"
 
 
 def test_the_first_packets_must_decode_to_what_is_predicted(
@@ -242,9 +242,9 @@ def test_a_stamp_that_does_not_come_later_is_noticed(tmp_path: Path) -> None:
     data[start : start + size] = bytes(size)
     path.write_bytes(data)
     video = decode(path)
-    assert video.way == "decode"
+    assert video.facts.way == "decode"
     assert_as_shown(video, path, [n for n in range(150) if n != 119])
-    assert "damaged_elsewhere" in video.notes
+    assert "damaged_elsewhere" in video.facts.notes
 
 
 def test_other_decoders_leave_such_files_alone(tmp_path: Path) -> None:
@@ -277,8 +277,8 @@ def test_a_recording_that_begins_within_a_group(tmp_path: Path) -> None:
     path.write_bytes(without_first_pictures(whole.read_bytes(), 25))
     video = decode(path)
     assert_as_shown(video, path, list(range(40, 200)))
-    assert video.way == "index" and "late_start" in video.notes
-    assert "damaged_elsewhere" not in video.notes
+    assert video.facts.way == "index" and "late_start" in video.facts.notes
+    assert "damaged_elsewhere" not in video.facts.notes
     assert_times(video)
 
 
@@ -288,10 +288,10 @@ def test_a_late_start_beside_another_fault(tmp_path: Path) -> None:
     path = tmp_path / "late.ts"
     path.write_bytes(without_first_pictures(whole.read_bytes(), 8))
     video = decode_frames(path, FramePlan("uniform", 8))
-    assert video.way == "decode" and "late_start" in video.notes
+    assert video.facts.way == "decode" and "late_start" in video.facts.notes
     shown = numbers_of(video.frames_FHWC)
-    first = shown[0] - video.source_index_F[0]
-    assert shown == [first + int(index) for index in video.source_index_F]
+    first = shown[0] - video.facts.source_index_F[0]
+    assert shown == [first + int(index) for index in video.facts.source_index_F]
 
 
 # ---- Times
@@ -320,7 +320,7 @@ def test_a_clock_that_is_set_goes_on_at_the_mean_rate(
     path.write_bytes(first + second)
     video = decode(path)
     assert_as_shown(video, path, list(range(50)))
-    assert "times_mended" in video.notes
+    assert "times_mended" in video.facts.notes
     assert_times(video)
 
 
@@ -328,7 +328,7 @@ def test_a_raw_stream_is_counted(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "raw.h264", NUM_FRAMES, f="h264", preset="medium", bf=2)
     video = decode(path)
     assert_as_shown(video, path, list(range(NUM_FRAMES)))
-    assert "no_stated_length" in video.notes
+    assert "no_stated_length" in video.facts.notes
     assert_times(video)
 
 
@@ -336,7 +336,7 @@ def test_stamps_of_a_container_of_stamps_are_kept(tmp_path: Path) -> None:
     """Not mended: a Matroska file whose pictures are half a minute apart says just that."""
     path = write_clip(tmp_path / "slow.mkv", 10, fps=1 / 30)
     video = decode(path)
-    assert video.way == "index" and "times_mended" not in video.notes
+    assert video.facts.way == "index" and "times_mended" not in video.facts.notes
     assert_times(video, step=30.0)
 
 
@@ -350,7 +350,7 @@ def test_one_picture_over_sound(plain: Path, tmp_path: Path) -> None:
     inputs = [ffmpeg.input(str(one)), ffmpeg.input(str(sound))]
     ffmpeg.output(*inputs, str(path), c="copy").global_args("-loglevel", "error").run(cmd=FFMPEG)
     video = decode(path)
-    assert "one_picture" in video.notes and numbers_of(video.frames_FHWC) == [0]
+    assert "one_picture" in video.facts.notes and numbers_of(video.frames_FHWC) == [0]
 
 
 def test_a_cover_alone_is_no_video(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_cover_alone_is_no_video(tmp_path: Path) -> None:
 def test_wide_pixels_are_noted_and_left(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "wide.mp4", 10, vf="setsar=2")
     video = decode(path)
-    assert "anamorphic" in video.notes and video.frames_FHWC.shape[1:3] == (96, 128)
+    assert "anamorphic" in video.facts.notes and video.frames_FHWC.shape[1:3] == (96, 128)
 
 
 def test_a_transport_stream_that_lost_packets(tmp_path: Path) -> None:
@@ -384,9 +384,11 @@ def test_a_transport_stream_that_lost_packets(tmp_path: Path) -> None:
     with pytest.raises(DecodeError) as caught:
         decode(path)
     assert caught.value.kind == "damaged"
-    assert "damaged" in decode(path, allow_damaged=True).notes
+    assert "damaged" in decode(path, allow_damaged=True).facts.notes
     elsewhere = decode_frames(path, FramePlan("uniform", 2))
-    assert numbers_of(elsewhere.frames_FHWC)[0] == 24 and "damaged_elsewhere" in elsewhere.notes
+    assert (
+        numbers_of(elsewhere.frames_FHWC)[0] == 24 and "damaged_elsewhere" in elsewhere.facts.notes
+    )
 
 
 def test_recordings_joined_end_to_end_are_whole(tmp_path: Path) -> None:
@@ -397,7 +399,7 @@ def test_recordings_joined_end_to_end_are_whole(tmp_path: Path) -> None:
     path.write_bytes(first.read_bytes() + second)
     video = decode(path)
     assert numbers_of(video.frames_FHWC) == list(range(75))
-    assert "damaged_elsewhere" not in video.notes
+    assert "damaged_elsewhere" not in video.facts.notes
 
 
 def test_a_whole_picture_lost_from_a_transport_stream_is_noted(tmp_path: Path) -> None:
@@ -413,4 +415,4 @@ def test_a_whole_picture_lost_from_a_transport_stream_is_noted(tmp_path: Path) -
         out.mux(stream.encode(None))
     video = decode(tmp_path / "gap.ts")
     assert numbers_of(video.frames_FHWC) == [n for n in range(60) if n != 30]
-    assert "gaps" in video.notes
+    assert "gaps" in video.facts.notes

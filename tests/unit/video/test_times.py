@@ -87,8 +87,10 @@ def test_copies_into_containers_that_lose_the_order(tmp_path: Path, name: str) -
     path = remux(source, tmp_path / name)
     video = decode(path)
     # FFmpeg's program leaves holes where it changes its mind about which stamps to believe.
-    np.testing.assert_allclose(video.pts_seconds_F, np.arange(num_shown(path)) / 25, atol=0.041)
-    assert 24.5 < video.source_fps < 25.7
+    np.testing.assert_allclose(
+        video.facts.pts_seconds_F, np.arange(num_shown(path)) / 25, atol=0.041
+    )
+    assert 24.5 < video.facts.source_fps < 25.7
 
 
 def test_a_late_start_has_the_rate_of_what_is_shown(tmp_path: Path) -> None:
@@ -96,9 +98,9 @@ def test_a_late_start_has_the_rate_of_what_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "late.ts"
     path.write_bytes(without_first_pictures(whole.read_bytes(), 10))
     video = decode(path)
-    assert "late_start" in video.notes and video.way == "index"
-    assert video.source_fps == pytest.approx(25)
-    assert video.duration_seconds == pytest.approx(video.source_num_frames / 25)
+    assert "late_start" in video.facts.notes and video.facts.way == "index"
+    assert video.facts.source_fps == pytest.approx(25)
+    assert video.facts.duration_seconds == pytest.approx(video.facts.source_num_frames / 25)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
