@@ -98,7 +98,7 @@ def write_cache(root: Path, *, scored: tuple[str, ...] = ("1", "2", "3")) -> Pat
     frames_settings = {"fields": {"codec": FrameCodec("jpeg").fields, "frames": 64}}
     ensure_settings(layout.frames(FRAMES_KEY), frames_settings)
     videos = [encoded_video("clips/a.mp4", 64), encoded_video("clips/b.mp4", 9)]
-    checksums = {video.info.video_id: frames_checksum(video.frames) for video in videos}
+    checksums = {video.video_id: frames_checksum(video.frames) for video in videos}
     writer = FrameWriter(layout, FRAMES_KEY, writer="s0of1")
     for video in videos:
         writer.add(video)
