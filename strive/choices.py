@@ -22,7 +22,6 @@ ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
 """What is done to similarity scores before Eq. 4."""
 GradingRules = Literal["video_r1", "tolerant"]
 Grouping = Literal["joint", "per_variant", "hierarchical"]
-Objective = Literal["grpo", "dr_grpo", "dapo"]
 Ratio = Literal["token", "sequence"]
 Schedule = Literal["constant", "cosine"]
 

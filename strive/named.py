@@ -22,10 +22,10 @@ def check_name(what: str, name: str, known: Mapping[str, Any]) -> None:
         raise unknown_name(what, name, [*known, "module:function"])
 
 
-def load_function(what: str, place: str) -> Callable[..., Any]:
+def load_function(what: str, place: str, *, or_a: type | None = None) -> Callable[..., Any]:
     """Import what `module:function` names; modules of the working directory are found too.
 
-    `what` names the thing in messages, such as `scorer 'x:y'`.
+    `what` names the thing in messages, such as `scorer 'x:y'`. A value of type `or_a` does as well.
 
     Raises:
         MissingInputError: there is no such module, or it imports what is not installed.
@@ -50,7 +50,7 @@ def load_function(what: str, place: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{what} cannot be imported: {raised(error)}") from error
     function = getattr(module, function_name, None)
-    if not callable(function):
+    if not callable(function) and not (or_a and isinstance(function, or_a)):
         place = getattr(module, "__file__", None) or "built in"
         found = (
             "has no"

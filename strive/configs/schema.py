@@ -34,7 +34,6 @@ from strive.choices import (
     Grouping,
     LogProbMode,
     LongText,
-    Objective,
     PositionRule,
     Query,
     Ratio,
@@ -193,15 +192,19 @@ class TrainConfig(Config):
     grouping: Grouping = "joint"
     """Pool that advantages are normalised over: all M x G completions (Eq. 3), the G of each
     variant (GRPO per variant), or the sum of both."""
-    objective: Objective = "grpo"
+    objective: str = "grpo"
     """`grpo`: divide by the std, mean over each completion's tokens; `dr_grpo`: no std, constant
-    length; `dapo`: divide by the std, mean over all tokens of the step."""
+    length; `dapo`: divide by the std, mean over all tokens of the step; or a user's own
+    `module:function`."""
     std_correction: Literal[0, 1] = 1
     """Delta degrees of freedom of a group's std (1 as TRL)."""
     advantage_epsilon: PositiveFloat = 1e-4
     """Added to the std before dividing (as TRL)."""
 
     # --- loss (Eq. 1) -----------------------------------------------------------------------
+    surrogate: str = "clip"
+    """Gain of a token from its ratio and advantage: `clip` (Eq. 1), or a user's own
+    `module:function`."""
     epsilon: PositiveFloat = 0.2
     """Clip range of the ratio: [1 - epsilon, 1 + epsilon_high]."""
     epsilon_high: PositiveFloat | None = None

@@ -191,15 +191,18 @@ def set_trainable(policy: Policy, trainable: str) -> None:
 
 
 class _Step(nn.Module):
-    """Gives DeepSpeed the one forward that its hooks want around whatever a step computes."""
+    """Gives DeepSpeed the one forward that its hooks want around whatever a step computes.
+
+    Its output has to be a plain tensor: in anything else the hooks of ZeRO-3 see none.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.register_state_dict_post_hook(_leave_out_frozen)
 
-    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
-        return compute()
+    def forward(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        return compute(*arguments)
 
 
 class Engine:
@@ -308,17 +311,17 @@ class Engine:
         """Whether a process may leave out a backward pass: not where each pass communicates."""
         return self.processes.world_size == 1 or self.stage < 2
 
-    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Run `compute`, which returns a scalar that may carry a graph, under DeepSpeed's hooks."""
-        return self._engine(compute)
+    def forward(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Call `compute(*arguments)`, whose tensor may carry a graph, under DeepSpeed's hooks."""
+        output: Tensor = self._engine(compute, *arguments)
+        return output
 
-    def reference_forward(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Run `compute`, which uses the reference, inside a `forward` and before the policy's part.
-
-        DeepSpeed counts on a module's last forward before a backward pass being the one with a
-        graph, which matters where policy and reference are one model.
-        """
-        return compute() if self._reference_engine is None else self._reference_engine(compute)
+    def reference_forward(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Call `compute(*arguments)`, which uses the reference, inside a `forward`."""
+        if self._reference_engine is None:
+            return compute(*arguments)
+        output: Tensor = self._reference_engine(compute, *arguments)
+        return output
 
     def backward(self, loss: Tensor, *, is_last: bool, name: str) -> None:
         """Add one micro-batch's gradient; `name` says which records it holds, for errors.

@@ -31,6 +31,7 @@ from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine, read_deepspeed_preset
 from strive.train.first_step import first_step_warnings
 from strive.train.loggers import MetricWriters, require_loggers
+from strive.train.loss import load_loss
 from strive.train.metrics import completion_rows
 from strive.train.plan import explaining_out_of_memory
 from strive.train.processes import Processes, StopRequest, raising_at_sigterm, start_processes
@@ -153,6 +154,7 @@ def _open_data(
     require_loggers(config.loggers)
     require_gradient(config.attention, processes.device)
     read_deepspeed_preset(config.deepspeed)
+    load_loss(config.objective, config.surrogate)
     rewards = load_rewards(list(config.rewards))
     shard(range(config.questions_per_step), config.num_variants, 0, processes.world_size)
     return TrainingData(config), rewards
@@ -223,9 +225,8 @@ def _open_trainer(
     )
     start_digest = weights_digest(policy)
     if first_step:
-        processes.together(
-            lambda: require_same_start(folder, first_step, start_digest, config.model)
-        )
+        with processes.together():
+            require_same_start(folder, first_step, start_digest, config.model)
     trainer = build_trainer(config, policy, processes, rewards)
     if first_step:
         trainer.engine.load(folder.checkpoint(first_step))
@@ -252,7 +253,8 @@ def build_trainer(
     config: TrainConfig, policy: Policy, processes: Processes, rewards: dict[str, Any]
 ) -> Trainer:
     """Put together what every step needs; the policy's weights become those that train."""
-    processes.together(lambda: make_trainable(policy, config))
+    with processes.together():
+        make_trainable(policy, config)
     if config.gradient_checkpointing:
         checkpoint_activations(policy.model)
         policy.model.train()
@@ -267,8 +269,11 @@ def build_trainer(
         with_reference=config.beta > 0 and not is_own_reference,
     )
     reference = policy.model if is_own_reference else engine.reference
+    objective, surrogate = load_loss(config.objective, config.surrogate)
     sampler = partial(generate, policy, decode_mode=config.decode)
-    return Trainer(config, policy, reference, engine, processes, rewards, sampler)
+    return Trainer(
+        config, policy, reference, engine, processes, rewards, objective, surrogate, sampler
+    )
 
 
 def _prepare_folder(

@@ -7,7 +7,8 @@ real ones). How it departs from, or fixes, what Eq. 1 leaves open:
    product over the completion's tokens.
 2. KL is the k3 estimator per token, inside the same normaliser.
 3. The loss of a completion is a mean over its tokens (`grpo`), a sum over a constant length
-   (`dr_grpo`), or all tokens of the step weigh the same (`dapo`).
+   (`dr_grpo`), or all tokens of the step weigh the same (`dapo`): an entry of `OBJECTIVES`.
+4. min(w A, clip(w) A) is one entry of `SURROGATES` (`clip`).
 
 Every denominator is passed in and counts the whole step, over all micro-batches and processes, so
 micro-batch losses add up to the step's loss.
@@ -22,12 +23,14 @@ sequence-level ratio is the geometric mean over tokens (GSPO), which `ratio="seq
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from strive.choices import Objective, Ratio
-from strive.errors import unknown_name
+from strive.choices import Ratio
+from strive.errors import ConfigError, unknown_name
+from strive.named import check_name, load_function, raised
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,56 @@ class Denominators:
     max_new_tokens: int
 
 
-def _weights_grpo(lengths_N: Tensor, step: Denominators) -> Tensor:
+@dataclass(frozen=True)
+class Objective:
+    """How much a token counts in the loss, and whether a group's std divides its advantages."""
+
+    weights: Callable[[Tensor, Denominators], Tensor]
+    """Weight of each completion's tokens [N], from its length [N] in tokens."""
+    divide_by_std: bool = True
+
+
+def grpo_weights(lengths_N: Tensor, step: Denominators) -> Tensor:
     """1 / (N |o_i|): mean over each completion's tokens, then over completions (Eq. 1)."""
     return 1.0 / (step.num_completions * lengths_N.clamp(min=1))
 
 
-def _weights_dr_grpo(lengths_N: Tensor, step: Denominators) -> Tensor:
+def dr_grpo_weights(lengths_N: Tensor, step: Denominators) -> Tensor:
     """1 / (N L_max): a constant length, so that long wrong answers are not favoured (Dr.GRPO)."""
     return torch.full_like(lengths_N, 1.0 / (step.num_completions * step.max_new_tokens))
 
 
-def _weights_dapo(lengths_N: Tensor, step: Denominators) -> Tensor:
+def dapo_weights(lengths_N: Tensor, step: Denominators) -> Tensor:
     """1 / sum_i |o_i|: every token of the step weighs the same (DAPO)."""
     return torch.full_like(lengths_N, 1.0 / max(step.num_tokens, 1))
 
 
-NORMALISERS: dict[str, Callable[[Tensor, Denominators], Tensor]] = {
-    "grpo": _weights_grpo,
-    "dr_grpo": _weights_dr_grpo,
-    "dapo": _weights_dapo,
+OBJECTIVES: dict[str, Objective] = {
+    "grpo": Objective(grpo_weights),
+    "dr_grpo": Objective(dr_grpo_weights, divide_by_std=False),
+    "dapo": Objective(dapo_weights),
 }
+
+Surrogate = Callable[..., tuple[Tensor, Tensor]]
+"""Gain of each token [N, L], to be made larger, and where a bound stops its gradient [N, L].
+
+Called by keyword as `f(ratio_NL, advantages_N1, logprobs_NL, mask_NL, low, high)`; a function takes
+`**others` for what it does not use. `ratio_NL` is that of `ratio`, [low, high] the clip range."""
+
+
+def clip_surrogate(
+    ratio_NL: Tensor, advantages_N1: Tensor, *, low: float, high: float, **others: Any
+) -> tuple[Tensor, Tensor]:
+    """min(w A, clip(w, low, high) A): the surrogate of Eq. 1."""
+    gain_NL = torch.minimum(ratio_NL * advantages_N1, ratio_NL.clamp(low, high) * advantages_N1)
+    # A token is clipped where the clip, not the ratio, decides the minimum and stops the gradient.
+    clipped_NL = ((ratio_NL < low) & (advantages_N1 < 0)) | (
+        (ratio_NL > high) & (advantages_N1 > 0)
+    )
+    return gain_NL, clipped_NL
+
+
+SURROGATES: dict[str, Surrogate] = {"clip": clip_surrogate}
 
 
 def k3_divergence(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -85,14 +118,15 @@ def policy_loss(
     advantages_N: Tensor,
     mask_NL: Tensor,
     denominators: Denominators,
-    objective: Objective = "grpo",
+    objective: Objective = OBJECTIVES["grpo"],
+    surrogate: Surrogate = clip_surrogate,
     ratio: Ratio = "token",
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     beta: float = 0.0,
     correct_kl_bias: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 1, negated: - min(w A, clip(w, 1 - eps, 1 + eps_high) A) + beta k3.
+    """Eq. 1, negated: - surrogate(w, A) + beta k3, over tokens weighted by the objective.
 
     `correct_kl_bias` weighs k3 by w: on-policy the value stays, and the gradient becomes an
     unbiased one of the KL divergence (DeepSeek-V3.2, arXiv:2512.02556; TRL's default).
@@ -101,14 +135,29 @@ def policy_loss(
     and detached scalars that add up over micro-batches and processes: `policy` and `kl` (their
     shares; loss = policy + beta kl), `clipped_tokens`, `tokens`.
     """
-    if objective not in NORMALISERS:
-        raise unknown_name("objective", objective, NORMALISERS)
     mask_NL = mask_NL.to(logprobs_NL.dtype)
-    weights_N = NORMALISERS[objective](mask_NL.sum(dim=1), denominators)
+    lengths_N = mask_NL.sum(dim=1)
+    weights_N = objective.weights(lengths_N, denominators)
     ratio_NL = policy_ratio(logprobs_NL, old_logprobs_NL, mask_NL, ratio)
     low, high = 1.0 - epsilon, 1.0 + (epsilon if epsilon_high is None else epsilon_high)
-    advantages_N1 = advantages_N.to(logprobs_NL.dtype)[:, None]
-    gain_NL = torch.minimum(ratio_NL * advantages_N1, ratio_NL.clamp(low, high) * advantages_N1)
+    gain_NL, clipped_NL = surrogate(
+        ratio_NL=ratio_NL,
+        advantages_N1=advantages_N.to(logprobs_NL.dtype)[:, None],
+        logprobs_NL=logprobs_NL,
+        mask_NL=mask_NL,
+        low=low,
+        high=high,
+    )
+    # A shape that broadcasts would be a silent other loss.
+    for what, found, wanted in (
+        ("weights of the objective", weights_N, lengths_N),
+        ("gain of the surrogate", gain_NL, mask_NL),
+        ("clipped of the surrogate", clipped_NL, mask_NL),
+    ):
+        if found.shape != wanted.shape:
+            raise ConfigError(
+                f"{what}: shape {tuple(found.shape)} where {tuple(wanted.shape)} is due"
+            )
     policy = -(weights_N * (gain_NL * mask_NL).sum(dim=1)).sum()
 
     kl = torch.zeros_like(policy)
@@ -118,10 +167,6 @@ def policy_loss(
         if correct_kl_bias:
             divergence_NL = divergence_NL * ratio_NL
         kl = (weights_N * divergence_NL.sum(dim=1)).sum()
-    # A token is clipped where the clip, not the ratio, decides the minimum and stops the gradient.
-    clipped_NL = ((ratio_NL < low) & (advantages_N1 < 0)) | (
-        (ratio_NL > high) & (advantages_N1 > 0)
-    )
     metrics = {
         "policy": policy.detach(),
         "kl": kl.detach(),
@@ -129,3 +174,39 @@ def policy_loss(
         "tokens": mask_NL.sum().detach(),
     }
     return policy + beta * kl, metrics
+
+
+def load_loss(objective: str, surrogate: str) -> tuple[Objective, Surrogate]:
+    """Look up an objective and a surrogate; a user's own are imported by `module:function`.
+
+    An own objective is an `Objective`, or a function that gives its weights. What is imported is
+    called once on two completions, so that its mistakes show before a model is loaded.
+
+    Raises:
+        UnknownNameError, MissingInputError, ConfigError: no such name, or it cannot be used.
+    """
+    check_name("objective", objective, OBJECTIVES)
+    check_name("surrogate", surrogate, SURROGATES)
+    weighing = OBJECTIVES.get(objective) or load_function(
+        f"objective '{objective}'", objective, or_a=Objective
+    )
+    if not isinstance(weighing, Objective):
+        weighing = Objective(weighing)
+    gain = SURROGATES.get(surrogate) or load_function(f"surrogate '{surrogate}'", surrogate)
+    try:
+        loss, _ = policy_loss(
+            torch.full((2, 3), -1.0, requires_grad=True),
+            old_logprobs_NL=torch.full((2, 3), -1.0),
+            reference_logprobs_NL=None,
+            advantages_N=torch.tensor([1.0, -1.0]),
+            mask_NL=torch.tensor([[True, True, True], [True, False, False]]),
+            denominators=Denominators(num_completions=2, num_tokens=4, max_new_tokens=8),
+            objective=weighing,
+            surrogate=gain,
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever a user's function does
+        raise ConfigError(
+            f"objective={objective} with surrogate={surrogate} cannot be used: {raised(error)}"
+        ) from error
+    return weighing, gain

@@ -29,6 +29,7 @@ from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.progress import size_text
 from strive.train.data import TrainingData, shard
 from strive.train.engine import PRESETS, read_deepspeed_preset
+from strive.train.loss import load_loss
 from strive.train.processes import Processes
 from strive.train.rewards import load_rewards
 from strive.train.rollout import prepare_questions
@@ -62,6 +63,7 @@ def dry_run(
         ConfigError, CacheError, ModelError: what `train` would stop at.
     """
     read_deepspeed_preset(config.deepspeed)
+    load_loss(config.objective, config.surrogate)
     data = TrainingData(config)
     shard(range(config.questions_per_step), config.num_variants, 0, num_processes)
     lines = preflight(config, data)

@@ -91,21 +91,20 @@ class Processes:
         self.of_main(lambda: held.append(call()))
         return held[0] if held else call()
 
-    def together(self, call: Callable[[], T]) -> T:
-        """Make a call on every process; where it fails on any, all raise the first one's failure.
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run the block on every process; where it fails on any, all raise the first one's failure.
 
         One that failed alone would leave the others waiting for it in their next collective.
         """
-        held: list[T] = []
         failure: StriveError | None = None
         try:
-            held.append(call())
+            yield
         except StriveError as error:
             failure = error
         for (error_of_one,) in self.gather((failure,)):
             if error_of_one is not None:
                 raise self.told_once(error_of_one)
-        return held[0]
 
     def told_once(self, error: E) -> E:
         """Mark an error that all processes raise: one line for a run, not one for each of them."""

@@ -4,9 +4,10 @@ One vision encode and one prefill per variant; all of a process's completions de
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from strive.answers import build_question
@@ -49,13 +50,71 @@ class VariantRollout:
 
     @property
     def prompt(self) -> PromptInputs:
-        """What the completions continue."""
+        """The prompt that the completions continue."""
         return self.prepared.prompts[self.place]
 
     @property
     def variant(self) -> int:
         """The variant's number in its question, from 0 to M - 1."""
         return self.prepared.question.variants[self.place]
+
+    @property
+    def token_lists(self) -> list[list[int]]:
+        """Token ids of each of the G completions, the end token included."""
+        rows = zip(self.tokens_GL.tolist(), self.lengths_G.tolist(), strict=True)
+        return [row[:length] for row, length in rows]
+
+
+@dataclass
+class MicroBatch:
+    """Variants whose log-probs are computed together, and what has been computed of them so far.
+
+    Their B x G completions are the N rows of all that is `_NL`.
+    """
+
+    rollouts: Sequence[VariantRollout]
+    advantages_N: Tensor
+    policy_logprobs_NL: Tensor | None = None
+    """Of the last update, without a graph."""
+    old_logprobs_NL: Tensor | None = None
+    reference_logprobs_NL: Tensor | None = None
+    entropy: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """Sum over all tokens, under the policy of the last update."""
+
+    @property
+    def prompts(self) -> list[PromptInputs]:
+        return [rollout.prompt for rollout in self.rollouts]
+
+    @property
+    def tokens_BGL(self) -> Tensor:
+        return torch.stack([rollout.tokens_GL for rollout in self.rollouts])
+
+    @property
+    def lengths_BG(self) -> Tensor:
+        return torch.stack([rollout.lengths_G for rollout in self.rollouts])
+
+    @property
+    def mask_NL(self) -> Tensor:
+        """True where there is a token."""
+        tokens_BGL = self.tokens_BGL
+        return (torch.arange(tokens_BGL.shape[2]) < self.lengths_BG[..., None]).flatten(0, 1)
+
+    @property
+    def mismatch_NL(self) -> Tensor:
+        """|rollout log-prob - policy log-prob| of each token; 0 past a length."""
+        assert self.policy_logprobs_NL is not None
+        rollout_NL = torch.cat([rollout.logprobs_GL for rollout in self.rollouts])
+        return (rollout_NL - self.policy_logprobs_NL.cpu()).abs()
+
+    @property
+    def has_signal(self) -> bool:
+        return bool((self.advantages_N != 0).any())
+
+    @property
+    def name(self) -> str:
+        """The questions, as errors name them."""
+        ids = dict.fromkeys(r.prepared.question.record.question_id for r in self.rollouts)
+        return f"question {', '.join(ids)}"
 
 
 def prepare_questions(

@@ -134,6 +134,8 @@ def require_same_config(found: Mapping[str, Any], wanted: Mapping[str, Any], whe
     Raises:
         CheckpointError: some differ.
     """
+    # A run that began before a key existed did what the key's default is.
+    found = {**TrainConfig().model_dump(mode="json"), **found}
     differing = [
         f"{key}: the run has {json.dumps(found.get(key))}, this call has {json.dumps(value)}"
         for key, value in wanted.items()

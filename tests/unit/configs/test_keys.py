@@ -7,6 +7,7 @@ from strive.configs.keys import OTHER_NAMES, config_keys, find_keys, other_name
 from strive.configs.load import load_config
 from strive.configs.schema import SCHEMAS, PrecomputeConfig, TrainConfig
 from strive.errors import ConfigError
+from strive.train.loss import OBJECTIVES, SURROGATES
 from strive.train.rewards import REWARDS
 from strive.variants import VARIANT_KINDS
 
@@ -35,6 +36,10 @@ def test_meanings_name_what_there_is() -> None:
         assert name in found["prompt_template"].meaning
     for name in REWARDS:
         assert name in found["rewards"].meaning
+    for name in OBJECTIVES:
+        assert name in found["objective"].meaning
+    for name in SURROGATES:
+        assert name in found["surrogate"].meaning
 
 
 def test_other_names_lead_to_what_there_is() -> None:

@@ -1,12 +1,15 @@
 import math
+import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strive.errors import UnknownNameError
-from strive.train.loss import Denominators, k3_divergence, policy_loss
+from strive.errors import ConfigError, UnknownNameError
+from strive.train.loss import OBJECTIVES, Denominators, k3_divergence, load_loss, policy_loss
 
 ONE_TOKEN = Denominators(num_completions=1, num_tokens=1, max_new_tokens=1)
 
@@ -94,7 +97,7 @@ def test_normalisers_by_hand(objective, loss):
         advantages_N=torch.tensor([2.0, -1.0]),
         mask_NL=torch.tensor([[1, 0, 0], [1, 1, 1]]),
         denominators=Denominators(num_completions=2, num_tokens=4, max_new_tokens=8),
-        objective=objective,
+        objective=OBJECTIVES[objective],
     )
     assert got.item() == pytest.approx(loss)
 
@@ -149,7 +152,6 @@ def slow_loss(
 def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high, correct_kl_bias):
     data = batch(seed)
     options = {
-        "objective": objective,
         "ratio": ratio,
         "epsilon": 0.2,
         "epsilon_high": epsilon_high,
@@ -164,9 +166,11 @@ def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high, 
         reference_logprobs_NL=reference_NL,
         advantages_N=advantages_N,
         mask_NL=mask_NL,
+        objective=OBJECTIVES[objective],
         **options,
     )
-    assert loss.item() == pytest.approx(slow_loss(data, **options), rel=1e-9, abs=1e-12)
+    slow = slow_loss(data, objective=objective, **options)
+    assert loss.item() == pytest.approx(slow, rel=1e-9, abs=1e-12)
     assert loss.item() == pytest.approx((metrics["policy"] + beta * metrics["kl"]).item())
 
 
@@ -190,11 +194,11 @@ def test_micro_batched_gradient_equals_full_batch(objective):
     data = batch(3)
     logprobs_NL = data[0].requires_grad_()
     denominators = Denominators(5, int(data[3].sum()), 7)
-    loss_of_rows(data, slice(None), denominators, objective=objective).backward()
+    loss_of_rows(data, slice(None), denominators, objective=OBJECTIVES[objective]).backward()
     full_NL = logprobs_NL.grad.clone()
     logprobs_NL.grad = None
     for rows in ([0, 1], [2], [3, 4]):
-        loss_of_rows(data, rows, denominators, objective=objective).backward()
+        loss_of_rows(data, rows, denominators, objective=OBJECTIVES[objective]).backward()
     torch.testing.assert_close(logprobs_NL.grad, full_NL, rtol=1e-12, atol=1e-15)
 
 
@@ -242,7 +246,7 @@ def test_an_empty_mask_gives_zero_with_a_graph():
         advantages_N=torch.ones(2),
         mask_NL=torch.zeros(2, 3),
         denominators=Denominators(2, 0, 3),
-        objective="dapo",
+        objective=OBJECTIVES["dapo"],
         beta=0.1,
     )
     loss.backward()
@@ -260,6 +264,76 @@ def test_padding_of_any_value_changes_nothing():
 
 def test_unknown_names_list_the_known():
     with pytest.raises(UnknownNameError, match="dapo, dr_grpo, grpo"):
-        loss_of_rows(batch(), slice(None), ONE_TOKEN, objective="ppo")
+        load_loss("ppo", "clip")
+    with pytest.raises(UnknownNameError, match="clip, module:function"):
+        load_loss("grpo", "clipped")
     with pytest.raises(UnknownNameError, match="sequence, token"):
         loss_of_rows(batch(), slice(None), ONE_TOKEN, ratio="geometric")
+
+
+# --- a user's own -------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[3] / "docs" / "own-rewards.md"
+WRONG = """
+import torch
+
+def of_all(lengths_N, step):
+    return torch.ones(())
+
+def ragged(ratio_NL, advantages_N1, **others):
+    return ratio_NL.sum(dim=1), ratio_NL > 1
+
+def fails(lengths_N, step):
+    return lengths_N / step.nothing
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The page's example and one that is wrong, in the working directory."""
+    [code] = re.findall(r"```python\n# my_loss\.py\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "my_loss.py").write_text(code)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("my_loss", "wrong"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_an_own_surrogate_and_objective(own):
+    objective, surrogate = load_loss("my_loss:square_root", "my_loss:cispo")
+    assert not objective.divide_by_std
+    as_function, _ = load_loss("my_loss:by_square_root", "clip")
+    assert as_function.divide_by_std and as_function.weights is objective.weights
+    # One completion of 4 tokens, weight 1 / (1 * 2); ratios e^0.3 (capped at 1.2), e^-0.1, 1, 1:
+    # gradient -min(w, 1.2) A / 2.
+    logprobs_NL = torch.tensor([[0.3, -0.1, 0.0, 0.0]], requires_grad=True)
+    loss, metrics = policy_loss(
+        logprobs_NL,
+        old_logprobs_NL=torch.zeros(1, 4),
+        reference_logprobs_NL=None,
+        advantages_N=torch.tensor([2.0]),
+        mask_NL=torch.ones(1, 4),
+        denominators=Denominators(num_completions=1, num_tokens=4, max_new_tokens=8),
+        objective=objective,
+        surrogate=surrogate,
+    )
+    loss.backward()
+    assert logprobs_NL.grad[0].tolist() == pytest.approx([-1.2, -0.904837, -1.0, -1.0], abs=1e-6)
+    assert metrics["clipped_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "surrogate", "said"),
+    [
+        ("wrong:of_all", "clip", r"weights of the objective: shape \(\) where \(2,\) is due"),
+        ("grpo", "wrong:ragged", r"gain of the surrogate: shape \(2,\) where \(2, 3\)"),
+        ("wrong:fails", "clip", r"AttributeError: .*wrong.py, line 11"),
+        ("wrong:absent", "clip", "has no 'absent'"),
+        ("wrong:torch", "clip", "names no function but a module"),
+    ],
+)
+def test_an_own_one_that_cannot_be_used(own, objective, surrogate, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        load_loss(objective, surrogate)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""A user's own rewards and kinds of variant in runs; the examples of docs/own-rewards.md."""
+"""A user's own rewards, variants and losses in runs; the examples of docs/own-rewards.md."""
 
 import json
 import re
@@ -31,7 +31,7 @@ CHAT = "chat_rewards:length"
 def examples(tmp_path, monkeypatch):
     """The page's files in the working directory, which is on no path."""
     blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for name, code in blocks:
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -113,6 +113,10 @@ def fails_in_its_third_call(completions, **columns):
     return [float(len(text)) for text in completions]
 
 
+def vowels(completions, **columns):
+    return [float(sum(text.count(letter) for letter in "aeiou")) for text in completions]
+
+
 def has_nothing_to_say(completions, **columns):
     return [None] * len(completions)
 
@@ -160,6 +164,26 @@ def test_what_fails_in_a_run_is_kept_and_the_run_goes_on(config, tmp_path):
     assert described["prompt"].startswith("Which colour?") and described["solution"]
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert train(own, run_dir=tmp_path / "run", resume=True).num_steps == 2
+
+
+def test_a_run_with_an_own_objective_and_surrogate(examples, make_config):
+    """Named as on the page; the objective's std divides no advantage."""
+    named = re.findall(r"--set ((?:objective|surrogate)=my_loss:\w+)", PAGE.read_text())
+    assert load_config(TrainConfig, [], named).surrogate == "my_loss:cispo"
+    config = make_config(
+        model=str(lab_model_path("qwen2_5_vl")),
+        steps=1,
+        updates_per_rollout=2,
+        loggers=(),
+        sampling_temperature=3.0,
+        rewards={f"{__name__}:vowels": 1.0},
+        **dict(text.split("=") for text in named),
+    )
+    train(config, run_dir=examples / "run")
+    rows = pl.read_parquet(examples / "run" / "completions.parquet")
+    centred = pl.col("reward") - pl.col("reward").mean().over("question_id")
+    assert (rows.select((centred - pl.col("advantage")).abs().max()).item()) < 1e-9
+    assert rows["advantage"].abs().max() > 0
 
 
 def test_a_run_without_any_reward_ends_well_and_says_so(config, tmp_path, capsys):

@@ -11,14 +11,16 @@ from safetensors.torch import load_file
 from strive.errors import NonFiniteError
 from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
+from strive.models.logprobs import completion_logprobs_batch
+from strive.models.lora import adapters_off
 from strive.models.sampling import Sampling
 from strive.models.vision import count_encodes
 from strive.train.data import TrainingData
 from strive.train.loop import build_trainer
 from strive.train.processes import start_processes
-from strive.train.rollout import prepare_questions, roll_out, sampling_of
+from strive.train.rollout import MicroBatch, prepare_questions, roll_out, sampling_of
 from strive.train.start import weights_digest
-from strive.train.step import _MicroBatch, _reference_logprobs, train_step
+from strive.train.step import train_step
 from strive.train.timing import Stopwatch
 
 
@@ -123,16 +125,20 @@ def test_under_lora_only_adapters_move_and_the_kl_term_pulls_them_back(build):
     assert moved == {name for name in named if ".lora_" in name}
     assert weights_digest(trainer.policy) == digest
     assert metrics[1]["loss/kl"] > 0 and metrics[1]["optim/grad_norm"] > 0
-    # B is 0 at first, so that A has no gradient yet; the same KL term as against a copy.
+    # B is 0 at first, so that A has no gradient yet; with adapters off it is the copy's equal.
     copied, _ = build(trainable="language", beta=0.04)
     rollouts = roll_out(
         trainer.policy, prepared[:1], sampler=trainer.sampler, sampling=Sampling(2, 6),
         seed=0, step=0,
     )  # fmt: skip
-    micro_batch = _MicroBatch(rollouts, torch.ones(4))
-    arguments = (micro_batch, [rollout.features for rollout in rollouts])
-    one = _reference_logprobs(trainer, *arguments)
-    assert torch.equal(one, _reference_logprobs(copied, *arguments))
+    batch = MicroBatch(rollouts, torch.ones(4))
+    features = [rollout.features for rollout in rollouts]
+    asked = (trainer.policy, batch.prompts, features, batch.tokens_BGL, batch.lengths_BG)
+    with torch.no_grad(), adapters_off(trainer.reference):
+        one = completion_logprobs_batch(*asked, model=trainer.reference)
+    with torch.no_grad():
+        other = completion_logprobs_batch(*asked, model=copied.reference)
+    assert torch.equal(one.logprobs, other.logprobs)
 
 
 def test_more_updates_per_rollout_clip(build):
