@@ -25,9 +25,11 @@ import numpy as np
 import torch
 
 from bench.harness import BUILD, time_in_turns, write_result
+from strive.cache.layout import CacheLayout
 from strive.lab.models import lab_model_path
-from strive.pipeline.batches import Batch, Batcher, VideoSlot
+from strive.pipeline.embed import Batch, Batcher, EmbedRequest, VideoProgress
 from strive.scorers import ScorerRequest
+from strive.scorers.session import ScorerSession
 from strive.scorers.siglip2 import OpenClipScorer
 
 FRAMES_PER_VIDEO = 64
@@ -88,10 +90,11 @@ def count_frames(count: int) -> int:
 
 def prepare_all(scorer: OpenClipScorer, count: int, queue: Queue[Batch | None]) -> None:
     """Prepare all videos and put their batches, the last one padded by the scorer."""
-    batcher = Batcher("bench", scorer.batch_size, pinned=scorer.device.type == "cuda")
+    session = ScorerSession("siglip2", ScorerRequest(), CacheLayout(BUILD / "none"), "bench")
+    batcher = Batcher(scorer.batch_size, pinned=scorer.device.type == "cuda")
     for number, frames in enumerate(videos(count)):
-        slot = VideoSlot("bench", str(number), "", (), len(frames))
-        for batch in batcher.add(slot, scorer.prepare_frames(frames)):
+        request = EmbedRequest(session, VideoProgress(str(number), len(frames)), ())
+        for batch in batcher.add(request, scorer.prepare_frames(frames)):
             queue.put(batch)
     for batch in batcher.flush():
         queue.put(batch)

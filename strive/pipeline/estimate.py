@@ -13,10 +13,8 @@ from strive.cache.frames import EncodedVideo, FrameReader
 from strive.cache.layout import CacheLayout
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError
-from strive.pipeline.feed import read_back
-from strive.pipeline.options import make_frames_key
-from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
-from strive.pipeline.summary import Estimate
+from strive.pipeline.options import make_frames_key, prepare_rule
+from strive.pipeline.prepare import next_decoder, prepare_video, read_back
 from strive.pipeline.work import Work
 from strive.scorers import scorer_faults
 from strive.video.worker import Job, WorkerPool
@@ -33,9 +31,26 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would cost, from a few videos that were really decoded (and embedded)."""
+
+    num_videos_to_decode: int
+    num_videos_to_embed: int
+    num_questions_to_score: int
+    num_videos_tried: int
+    num_tried_failed: int
+    bytes_on_disk: int
+    bytes_free: int
+    seconds: float
+    decode_seconds_per_video: float
+    embed_seconds_per_video: float
+    num_workers: int
+
+
 @dataclass(slots=True)
-class _Tried:
-    """What a few videos took; bytes are of frames, and of embeddings."""
+class _Sample:
+    """A few videos that were tried; bytes are of frames, and of float16 embeddings."""
 
     num_videos: int = 0
     num_failed: int = 0
@@ -47,20 +62,33 @@ class _Tried:
     def embed(
         self, work: Work, video_id: str, frames_FHWC: np.ndarray, pts_seconds_F: np.ndarray
     ) -> None:
-        """Run every scorer once on a video."""
-        started = time.monotonic()
-        try:
-            num_bytes = _embedded_bytes(work, video_id, frames_FHWC, pts_seconds_F)
-        except DecodeError:  # it would be this video's failure row
-            self.num_failed += 1
-            return
+        """Run every scorer once on a video.
+
+        Raises:
+            ScorerError: a scorer raised what no one foresaw.
+        """
+        started, num_bytes = time.monotonic(), 0
+        for scorer in work.scorers:
+            if video_id not in scorer.to_embed:
+                continue
+            session = scorer.session
+            records = scorer.to_score.get(video_id, [])
+            try:
+                with scorer_faults(session.name, f"on video '{video_id}'"):
+                    if session.mode in ("batched", "split"):
+                        model: Any = session.scorer
+                        num_bytes += np.asarray(model.embed_frames(frames_FHWC)).size * 2
+                    else:
+                        for record in records:
+                            session.score_one(record, frames_FHWC, pts_seconds_F, "")
+            except DecodeError:  # it would be this video's failure row
+                self.num_failed += 1
+                return
         self.embedding_bytes.append(num_bytes)
         self.embed_seconds.append(time.monotonic() - started)
 
 
-def estimate_work(
-    options: PrecomputeConfig, layout: CacheLayout, work: Work, rule: PrepareRule
-) -> Estimate:
+def estimate_work(options: PrecomputeConfig, layout: CacheLayout, work: Work) -> Estimate:
     """Decode and embed a few evenly chosen videos and scale up; nothing is written.
 
     seconds = max(videos x decode seconds / workers, videos x embed seconds): the two overlap.
@@ -72,21 +100,23 @@ def estimate_work(
         if scorer.to_embed:
             scorer.session.mode  # noqa: B018 - loaded now: that is no time of a video
     num_workers = min(options.workers or default_workers(), max(len(work.to_decode), 1))
-    tried = _Tried()
+    sample = _Sample()
     if work.to_decode:
-        _try_decoding(options, work, rule, tried)
+        _try_decoding(options, work, sample)
     else:
-        _try_cached(options, layout, work, tried)
+        _try_cached(options, layout, work, sample)
     num_embed = len(set().union(*(scorer.to_embed for scorer in work.scorers)))
-    per_decode, per_embed = _mean(tried.decode_seconds), _mean(tried.embed_seconds)
-    num_bytes = len(work.to_decode) * (_mean(tried.frame_bytes) + _ROW_BYTES_PER_VIDEO)
-    num_bytes += num_embed * _mean(tried.embedding_bytes)
+    per_decode, per_embed = _mean(sample.decode_seconds), _mean(sample.embed_seconds)
+    num_bytes = len(work.to_decode) * (_mean(sample.frame_bytes) + _ROW_BYTES_PER_VIDEO)
+    num_bytes += num_embed * _mean(sample.embedding_bytes)
     return Estimate(
         num_videos_to_decode=len(work.to_decode),
         num_videos_to_embed=num_embed,
-        num_questions_to_score=sum(scorer.num_questions for scorer in work.scorers),
-        num_videos_tried=tried.num_videos,
-        num_tried_failed=tried.num_failed,
+        num_questions_to_score=sum(
+            len(records) for scorer in work.scorers for records in scorer.to_score.values()
+        ),
+        num_videos_tried=sample.num_videos,
+        num_tried_failed=sample.num_failed,
         bytes_on_disk=int(num_bytes),
         bytes_free=shutil.disk_usage(_existing(options.cache)).free,
         seconds=max(len(work.to_decode) * per_decode / num_workers, num_embed * per_embed),
@@ -101,7 +131,8 @@ def _spread(video_ids: list[str]) -> list[str]:
     return video_ids[:: max(1, len(video_ids) // NUM_TRIED)][:NUM_TRIED]
 
 
-def _try_decoding(options: PrecomputeConfig, work: Work, rule: PrepareRule, tried: _Tried) -> None:
+def _try_decoding(options: PrecomputeConfig, work: Work, sample: _Sample) -> None:
+    rule = prepare_rule(options)
     video_ids = _spread(work.to_decode)
     jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in video_ids)
     with WorkerPool(
@@ -112,51 +143,30 @@ def _try_decoding(options: PrecomputeConfig, work: Work, rule: PrepareRule, trie
         retry=next_decoder,
     ) as pool:
         for outcome in pool:
-            tried.num_videos += 1
-            tried.decode_seconds.append(outcome.seconds)
+            sample.num_videos += 1
+            sample.decode_seconds.append(outcome.seconds)
             if outcome.error is not None:
-                tried.num_failed += 1
+                sample.num_failed += 1
                 continue
             video: EncodedVideo = outcome.value
-            tried.frame_bytes.append(video.num_bytes)
+            sample.frame_bytes.append(video.num_bytes)
             frames_FHWC = read_back(video, rule.codec)
-            tried.embed(work, outcome.key, frames_FHWC, video.facts.pts_seconds_F)
+            sample.embed(work, outcome.key, frames_FHWC, video.facts.pts_seconds_F)
 
 
-def _try_cached(options: PrecomputeConfig, layout: CacheLayout, work: Work, tried: _Tried) -> None:
+def _try_cached(
+    options: PrecomputeConfig, layout: CacheLayout, work: Work, sample: _Sample
+) -> None:
     """Embed a few of the cached videos that a scorer has not seen."""
     video_ids = _spread(work.to_read)
-    reader = FrameReader(layout, make_frames_key(options)) if video_ids else None
+    if not video_ids:
+        return
+    reader = FrameReader(layout, make_frames_key(options))
     for video_id in video_ids:
-        assert reader is not None
-        tried.num_videos += 1
+        sample.num_videos += 1
         info = reader.info(video_id)
         frames_FHWC = reader.read(video_id, range(info.num_frames))
-        tried.embed(work, video_id, frames_FHWC, info.pts_seconds_F)
-
-
-def _embedded_bytes(
-    work: Work, video_id: str, frames_FHWC: np.ndarray, pts_seconds_F: np.ndarray
-) -> int:
-    """Run every scorer once on a video and return what its float16 embeddings would take.
-
-    Raises:
-        ScorerError: a scorer raised what no one foresaw.
-    """
-    num_bytes = 0
-    for scorer in work.scorers:
-        if video_id not in scorer.to_embed:
-            continue
-        session = scorer.session
-        records = scorer.to_score.get(video_id, [])
-        with scorer_faults(session.name, f"on video '{video_id}'"):
-            if session.mode in ("batched", "split"):
-                model: Any = session.scorer
-                num_bytes += np.asarray(model.embed_frames(frames_FHWC)).size * 2
-            else:
-                for record in records:
-                    session.score_one(record, frames_FHWC, pts_seconds_F, "")
-    return num_bytes
+        sample.embed(work, video_id, frames_FHWC, info.pts_seconds_F)
 
 
 def _mean(values: list[float] | list[int]) -> float:

@@ -1,13 +1,16 @@
-"""One video, from file to encoded frames: what a decode worker does. No torch here."""
+"""One video, from file to encoded frames (a decode worker's job) and back. No torch here."""
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from strive.cache.frames import EncodedVideo, FrameCodec
-from strive.errors import DecodeError, OutsideRootError
+from strive.errors import CacheError, DecodeError, OutsideRootError
 from strive.files import content_digest, modified_ns, resolve_video, resolves_into_blobs
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
@@ -60,6 +63,27 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
         raise error
     facts = replace(decoded.facts, repaired=repaired)
     return EncodedVideo(video_id, facts, size_bytes, digest, frames, after and after[1])
+
+
+def read_back(
+    video: EncodedVideo, codec: FrameCodec, threads: ThreadPoolExecutor | None = None
+) -> np.ndarray:
+    """Return the frames as any later reader of the cache will see them: uint8 [F, H, W, 3].
+
+    Raises:
+        CacheError: what the worker encoded cannot be decoded.
+    """
+    height, width = video.facts.height, video.facts.width
+    frames_FHWC = np.empty((len(video.frames), height, width, 3), np.uint8)
+
+    def read(number: int) -> None:
+        frames_FHWC[number] = codec.decode(video.frames[number], height, width)
+
+    if len(video.frames) == 0:
+        raise CacheError(f"video '{video.video_id}' came without frames")
+    for _ in (threads.map if threads else map)(read, range(len(video.frames))):
+        pass
+    return frames_FHWC
 
 
 def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:

@@ -1,49 +1,91 @@
-"""`--engine ray`: the stages of the local loop on Ray Data, over several machines.
+"""`--engine ray`: the stages of the local run on Ray Data, over several machines.
 
     items -> decode (tasks, one CPU each) -> embed, score, commit (actors) -> reports -> the driver
 
-An item is a video to decode, a cached video that a scorer's model has not seen, or a part of cached
-embeddings with new questions. Between the stages travel encoded frames, never pixels. An actor
-commits its batch before it reports it, so that nothing is lost when the job ends, and what was
-never committed is found again by the same command. Ray is known here, in ray_cluster.py (finding
-or starting one) and in ray_tasks.py (what runs on the nodes), and imported when it is called.
+Between the stages travel encoded frames, never pixels. An actor commits its batch of items before
+it reports it, so that nothing is lost when the job ends, and what was never committed is found
+again by the same command. Ray is known here and in ray_cluster.py (finding or starting one), and
+imported when it is called.
 """
 
 import logging
+import os
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from strive.cache.embeddings import find_embeddings
 from strive.cache.failures import commit_failures
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
 from strive.configs.schema import PrecomputeConfig
-from strive.errors import DecodeError, TooManyFailuresError
-from strive.pipeline.failing import question_failure, video_failure
+from strive.errors import DecodeError, ModelError, ScorerError, StriveError, TooManyFailuresError
+from strive.pipeline.embed import EmbedStage
 from strive.pipeline.options import make_frames_key, prepare_rule, writer_name
+from strive.pipeline.part import StageCounts
+from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.ray_cluster import Cluster, check_nodes, connected, import_ray
-from strive.pipeline.ray_tasks import Embedder, Item, Place, Report, decode_item
-from strive.pipeline.summary import PrecomputeSummary, StageCounts
-from strive.pipeline.work import Work
+from strive.pipeline.summary import PrecomputeSummary
+from strive.pipeline.work import Work, WorkItem, question_failure, video_failure
 from strive.progress import Progress, show_progress
+from strive.scorers.session import ScorerSession
+from strive.video.worker import Job, Outcome, Worker, run_job
 
 # A task takes tens of milliseconds of Ray's own time: a few videos each make that little.
 MAX_VIDEOS_PER_TASK = 8
 # What an actor commits at once: parts stay few, and little is done twice when an actor dies.
 MAX_VIDEOS_PER_COMMIT = 64
-VIDEOS_PER_EMBEDDED_ITEM = 256
 # A batch that ends its actor is tried once more, then its videos one by one.
 MAX_BATCH_RETRIES = 1
 MAX_INIT_DEATHS = 3
 # Batches that may be lost in the first round; more mean that it is not the videos.
 MAX_LOST_FRACTION = 0.1
 MIN_LOST_BATCHES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An actor's account of one batch.
+
+    `items` are committed. With `lost` some fault of a scorer ended the batch, and the rest of it is
+    to be done again; a `fault` ends the run.
+    """
+
+    items: tuple[str, ...]
+    video_ids: tuple[str, ...]
+    counts: StageCounts
+    node_ids: frozenset[str]
+    lost: str = ""
+    fault: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallerPaths:
+    """Where the command was given: relative model paths and a user's own modules begin there."""
+
+    folder: str
+    import_paths: tuple[str, ...]
+
+    def enter(self) -> None:
+        """Work there, as far as this node has these folders."""
+        if Path(self.folder).is_dir():
+            os.chdir(self.folder)
+        sys.path += [path for path in self.import_paths if path not in sys.path]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedItem:
+    """An item on its way to an actor: encoded frames if it was decoded, and by which node."""
+
+    item: WorkItem
+    outcome: Outcome | None
+    node_id: str
 
 
 def run_with_ray(
@@ -56,8 +98,6 @@ def run_with_ray(
         TooManyFailuresError: Ray lost more than single batches; what was committed is kept.
         StriveError: a fault of an actor, such as a full disk.
     """
-    if work.is_empty:
-        return
     ray = import_ray()
     # Other machines, and other working directories on this one.
     options = options.model_copy(
@@ -68,54 +108,29 @@ def run_with_ray(
     with connected(ray, options.workers) as cluster:
         check_nodes(ray, cluster, cache=options.cache, video_root=options.video_root)
         summary.engine, summary.num_workers = str(cluster), cluster.num_cpus
-        items = {item.key: item for item in _items(layout, work)}
+        decoded = (work.item_of(video_id, decode=True) for video_id in work.to_decode)
+        items = {item.key: item for item in chain(decoded, work.cached_items(layout))}
         with show_progress("precompute", work.num_videos, "videos") as progress:
             progress.note(str(cluster))
-            flow = _Flow(ray, cluster, options, work, summary, progress)
+            driver = _Driver(ray, cluster, options, work, summary, progress)
             try:
                 per_actor = -(-len(items) // (2 * cluster.num_actors))
-                flow.run(items, min(max(per_actor, 1), MAX_VIDEOS_PER_COMMIT))
+                driver.run(items, min(max(per_actor, 1), MAX_VIDEOS_PER_COMMIT))
                 if items:
                     # Lost with an actor or a task: one at a time, so that only the guilty fail.
-                    flow.run(items, 1)
-                flow.give_up(items.values())
+                    driver.run(items, 1)
+                driver.give_up(items.values())
             except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
                 raise TooManyFailuresError(
                     f"{cluster.description} ended the run ({_last_line(error)}); what was "
                     "committed is kept, the same command goes on"
                 ) from error
             finally:
-                summary.num_nodes_used = len(flow.node_ids)
+                summary.num_nodes_used = len(driver.node_ids)
                 summary.run_seconds = time.monotonic() - started
 
 
-def _items(layout: CacheLayout, work: Work) -> Iterator[Item]:
-    for video_id in work.to_decode:
-        yield Item(f"video {video_id}", (video_id,), work.task_of(video_id), decode=True)
-    for video_id in work.to_read:
-        yield Item(f"video {video_id}", (video_id,), work.task_of(video_id))
-    for scorer in work.scorers:
-        wanted = {
-            video_id: work.cached[video_id].checksum
-            for video_id in scorer.to_score
-            if video_id not in scorer.to_embed
-        }
-        key = scorer.session.key
-        for path, held in find_embeddings(layout, key, wanted):
-            ids = list(held)
-            for start in range(0, len(ids), VIDEOS_PER_EMBEDDED_ITEM):
-                some = ids[start:][:VIDEOS_PER_EMBEDDED_ITEM]
-                yield Item(
-                    f"part {key} {path.name} {start}",
-                    tuple(some),
-                    scorer_key=key,
-                    part=path,
-                    embedded={video_id: held[video_id] for video_id in some},
-                    records={video_id: scorer.to_score[video_id] for video_id in some},
-                )
-
-
-class _Flow:
+class _Driver:
     """The driver's side: rounds of the dataset, and what the actors report."""
 
     def __init__(
@@ -135,7 +150,7 @@ class _Flow:
         self._seen: set[str] = set()
         self._started = time.monotonic()
 
-    def run(self, items: dict[str, Item], batch_videos: int) -> None:
+    def run(self, items: dict[str, WorkItem], batch_videos: int) -> None:
         """Run one round and remove from `items` what is done; what was lost stays.
 
         Raises:
@@ -149,7 +164,7 @@ class _Flow:
             try:
                 for row in rows:
                     report: Report = row["report"]
-                    self._take(report)
+                    self._add(report)
                     for key in report.items:
                         items.pop(key, None)
             finally:
@@ -157,13 +172,13 @@ class _Flow:
                 if close is not None:
                     close()
 
-    def _dataset(self, items: list[Item], batch_videos: int) -> Any:
+    def _dataset(self, items: list[WorkItem], batch_videos: int) -> Any:
         per_task = len(items) // (4 * max(self.cluster.num_cpus, 1))
         num_blocks = -(-len(items) // min(max(per_task, 1), MAX_VIDEOS_PER_TASK))
         options = self.options
         sessions = [scorer.session for scorer in self.work.scorers]
-        place = Place(str(Path.cwd()), tuple(sys.path))
-        arguments = (options, sessions, [session.key for session in sessions], place)
+        paths = CallerPaths(str(Path.cwd()), tuple(sys.path))
+        arguments = (options, sessions, [session.key for session in sessions], paths)
         decoded = self.ray.data.from_items(
             [{"item": item} for item in items], override_num_blocks=num_blocks
         ).map(
@@ -171,7 +186,7 @@ class _Flow:
             fn_kwargs={
                 "rule": prepare_rule(options),
                 "timeout_seconds": options.decode_timeout_seconds,
-                "place": place,
+                "paths": paths,
             },
             num_cpus=1,
         )
@@ -191,7 +206,7 @@ class _Flow:
             )
         return reports
 
-    def _take(self, report: Report) -> None:
+    def _add(self, report: Report) -> None:
         self.summary.add(report.counts)
         self.node_ids |= report.node_ids
         if report.fault is not None:
@@ -209,7 +224,7 @@ class _Flow:
         self.progress.note(f"{frames:.0f} frames/s, {self.summary.failed_text}")
         self.progress.advance(len(new))
 
-    def give_up(self, items: Iterable[Item]) -> None:
+    def give_up(self, items: Iterable[WorkItem]) -> None:
         """Commit failure rows of videos that ended their process every time."""
         reason = "the Ray process that worked on it died or failed, each time, alone as well"
         if self._lost:
@@ -227,11 +242,10 @@ class _Flow:
                     rows.append(video_failure(video_id, error, 0.0, frames_key, root))
                     continue
                 checksum = cached[video_id].checksum
-                task = item.task.records if item.task else {item.scorer_key: item.records[video_id]}
                 rows += [
                     question_failure(record, error, 0.0, sessions[key], checksum)
-                    for key, records in task.items()
-                    for record in records
+                    for key, records in item.records.items()
+                    for record in records[video_id]
                 ]
         commit_failures(layout, rows, writer=writer_name(options))
         failed = StageCounts(
@@ -272,3 +286,116 @@ def _last_line(error: BaseException) -> str:
     """Ray's errors carry whole tracebacks; the last line says what happened."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return (lines or [type(error).__name__])[-1].strip()[:300]
+
+
+# --- on the nodes ---------------------------------------------------------------------------------
+
+
+_worker: Worker | None = None
+"""The killable process of this Ray worker; it serves one decode task after another."""
+
+
+def decode_item(
+    row: dict[str, Any], *, rule: PrepareRule, timeout_seconds: float, paths: CallerPaths
+) -> dict[str, Any]:
+    """Decode one item's video in a process that can be killed, as the local run does."""
+    global _worker
+    item: WorkItem = row["item"]
+    outcome = None
+    if item.decode:
+        paths.enter()
+        _worker = _worker or Worker()
+        (video_id,) = item.video_ids
+        job = Job(video_id, {"video_id": video_id, "rule": rule})
+        try:
+            outcome = run_job(_worker, prepare_video, job, timeout_seconds, next_decoder)
+        except (StriveError, OSError) as error:
+            unexpected = DecodeError("unexpected", f"{type(error).__name__}: {error}")
+            outcome = Outcome(video_id, None, unexpected, 0.0)
+    # One object a row: a column of its own for outcomes would turn absent ones into NaN.
+    return {"decoded": DecodedItem(item, outcome, _node_id())}
+
+
+class Embedder:
+    """An actor: loads the scorers once, and commits each batch before it reports it."""
+
+    def __init__(
+        self,
+        options: PrecomputeConfig,
+        sessions: Sequence[ScorerSession],
+        keys: Sequence[str],
+        paths: CallerPaths,
+    ) -> None:
+        self._options, self._sessions = options, sessions
+        self._fault: Exception | None = None
+        self._stage: EmbedStage | None = None
+        self._node_id = _node_id()
+        try:
+            paths.enter()
+            _check_keys(sessions, keys)
+        except StriveError as error:
+            self._fault = error  # raised by the driver, as if it had met it itself
+        except Exception as error:  # an actor that cannot begin would be begun again and again
+            self._fault = ModelError(
+                f"a scorer cannot be loaded on node {self._node_id[:8]} "
+                f"({type(error).__name__}: {error})"
+            )
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Embed, score and commit the items of a batch; one row: the report."""
+        decoded: list[DecodedItem] = list(batch["decoded"])
+        nodes = frozenset({self._node_id, *(one.node_id for one in decoded)})
+        counts, fault, lost = StageCounts(), self._fault, ""
+        if fault is None:
+            stage = self._stage_at_work()
+            try:
+                for one in decoded:
+                    stage.put(one.item, one.outcome)
+                stage.flush()
+            except Exception as error:
+                self._stage = None
+                stage.stop()  # commits what is finished
+                if isinstance(error, StriveError) and not isinstance(error, ScorerError):
+                    fault = error
+                else:  # the batch is divided, so that only the guilty video fails
+                    lost = f"{type(error).__name__}: {error}"[:300]
+            counts = stage.take_counts()
+        done = [] if fault is not None or lost else [one.item for one in decoded]
+        report = Report(
+            tuple(item.key for item in done),
+            tuple(video_id for item in done for video_id in item.video_ids),
+            counts,
+            nodes,
+            lost,
+            fault,
+        )
+        return {"report": [report]}
+
+    def _stage_at_work(self) -> EmbedStage:
+        """Return the stage of this actor; after a fault, a fresh one."""
+        if self._stage is None:
+            writer = f"{writer_name(self._options)}-{self._node_id[:6]}{os.getpid()}"
+            self._stage = EmbedStage(self._options, self._sessions, writer=writer).__enter__()
+        return self._stage
+
+
+def _check_keys(sessions: Sequence[ScorerSession], keys: Sequence[str]) -> None:
+    """Load the scorers, and refuse to store under the driver's key what differs here.
+
+    Raises:
+        ModelError: a scorer has another key on this node.
+    """
+    for session, key in zip(sessions, keys, strict=True):
+        here = session.loaded_key()
+        if here != key:
+            raise ModelError(
+                f"scorer '{session.name}' is {here} on node {_node_id()[:8]} but {key} where the "
+                "command was given (another device, number type, model file or library version); "
+                "give --device and --dtype, and the same versions on all nodes"
+            )
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())

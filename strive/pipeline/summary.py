@@ -1,96 +1,35 @@
-"""What a call of the offline stage reports."""
+"""What a call of the offline stage reports, and the error of one on which too much failed."""
 
-from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from strive.answers import Unmatched
-from strive.variants import Peak
+from strive.answers import Unmatched, find_unmatched
+from strive.cache.frames import read_video_states
+from strive.cache.layout import CacheLayout
+from strive.cache.scores import ScoreReader, read_score_states
+from strive.configs.schema import PrecomputeConfig, TrainConfig
+from strive.errors import TooManyFailuresError, way_out
+from strive.pipeline.estimate import Estimate
+from strive.pipeline.options import make_frames_key
+from strive.pipeline.part import StageCounts
+from strive.pipeline.work import NO_TEXT, SelectedRecords, Work
+from strive.variants import DrawRule, Peak, typical_peak
 
+MAX_WAYS_SHOWN = 2
+"""Of how many kinds of failure, the most frequent first, an error says what to do."""
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run would cost, from a few videos that were really decoded (and embedded)."""
-
-    num_videos_to_decode: int
-    num_videos_to_embed: int
-    num_questions_to_score: int
-    num_videos_tried: int
-    num_tried_failed: int
-    bytes_on_disk: int
-    bytes_free: int
-    seconds: float
-    decode_seconds_per_video: float
-    embed_seconds_per_video: float
-    num_workers: int
-
-
-@dataclass(slots=True, kw_only=True)
-class StageCounts:
-    """What one stage has done; those of several (Ray actors) add up."""
-
-    num_decoded: int = 0
-    num_repaired: int = 0
-    num_embedded: int = 0
-    num_scored: int = 0
-    num_unscorable: int = 0  # questions that a scorer cannot score, such as ones without spans
-    num_frames: int = 0
-    failed: dict[str, str] = field(default_factory=dict)  # {video_id: its first error}
-    notes: Counter[str] = field(default_factory=Counter)  # newly decoded videos by note
-    failed_questions: dict[str, str] = field(default_factory=dict)  # {question_id: its first error}
-    num_parts: int = 0  # files that were committed
-    bytes_written: int = 0
-    decode_seconds: float = 0.0  # summed over the workers
-    prepare_seconds: float = 0.0  # reading frames back and preparing them for the models
-    embed_seconds: float = 0.0  # models at work, frames and questions, summed over threads
-    embed_wall_seconds: float = 0.0  # in which any model was at work
-    write_seconds: float = 0.0
-
-    @property
-    def num_failed(self) -> int:
-        """Videos that have failed; one on which several scorers fail counts once."""
-        return len(self.failed)
-
-    @property
-    def failed_by_error(self) -> dict[str, int]:
-        """Failed videos by the error that came first."""
-        return dict(Counter(self.failed.values()))
-
-    @property
-    def failed_questions_by_error(self) -> dict[str, int]:
-        """Questions that some scorer failed on, by the error that came first."""
-        return dict(Counter(self.failed_questions.values()))
-
-    @property
-    def failed_text(self) -> str:
-        """`2 failed`, and how many questions if there are any."""
-        num_questions = len(self.failed_questions)
-        questions = f", {num_questions} questions not scored" * bool(num_questions)
-        return f"{self.num_failed} failed{questions}"
-
-    def add(self, other: "StageCounts") -> None:
-        """Add what another stage has done."""
-        for item in fields(StageCounts):
-            value = getattr(other, item.name)
-            if isinstance(value, Counter):
-                getattr(self, item.name).update(value)
-            elif isinstance(value, dict):
-                mine = getattr(self, item.name)
-                for name, error in value.items():
-                    mine.setdefault(name, error)
-            else:
-                setattr(self, item.name, getattr(self, item.name) + value)
-
-    def reset(self) -> None:
-        """Begin again from zero."""
-        for item in fields(StageCounts):
-            value = getattr(self, item.name)
-            setattr(self, item.name, type(value)())
+# What a user can turn when a part of the work is the one that all others wait for.
+_KNOBS = {
+    "decode": "decoding; more cores and --workers, --shard i/n, or --frame-plan keyframe",
+    "prepare": "reading frames back and preparing them; --shard i/n, or a smaller --max-pixels",
+    "embed": "the models; a GPU, a smaller --scorer-model, --shard i/n or --engine ray",
+    "write": "writing; a faster disk under --cache, or --frame-codec jpeg",
+}
 
 
 @dataclass(slots=True, kw_only=True)
 class PrecomputeSummary(StageCounts):
-    """What a call did and what the cache now holds of what was asked for."""
+    """The work of a call, and what the cache now holds of what was asked for."""
 
     cache: Path
     frames_key: str
@@ -142,10 +81,97 @@ class PrecomputeSummary(StageCounts):
             self.bottleneck = _KNOBS[slowest]
 
 
-# What a user can turn when a part of the work is the one that all others wait for.
-_KNOBS = {
-    "decode": "decoding; more cores and --workers, --shard i/n, or --frame-plan keyframe",
-    "prepare": "reading frames back and preparing them; --shard i/n, or a smaller --max-pixels",
-    "embed": "the models; a GPU, a smaller --scorer-model, --shard i/n or --engine ray",
-    "write": "writing; a faster disk under --cache, or --frame-codec jpeg",
-}
+def new_summary(
+    options: PrecomputeConfig, selected: SelectedRecords, work: Work
+) -> PrecomputeSummary:
+    """Return the summary of a call whose work has not begun."""
+    summary = PrecomputeSummary(
+        cache=options.cache,
+        frames_key=make_frames_key(options),
+        scorer_keys={scorer.session.name: scorer.session.key for scorer in work.scorers},
+        num_videos=len(selected.by_video),
+        num_questions=len(selected.records),
+        num_image_rows=selected.num_image_rows,
+        num_bad_rows=selected.num_bad_rows,
+        num_unscorable=sum(scorer.num_unscorable for scorer in work.scorers),
+        nothing_to_do=work.is_empty,
+        redone=list(work.redone),
+    )
+    summary.failed = {name: failure.error for name, failure in work.known_failures.items()}
+    summary.failed_questions = {
+        name: failure.error for name, failure in work.known_question_failures.items()
+    } | {row.question_id: row.error for row in work.new_failures if row.question_id is not None}
+    return summary
+
+
+def count_results(
+    training: TrainConfig,
+    layout: CacheLayout,
+    selected: SelectedRecords,
+    work: Work,
+    summary: PrecomputeSummary,
+) -> None:
+    """Count what the cache now holds of what was asked for."""
+    for video_id, records in selected.by_video.items():
+        errors = [summary.failed_questions.get(record.question_id) for record in records]
+        # One bad question is no bad video, and one without a text is nobody's failure.
+        if None not in errors and any(error != NO_TEXT for error in errors):
+            error = next(error for error in errors if error not in (None, NO_TEXT))
+            summary.failed.setdefault(video_id, str(error))
+    summary.num_ok = summary.num_videos - summary.num_failed
+    if summary.interrupted or summary.estimate is not None:
+        cached = read_video_states(layout, summary.frames_key)
+        summary.num_ok = sum(video_id in cached for video_id in selected.by_video)
+    rule = DrawRule(training.num_frames, training.frame_temperature, training.score_transform)
+    asked_ids = {record.question_id for record in selected.records}
+    for scorer in work.scorers:
+        states = read_score_states(layout, scorer.session.key)
+        truncated = [
+            state.text_truncated
+            for question_id, state in states.items()
+            if question_id in asked_ids and state.text_truncated is not None
+        ]
+        share = sum(truncated) / len(truncated) if truncated else None
+        summary.truncated_share[scorer.session.name] = share
+        if asked_ids & states.keys():
+            reader = ScoreReader(layout, scorer.session.key, selected.records)
+            found = (reader.get(record.question_id) for record in selected.records)
+            summary.peaks[scorer.session.name] = typical_peak(
+                [scores.scores_F for scores in found if scores],
+                reader.draw_rule(rule, drop_transform=True),
+            )
+    summary.draws = (
+        f"at frame_temperature {training.frame_temperature:g}, score_transform "
+        f"{training.score_transform}"
+    )
+    summary.unmatched = find_unmatched(selected.records, training.grading)
+
+
+def check_failures(options: PrecomputeConfig, summary: PrecomputeSummary) -> None:
+    """Refuse a call on which more of the videos, or of the questions, failed than it allows.
+
+    Raises:
+        TooManyFailuresError: with what failed most, and what can be done about it.
+    """
+    # Questions without a text are told and counted; no scorer could have done better.
+    questions = {
+        error: count
+        for error, count in summary.failed_questions_by_error.items()
+        if error != NO_TEXT
+    }
+    for what, errors, total in (
+        ("videos", summary.failed_by_error, summary.num_videos),
+        ("questions", questions, summary.num_questions),
+    ):
+        num_failed = sum(errors.values())
+        if num_failed <= options.max_failure_fraction * total:
+            continue
+        ranked = sorted(errors.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{count} {error}" for error, count in ranked)
+        ways = "; ".join(f"{error}: {way_out(error)}" for error, _ in ranked[:MAX_WAYS_SHOWN])
+        raise TooManyFailuresError(
+            f"{num_failed} of {total} {what} failed ({shown}); at most "
+            f"{options.max_failure_fraction:.0%} may with --max-failure-fraction; everything else "
+            f"is committed; {ways}; each failure and what to do: strive-cli cache failures "
+            f"--cache {options.cache}"
+        )

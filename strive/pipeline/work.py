@@ -1,29 +1,25 @@
-"""What is asked for against what the cache holds: the work that is left."""
+"""The work that is left: what is asked for against what the cache holds, and what has failed."""
 
 import json
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from strive.cache.commit import commit_json
-from strive.cache.embeddings import read_embedding_states
+from strive.cache.embeddings import find_embeddings, read_embedding_states
 from strive.cache.failures import FailureRow, read_failures
 from strive.cache.frames import VideoState, read_video_states
 from strive.cache.layout import CacheLayout
-from strive.cache.scores import read_score_states
+from strive.cache.scores import query_of, read_score_states
 from strive.configs.schema import PrecomputeConfig
-from strive.errors import MissingInputError, RecordsError
+from strive.errors import DecodeError, MissingInputError, RecordsError
 from strive.files import content_digest, locate_video, modified_ns
-from strive.pipeline.failing import NO_TEXT, no_text_failure
 from strive.pipeline.options import make_frames_key
-from strive.records import (
-    Record,
-    read_records,
-    sample_records,
-    shard_records,
-)
+from strive.records import Record, read_records, sample_records, shard_records
 from strive.scorers.session import ScorerSession
 from strive.video.ebml import may_crop
 from strive.video.mov import has_matrix, names_box
@@ -31,10 +27,12 @@ from strive.video.mov import has_matrix, names_box
 # Kinds of failure that cost nothing to look at again: what the user may have changed since (the
 # folder, permissions, what is installed) shows in no file's size or time stamp.
 ALWAYS_RETRIED = ("missing", "outside_root", "unreadable", "unavailable")
+NO_TEXT = "no_text"
+MAX_VIDEOS_PER_EMBEDDED_ITEM = 256
 
 
 @dataclass(frozen=True)
-class Asked:
+class SelectedRecords:
     """The records of one call, after filters, sample, shard and limit."""
 
     records: tuple[Record, ...]
@@ -51,7 +49,7 @@ class Asked:
         return grouped
 
 
-def select_records(options: PrecomputeConfig) -> Asked:
+def select_records(options: PrecomputeConfig) -> SelectedRecords:
     """Read the records of a call.
 
     Raises:
@@ -88,7 +86,7 @@ def select_records(options: PrecomputeConfig) -> Asked:
     if options.limit is not None:
         first = set(list(dict.fromkeys(record.video_id for record in records))[: options.limit])
         records = [record for record in records if record.video_id in first]
-    return Asked(tuple(records), num_image_rows, sample_ids, bad_rows.count)
+    return SelectedRecords(tuple(records), num_image_rows, sample_ids, bad_rows.count)
 
 
 def _as_a_run_reads(
@@ -107,7 +105,7 @@ def _as_a_run_reads(
     return tuple(sampled.values())
 
 
-def write_sample_ids(options: PrecomputeConfig, asked: Asked) -> Path | None:
+def write_sample_ids(options: PrecomputeConfig, asked: SelectedRecords) -> Path | None:
     """Write the ids of a sample beside the cache, for whoever wants to train on the same."""
     if asked.sample_ids is None:
         return None
@@ -125,11 +123,20 @@ def write_sample_ids(options: PrecomputeConfig, asked: Asked) -> Path | None:
 
 
 @dataclass(frozen=True, slots=True)
-class VideoTask:
-    """What one video needs: by scorer key, the questions of each scorer that has to look at it."""
+class WorkItem:
+    """One unit of work: a video to decode, a cached video that some scorer's model has not seen, or
+    new questions about videos whose embeddings are cached in the file `part`.
 
-    video_id: str
-    records: dict[str, tuple[Record, ...]]
+    `records` are, by scorer key and video, the questions to score; `checksums` are of the frames
+    that the embeddings in `part` were made from.
+    """
+
+    key: str
+    video_ids: tuple[str, ...]
+    records: Mapping[str, Mapping[str, Sequence[Record]]]
+    decode: bool = False
+    part: Path | None = None
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -141,11 +148,6 @@ class ScorerWork:
     to_embed: set[str] = field(default_factory=set)
     to_score: dict[str, list[Record]] = field(default_factory=dict)
 
-    @property
-    def num_questions(self) -> int:
-        """Questions without scores."""
-        return sum(len(records) for records in self.to_score.values())
-
 
 @dataclass(slots=True)
 class Work:
@@ -155,11 +157,11 @@ class Work:
     `known_question_failures` by question. `new_failures` need no trying: they are to be written.
     """
 
-    to_decode: list[str]
-    scorers: list[ScorerWork]
-    known_failures: dict[str, FailureRow]
     cached: dict[str, VideoState]
+    to_decode: list[str] = field(default_factory=list)
     redone: list[str] = field(default_factory=list)  # cached by rules that may have erred
+    scorers: list[ScorerWork] = field(default_factory=list)
+    known_failures: dict[str, FailureRow] = field(default_factory=dict)
     known_question_failures: dict[str, FailureRow] = field(default_factory=dict)
     new_failures: list[FailureRow] = field(default_factory=list)
 
@@ -170,16 +172,37 @@ class Work:
         wanted -= set(self.to_decode)
         return [video_id for video_id in self.cached if video_id in wanted]
 
-    def task_of(self, video_id: str) -> VideoTask:
-        """Return what a video needs that is decoded, or read because a model has not seen it."""
-        return VideoTask(
-            video_id,
-            {
-                scorer.session.key: tuple(scorer.to_score[video_id])
-                for scorer in self.scorers
-                if video_id in scorer.to_embed and scorer.to_score.get(video_id)
-            },
-        )
+    def item_of(self, video_id: str, *, decode: bool) -> WorkItem:
+        """Return the item of a video that is decoded, or read because a model has not seen it."""
+        records = {
+            scorer.session.key: {video_id: tuple(scorer.to_score[video_id])}
+            for scorer in self.scorers
+            if video_id in scorer.to_embed and scorer.to_score.get(video_id)
+        }
+        return WorkItem(f"video {video_id}", (video_id,), records, decode)
+
+    def cached_items(self, layout: CacheLayout) -> Iterator[WorkItem]:
+        """Yield the items that need no decoding."""
+        for video_id in self.to_read:
+            yield self.item_of(video_id, decode=False)
+        for scorer in self.scorers:
+            key = scorer.session.key
+            wanted = {
+                video_id: self.cached[video_id].checksum
+                for video_id in scorer.to_score
+                if video_id not in scorer.to_embed
+            }
+            for path, held in find_embeddings(layout, key, wanted):
+                ids = list(held)
+                for start in range(0, len(ids), MAX_VIDEOS_PER_EMBEDDED_ITEM):
+                    some = ids[start:][:MAX_VIDEOS_PER_EMBEDDED_ITEM]
+                    yield WorkItem(
+                        f"part {key} {path.name} {start}",
+                        tuple(some),
+                        {key: {video_id: scorer.to_score[video_id] for video_id in some}},
+                        part=path,
+                        checksums={video_id: held[video_id] for video_id in some},
+                    )
 
     @property
     def num_videos(self) -> int:
@@ -196,89 +219,111 @@ class Work:
 def find_work(
     options: PrecomputeConfig,
     layout: CacheLayout,
-    asked: Asked,
+    selected: SelectedRecords,
     sessions: Sequence[ScorerSession],
 ) -> Work:
     """Compare what is asked for with what is committed."""
     frames_key = make_frames_key(options)
-    cached = {} if options.overwrite else read_video_states(layout, frames_key)
+    work = Work({} if options.overwrite else read_video_states(layout, frames_key))
     known = [] if options.retry_failed or options.overwrite else read_failures(layout)
-    failures = {(row.video_id, row.key): row for row in known if row.question_id is None}
-    work = Work([], [], {}, cached)
-    for video_id in asked.by_video:
-        failure = failures.get((video_id, frames_key))
+    failures = {
+        row.video_id: row for row in known if (row.key, row.question_id) == (frames_key, None)
+    }
+    for video_id in selected.by_video:
         path = locate_video(options.video_root, video_id)
+        state, failure = work.cached.get(video_id), failures.get(video_id)
         is_redone = False
-        if video_id in cached and not _has_changed(path, cached[video_id]):
-            is_redone = _may_be_wrong(path, cached[video_id])
+        if state is not None and not _is_another_file(path, state, when_absent=False):
+            is_redone = _may_be_wrong(path, state)
             if not is_redone:
                 continue
-        if failure is None or failure.error in ALWAYS_RETRIED or _has_changed_since(path, failure):
+        if (
+            failure is None
+            or failure.error in ALWAYS_RETRIED
+            # A file that was there and is not fails in another way.
+            or _is_another_file(path, failure, when_absent=failure.size_bytes is not None)
+        ):
             work.to_decode.append(video_id)
             if is_redone:
                 work.redone.append(video_id)
         else:
             work.known_failures[video_id] = failure
-    decoding = set(work.to_decode)
     of_questions = {(row.question_id, row.key): row for row in known if row.question_id is not None}
     for session in sessions:
-        scorer = ScorerWork(session)
-        scored = {} if options.overwrite else read_score_states(layout, session.key)
-        embedded = {} if options.overwrite else read_embedding_states(layout, session.key)
-        for video_id, asked_for in asked.by_video.items():
-            if video_id in work.known_failures:
-                continue
-            # Frames that are about to be decoded anew leave nothing of what was made of the old.
-            state = None if video_id in decoding else cached.get(video_id)
-            missing = []
-            for record in asked_for:
-                if not session.can_score(record):
-                    scorer.num_unscorable += 1
-                    continue
-                row = scored.get(record.question_id)
-                digest = session.digest_of(record)
-                if (
-                    state is not None
-                    and row is not None
-                    and (row.query_digest, row.frames_checksum) == (digest, state.checksum)
-                ):
-                    continue
-                failure = of_questions.get((record.question_id, session.key))
-                if failure is not None and failure.query_digest == digest:
-                    # A question without a text has none whatever the frames are.
-                    made_from = None if failure.error == NO_TEXT else failure.frames_checksum
-                    if made_from is None or (state is not None and made_from == state.checksum):
-                        work.known_question_failures.setdefault(record.question_id, failure)
-                        continue
-                without_text = no_text_failure(record, session)
-                if without_text is None:
-                    missing.append(record)
-                else:
-                    work.new_failures.append(without_text)
-            if not missing:
-                continue
-            scorer.to_score[video_id] = missing
-            has_embeddings = state is not None and embedded.get(video_id) == state.checksum
-            if not (session.is_split and has_embeddings):
-                scorer.to_embed.add(video_id)
-        work.scorers.append(scorer)
+        work.scorers.append(
+            _find_scorer_work(options, layout, selected, session, work, of_questions)
+        )
     return work
 
 
-def _has_changed(path: Path, state: VideoState) -> bool:
-    """Whether a file has another content than when it was cached; an absent file has not changed.
+def _find_scorer_work(
+    options: PrecomputeConfig,
+    layout: CacheLayout,
+    selected: SelectedRecords,
+    session: ScorerSession,
+    work: Work,
+    failures: Mapping[tuple[str, str], FailureRow],
+) -> ScorerWork:
+    """Find what one scorer has to do; note in `work` the questions that fail, or did before."""
+    found = ScorerWork(session)
+    scored = {} if options.overwrite else read_score_states(layout, session.key)
+    embedded = {} if options.overwrite else read_embedding_states(layout, session.key)
+    # Frames that are about to be decoded anew leave nothing of what was made of the old.
+    decoding = set(work.to_decode)
+    for video_id, records in selected.by_video.items():
+        if video_id in work.known_failures:
+            continue
+        checksum = None
+        if video_id in work.cached and video_id not in decoding:
+            checksum = work.cached[video_id].checksum
+        missing = []
+        for record in records:
+            if not session.can_score(record):
+                found.num_unscorable += 1
+                continue
+            digest = session.digest_of(record)
+            row = scored.get(record.question_id)
+            if row is not None and (row.query_digest, row.frames_checksum) == (digest, checksum):
+                continue
+            failure = failures.get((record.question_id, session.key))
+            # A question without a text has none whatever the frames are.
+            if (
+                failure is not None
+                and failure.query_digest == digest
+                and (failure.error == NO_TEXT or failure.frames_checksum in (None, checksum))
+            ):
+                work.known_question_failures.setdefault(record.question_id, failure)
+                continue
+            if has_text(query_of(record, session.template)):
+                missing.append(record)
+            else:
+                error = DecodeError(NO_TEXT, f"question {record.question_id} has no text to score")
+                work.new_failures.append(question_failure(record, error, 0.0, session, None))
+        if missing:
+            found.to_score[video_id] = missing
+            has_embeddings = checksum is not None and embedded.get(video_id) == checksum
+            if not (session.is_split and has_embeddings):
+                found.to_embed.add(video_id)
+    return found
 
-    A file of the same size is read only if its time stamp differs: copying changes that.
+
+def _is_another_file(path: Path, known: VideoState | FailureRow, *, when_absent: bool) -> bool:
+    """Whether a file has another content than the one that was cached, or that failed.
+
+    A file of the same size is read only if its time stamp differs: copying changes that. One that
+    is known by no size is another.
     """
     try:
         status = path.stat()
-        if status.st_size != state.size_bytes:
+        if status.st_size != known.size_bytes:
             return True
-        if state.modified_ns is None or modified_ns(status) == state.modified_ns:
+        if known.modified_ns is None or known.modified_ns == modified_ns(status):
             return False
-        return content_digest(path)[1] != state.content_digest
+        if known.content_digest is None:  # it failed and was too large to be read through
+            return True
+        return content_digest(path)[1] != known.content_digest
     except (OSError, ValueError):
-        return False  # the cache serves without the videos
+        return when_absent
 
 
 def _may_be_wrong(path: Path, state: VideoState) -> bool:
@@ -299,14 +344,52 @@ def _may_be_wrong(path: Path, state: VideoState) -> bool:
         return False  # the cache serves without the videos
 
 
-def _has_changed_since(path: Path, failure: FailureRow) -> bool:
-    """Whether a file is another than the one that failed, or which one failed is not known."""
-    try:
-        status = path.stat()
-        if (status.st_size, modified_ns(status)) == (failure.size_bytes, failure.modified_ns):
-            return False
-        if status.st_size != failure.size_bytes or failure.content_digest is None:
-            return True
-        return content_digest(path)[1] != failure.content_digest
-    except (OSError, ValueError):
-        return failure.size_bytes is not None  # it was there
+# --- failures as rows -----------------------------------------------------------------------------
+
+
+def has_text(text: str) -> bool:
+    """Whether a text has anything to read: not only blanks and invisible characters."""
+    return any(unicodedata.category(character)[0] not in "ZC" for character in text)
+
+
+def video_failure(
+    video_id: str, error: DecodeError, seconds: float, frames_key: str, video_root: Path
+) -> FailureRow:
+    """Return the row of a video that has no frames, with which file it was."""
+    known_as = error.known_as
+    if known_as is None:
+        with suppress(OSError, ValueError):
+            status = locate_video(video_root, video_id).stat()
+            known_as = status.st_size, modified_ns(status), None
+    return FailureRow(
+        video_id,
+        video_id,
+        "decode",
+        error.kind,
+        _text_of(error),
+        seconds,
+        frames_key,
+        *(known_as or (None, None, None)),
+    )
+
+
+def question_failure(
+    record: Record, error: DecodeError, seconds: float, session: ScorerSession, checksum: str | None
+) -> FailureRow:
+    """Return the row of a question that a scorer has no scores for; `checksum` is of the frames."""
+    return FailureRow(
+        record.video_id,
+        record.video_id,
+        "score",
+        error.kind,
+        _text_of(error),
+        seconds,
+        session.key,
+        question_id=record.question_id,
+        query_digest=session.digest_of(record),
+        frames_checksum=checksum,
+    )
+
+
+def _text_of(error: DecodeError) -> str:
+    return ": ".join(str(item) for item in error.args[1:]) or error.kind

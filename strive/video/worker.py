@@ -174,6 +174,26 @@ class Outcome:
     seconds: float
 
 
+def run_job(
+    worker: Worker,
+    function: Callable[..., Any],
+    job: Job,
+    timeout_seconds: float,
+    retry: Callable[[Job, DecodeError], Job | None],
+) -> Outcome:
+    """Run a job in a worker, again in the form that `retry` gives it for as long as that is one."""
+    started = time.monotonic()
+    attempt: Job | None = job
+    while attempt is not None:
+        try:
+            value = worker.call(function, attempt.kwargs, timeout_seconds)
+            return Outcome(job.key, value, None, time.monotonic() - started)
+        except DecodeError as error:
+            last = error
+            attempt = retry(attempt, error)
+    return Outcome(job.key, None, last, time.monotonic() - started)
+
+
 class WorkerPool:
     """A few workers, each driven by a thread; at most `max_ready` outcomes wait to be taken."""
 
@@ -228,7 +248,10 @@ class WorkerPool:
     def _drive(self, worker: Worker) -> None:
         try:
             while not self._stop.is_set() and (job := self._next_job()) is not None:
-                self._put(self._run(worker, job))
+                outcome = run_job(
+                    worker, self._function, job, self._timeout, self._retry_while_wanted
+                )
+                self._put(outcome)
             self._put(None)
         except BaseException as error:  # handed to the consumer, which raises it
             self._put(error)
@@ -239,17 +262,8 @@ class WorkerPool:
         with self._jobs_lock:
             return next(self._jobs, None)
 
-    def _run(self, worker: Worker, job: Job) -> Outcome:
-        started = time.monotonic()
-        attempt: Job | None = job
-        while attempt is not None:
-            try:
-                value = worker.call(self._function, attempt.kwargs, self._timeout)
-                return Outcome(job.key, value, None, time.monotonic() - started)
-            except DecodeError as error:
-                last = error
-                attempt = None if self._stop.is_set() else self._retry(attempt, error)
-        return Outcome(job.key, None, last, time.monotonic() - started)
+    def _retry_while_wanted(self, job: Job, error: DecodeError) -> Job | None:
+        return None if self._stop.is_set() else self._retry(job, error)
 
     def _put(self, item: Outcome | BaseException | None) -> None:
         while not self._stop.is_set():

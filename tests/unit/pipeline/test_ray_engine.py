@@ -21,12 +21,15 @@ from strive.cache.layout import open_cache
 from strive.cache.verify import verify_cache
 from strive.errors import ConfigError, ModelError, StriveError
 from strive.lab.models import lab_model_path
-from strive.pipeline import ray_tasks
+from strive.pipeline.options import prepare_rule
+from strive.pipeline.prepare import next_decoder, prepare_video
 from strive.pipeline.ray_cluster import Cluster as ClusterFacts
 from strive.pipeline.ray_cluster import refusal
+from strive.pipeline.ray_engine import DecodedItem
 from strive.pipeline.run import precompute
+from strive.pipeline.work import WorkItem
 from strive.records import shard_of, write_records
-from strive.video.worker import Job
+from strive.video.worker import Job, Worker, run_job
 
 FAULTY = "pipeline.faulty_scorer"
 
@@ -192,12 +195,16 @@ def test_without_ray_the_command_to_install_it_is_named(world: World, tmp_path: 
 
 
 def test_encoded_frames_travel_not_pixels(world: World, tmp_path: Path) -> None:
-    rule = world.options(tmp_path / "cache").prepare_rule()
+    rule = prepare_rule(world.options(tmp_path / "cache"))
     job = Job("clip0.mp4", {"video_id": "clip0.mp4", "rule": rule})
-    outcome = ray_tasks._prepare(job, 60.0)
+    worker = Worker()
+    outcome = run_job(worker, prepare_video, job, 60.0, next_decoder)
+    worker.close()
     video = outcome.value
     pixels = video.facts.num_frames * video.facts.height * video.facts.width * 3
-    assert len(pickle.dumps(outcome)) < 1.2 * video.num_bytes + 4000 < pixels / 2
+    item = WorkItem("video clip0.mp4", ("clip0.mp4",), {}, decode=True)
+    num_bytes = len(pickle.dumps(DecodedItem(item, outcome, "node")))
+    assert num_bytes < 1.2 * video.num_bytes + 4000 < pixels / 2
 
 
 def test_processors_are_divided() -> None:

@@ -33,8 +33,8 @@ from strive.errors import (
 )
 from strive.lab.models import lab_model_path
 from strive.pipeline.options import make_frames_key, prepare_rule
+from strive.pipeline.queues import BatchThreads
 from strive.pipeline.run import precompute
-from strive.pipeline.runner import _BatchThreads
 from strive.records import sample_records, shard_of, write_records
 
 
@@ -81,7 +81,7 @@ def test_no_thread_is_left_behind(world: World, tmp_path: Path, scorer: str) -> 
 
 
 def test_batch_threads_end_before_stop_returns() -> None:
-    threads = _BatchThreads(2)
+    threads = BatchThreads(2)
     slow = threads.submit(lambda: time.sleep(0.3) or np.zeros(1))
     threads.stop()
     assert slow.done()

@@ -13,16 +13,15 @@ from clip_world import World, question
 from video import coded_clips as clips
 
 from strive.cache.embeddings import iter_embeddings, read_embedding_states
-from strive.cache.layout import open_cache
+from strive.cache.layout import CacheLayout, open_cache
 from strive.cache.scores import ScoreReader, find_scorer
 from strive.cache.verify import verify_cache
 from strive.errors import ModelError
 from strive.lab.models import lab_model_path
-from strive.pipeline.batches import Batch, Batcher, VideoSlot
-from strive.pipeline.channel import Channel, Stopped
-from strive.pipeline.clock import BusyClock
+from strive.pipeline.embed import Batch, Batcher, EmbedRequest, VideoProgress
+from strive.pipeline.part import StageCounts
+from strive.pipeline.queues import BoundedQueue, BusyClock, QueueClosed
 from strive.pipeline.run import precompute
-from strive.pipeline.summary import StageCounts
 from strive.records import shard_of, write_records
 from strive.scorers import BatchedScorer, ScorerRequest, load_scorer
 from strive.scorers.session import ScorerSession
@@ -105,25 +104,27 @@ def test_the_lab_scorer_takes_batches_and_its_rows_stand_alone() -> None:
         np.testing.assert_array_equal(alone[0], together[row])
 
 
-def slot(name: str, num_frames: int) -> VideoSlot:
-    return VideoSlot("key", name, "sum", (), num_frames)
+def request(name: str, num_frames: int) -> EmbedRequest:
+    session = ScorerSession("toy", ScorerRequest(), CacheLayout(Path("nowhere")), "frames-key")
+    return EmbedRequest(session, VideoProgress(name, num_frames), ())
 
 
 def test_batches_are_cut_across_videos() -> None:
-    batcher = Batcher("key", 8)
+    batcher = Batcher(8)
     rows = np.arange(23, dtype=np.float32).reshape(23, 1)
-    slots = [slot("a", 5), slot("b", 12), slot("c", 6)]
+    requests = [request("a", 5), request("b", 12), request("c", 6)]
 
     def feed() -> Iterator[Batch]:
         start = 0
-        for each in slots:
-            yield from batcher.add(each, rows[start : start + each.num_frames])
-            start += each.num_frames
+        for each in requests:
+            stop = start + each.video.num_frames
+            yield from batcher.add(each, rows[start:stop])
+            start = stop
         yield from batcher.flush()
 
     batches = list(feed())
     assert [len(batch.prepared) for batch in batches] == [8, 8, 7]
-    assert [[(s.video_id, n) for s, n in batch.spans] for batch in batches] == [
+    assert [[(r.video.video_id, n) for r, n in batch.spans] for batch in batches] == [
         [("a", 5), ("b", 3)],
         [("b", 8)],
         [("b", 1), ("c", 6)],
@@ -132,59 +133,53 @@ def test_batches_are_cut_across_videos() -> None:
     assert list(batcher.flush()) == []
 
 
-def test_a_slot_is_complete_with_its_last_row() -> None:
-    each = slot("a", 5)
-    assert not each.take(np.zeros((4, 2)))
-    assert each.take(np.zeros((1, 2)))
-
-
-def test_a_channel_waits_for_room_by_count_and_by_bytes() -> None:
-    channel: Channel[int] = Channel(2, 100)
-    channel.put(0, 500)  # one item always fits
+def test_a_queue_waits_for_room_by_count_and_by_bytes() -> None:
+    bounded: BoundedQueue[int] = BoundedQueue(2, 100)
+    bounded.put(0, 500)  # one item always fits
     done = []
 
     def put() -> None:
         for number in (1, 2, 3):
-            channel.put(number, 40)
+            bounded.put(number, 40)
             done.append(number)
 
     thread = threading.Thread(target=put)
     thread.start()
     time.sleep(0.1)
     assert done == []
-    assert channel.get() == 0
+    assert bounded.get() == 0
     time.sleep(0.1)
     assert done == [1, 2]
-    assert [channel.get() for _ in range(3)] == [1, 2, 3]
+    assert [bounded.get() for _ in range(3)] == [1, 2, 3]
     thread.join()
-    assert channel.get(timeout_seconds=0.01) is None
+    assert bounded.get(timeout_seconds=0.01) is None
 
 
-def test_a_closed_channel_ends_both_sides() -> None:
-    channel: Channel[int] = Channel(4, 100)
-    channel.put(1)
-    channel.close()
-    with pytest.raises(Stopped):
-        channel.put(2)
-    assert channel.get() == 1
-    with pytest.raises(Stopped):
-        channel.get()
-    broken: Channel[int] = Channel(1, 100)
-    broken.put(1)
+def test_a_closed_queue_ends_both_sides() -> None:
+    bounded: BoundedQueue[int] = BoundedQueue(4, 100)
+    bounded.put(1)
+    bounded.close()
+    with pytest.raises(QueueClosed):
+        bounded.put(2)
+    assert bounded.get() == 1
+    with pytest.raises(QueueClosed):
+        bounded.get()
+    dropped: BoundedQueue[int] = BoundedQueue(1, 100)
+    dropped.put(1)
     ended = []
 
     def put_in_vain() -> None:
-        with pytest.raises(Stopped):
-            broken.put(2)
+        with pytest.raises(QueueClosed):
+            dropped.put(2)
         ended.append(True)
 
     waiting = threading.Thread(target=put_in_vain)
     waiting.start()
-    broken.break_off()
+    dropped.close(drop=True)
     waiting.join(5)
     assert ended == [True]
-    with pytest.raises(Stopped):
-        broken.get()
+    with pytest.raises(QueueClosed):
+        dropped.get()
 
 
 def test_a_clock_counts_what_overlaps_once() -> None:
@@ -214,8 +209,6 @@ def test_counts_add_up_and_begin_again() -> None:
 
 
 def test_a_session_travels_without_its_model(world: World, tmp_path: Path) -> None:
-    from strive.cache.layout import CacheLayout
-
     request = ScorerRequest(str(lab_model_path("siglip2")))
     session = ScorerSession("siglip2", request, CacheLayout(tmp_path), "frames-key")
     key, mode = session.key, session.mode
