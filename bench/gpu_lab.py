@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from strive.configs.load import Given
 from strive.experiments.training import resolve_config, run_training
 from strive.experiments.workspace import Workspace
 from strive.train.first_step import first_step_warnings
@@ -47,9 +48,11 @@ def run(family: str, changes: list[str], workspace: Path, run_dir: Path) -> dict
     """Train `STEPS` steps; the figures of each, and what is wrong with them."""
     fixed = ["dtype=bfloat16", "evaluate_every=0", "checkpoint_every=0", "loggers=[]"]
     options = {"model": f"lab:{family}", "steps": STEPS}
-    config, _ = resolve_config(Workspace(workspace), [], [*fixed, *changes], options)
+    config, _ = resolve_config(
+        Workspace(workspace), Given(overrides=[*fixed, *changes], options=options)
+    )
     started = time.perf_counter()
-    run_training(config, run_dir=run_dir)
+    run_training(config, Workspace(workspace), run_dir=run_dir)
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     wrong = list(
         first_step_warnings(

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -58,7 +58,7 @@ def presets(
 
 def configured(
     schema: type[Config],
-    options: Mapping[Any, Sequence[str]],
+    options: Mapping[Any, str],
     *,
     choices: Mapping[str, str] | None = None,
     config_help: str = "YAML file. Repeatable, later ones win.  \\[default: none]",
@@ -81,7 +81,7 @@ def configured(
         keys = [
             _key_parameter(schema, key, panel, (choices or {}).get(key, ""))
             for panel, names in options.items()
-            for key in names
+            for key in names.split()
         ]
         _, *own, workspace = inspect.signature(command, eval_str=True).parameters.values()
 

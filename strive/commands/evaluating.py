@@ -33,24 +33,10 @@ if TYPE_CHECKING:
     from strive.evaluate.results import BenchmarkResults, EvaluationResults, Score
     from strive.statistics import PairedDifference
 
-OPTIONS = {
-    None: (
-        "model",
-        "benchmarks",
-        "data",
-        "video_root",
-        "data_root",
-        "split",
-        "protocol",
-        "prompt_template",
-        "num_frames",
-        "frames_mode",
-        "max_new_tokens",
-        "position_rule",
-        "decode",
-        "limit",
-    )
-}
+OPTIONS = (
+    "model benchmarks data video_root data_root split protocol prompt_template num_frames "
+    "frames_mode max_new_tokens position_rule decode limit"
+)
 MAX_FAILURES_SHOWN = 10
 FEWEST_VIDEOS = 5
 """Of fewer a comparison shows no interval and no p."""
@@ -58,7 +44,7 @@ FEWEST_VIDEOS = 5
 
 @configured(
     EvaluateConfig,
-    OPTIONS,
+    {None: OPTIONS},
     choices={"benchmarks": ", ".join(BENCHMARKS), "prompt_template": listed(TEMPLATES)},
 )
 def evaluate(

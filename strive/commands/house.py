@@ -36,13 +36,15 @@ def demo(
     workspace: WorkspaceOption = None,
 ) -> None:
     """The whole way on the lab: GRPO and STRIVE, one report."""
-    from strive.experiments.demo import DemoSettings, run_demo
+    from strive.experiments.demo import run_demo
 
     say(LAB)
     place = find_workspace(workspace)
     run_demo(
         place,
-        DemoSettings(steps=steps, num_clips=clips, seed=seed),
+        steps=steps,
+        num_clips=clips,
+        seed=seed,
         html=html or place.root / "demo" / "report.html",
         console=make_console(),
     )

@@ -21,48 +21,12 @@ if TYPE_CHECKING:
     from strive.pipeline.summary import PrecomputeSummary
 
 OPTIONS = {
-    "Records": (
-        "data",
-        "video_root",
-        "allow_outside_root",
-        "filters",
-        "skip_bad_records",
-        "subset",
-        "seed",
-        "for_config",
-        "limit",
-    ),
-    "Scorers": (
-        "scorers",
-        "scorer_models",
-        "policy",
-        "query",
-        "long_text",
-        "device",
-        "dtype",
-        "embed_batch_size",
-    ),
-    "Frames": (
-        "frames",
-        "frame_plan",
-        "max_pixels",
-        "frame_codec",
-        "decoder",
-        "decode_timeout_seconds",
-        "repair",
-        "max_missing",
-        "allow_damaged",
-    ),
-    "Running": (
-        "cache",
-        "workers",
-        "engine",
-        "shard",
-        "max_failure_fraction",
-        "retry_failed",
-        "overwrite",
-        "dry_run",
-    ),
+    "Records": "data video_root allow_outside_root filters skip_bad_records subset seed for_config "
+    "limit",
+    "Scorers": "scorers scorer_models policy query long_text device dtype embed_batch_size",
+    "Frames": "frames frame_plan max_pixels frame_codec decoder decode_timeout_seconds repair "
+    "max_missing allow_damaged",
+    "Running": "cache workers engine shard max_failure_fraction retry_failed overwrite dry_run",
 }
 
 

@@ -25,7 +25,7 @@ DRY_RUN_PANEL = "With --dry-run (GPU figures: an H100's)"
 
 @configured(
     TrainConfig,
-    {None: ("data", "cache", "model", "variants", "scorer", "spatial", "steps")},
+    {None: "data cache model variants scorer spatial steps"},
     choices={"variants": ", ".join(VARIANT_KINDS)},
     config_help="Preset or YAML file. Repeatable, later ones win."
     "  \\[default: lab_strive, on the lab]",
@@ -82,7 +82,7 @@ def train(
     workspace: WorkspaceOption = None,
 ) -> None:
     """GRPO over M visual variants x G completions, with DeepSpeed."""
-    from strive.experiments.training import resolve_config, train_in_workspace
+    from strive.experiments.training import resolve_config, run_training
 
     place = find_workspace(workspace)
     resolved, on_lab = resolve_config(place, given)
@@ -103,7 +103,7 @@ def train(
             "--processes and --gpu-... belong to --dry-run, --json to --dry-run or --keys; add it, "
             "or leave them out"
         )
-    summary = train_in_workspace(place, resolved, run_dir, resume=resume)
+    summary = run_training(resolved, place, run_dir=run_dir, resume=resume)
     if is_main:
         from strive.commands.views import print_training
 
@@ -114,12 +114,11 @@ def _show_plan(
     config: TrainConfig, processes: int | None, gpu: dict[str, float | None], *, as_json: bool
 ) -> None:
     from strive.commands.plan_view import print_training_plan
-    from strive.experiments.training import plan_training
-    from strive.train.plan import Hardware
+    from strive.train.plan import Hardware, dry_run
 
     num_processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     hardware = Hardware(**{name: value for name, value in gpu.items() if value is not None})
-    plan = plan_training(config, num_processes=num_processes, hardware=hardware)
+    plan = dry_run(config, num_processes=num_processes, hardware=hardware, try_rewards=True)
     if as_json:
         print_json(plan)
     else:

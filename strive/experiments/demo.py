@@ -8,18 +8,17 @@ command again does only what is missing.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strive.choices import FramesMode
-from strive.configs.load import load_config
-from strive.configs.schema import PrecomputeConfig, TrainConfig
+from strive.configs.load import Given, load_config
+from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError
 from strive.evaluate.compare import compare
 from strive.evaluate.results import read_results
 from strive.experiments.evaluating import evaluate_on_lab
-from strive.experiments.offline import choose_data, lab_scorer_models
+from strive.experiments.offline import resolve
 from strive.experiments.training import run_training
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model
 from strive.pipeline.run import precompute
@@ -43,36 +42,50 @@ SHOWN_QUESTIONS = 3
 FRAMES_MODES: tuple[FramesMode, ...] = ("uniform", "blank", "evidence")
 
 
-@dataclass(frozen=True)
-class DemoSettings:
-    """What a demonstration is made of."""
-
-    steps: int
-    num_clips: int | None
-    """Clips of the world; None: those that are there, else the default."""
-    seed: int
-
-
 def run_demo(
-    workspace: Workspace, settings: DemoSettings, *, html: Path, console: "Console"
+    workspace: Workspace,
+    *,
+    steps: int,
+    num_clips: int | None,
+    seed: int,
+    html: Path,
+    console: "Console",
 ) -> Path:
     """Run every stage into the workspace, print two tables, and write the page.
+
+    Args:
+        workspace: where everything goes.
+        steps: training steps of each of the two runs.
+        num_clips: clips of the world; None: those that are there, else the default.
+        seed: seed of both runs.
+        html: the page.
+        console: where the tables go.
 
     Raises:
         CheckpointError: an earlier demonstration with other settings lies in the workspace.
     """
     seconds: dict[str, float] = {}
     with _stage("clips", console, seconds):
-        num_clips = ensure_lab(workspace, num_clips=settings.num_clips).num_clips
+        num_clips = ensure_lab(workspace, num_clips=num_clips).num_clips
     with _stage("precompute: decode once, score every frame", console, seconds):
-        precompute_lab(workspace)
+        precompute(resolve(workspace, Given()))
     folder = workspace.root / "demo"
     models = {UNTRAINED: Path(resolve_model("lab:qwen2_5_vl"))}
     for name, preset in ARMS.items():
-        config = _arm_config(workspace, preset, settings)
-        with _stage(f"train {name}: M={config.num_variants}, G={config.num_generations}",
-                    console, seconds):  # fmt: skip
-            models[name] = _train(config, folder / name.lower())
+        config = load_config(
+            TrainConfig,
+            [preset],
+            options={
+                "model": resolve_model("lab:qwen2_5_vl"),
+                "cache": workspace.lab_cache,
+                "data": (workspace.lab / "train.jsonl",),
+                "steps": steps,
+                "seed": seed,
+            },
+        )
+        stage = f"train {name}: M={config.num_variants}, G={config.num_generations}"
+        with _stage(stage, console, seconds):
+            models[name] = _train(config, workspace, folder / name.lower())
     with _stage("evaluate", console, seconds):
         evaluations = [_evaluate(name, model, workspace) for name, model in models.items()]
     runs = [read_run(folder / name.lower(), name) for name in ARMS]
@@ -83,7 +96,7 @@ def run_demo(
         "GRPO and STRIVE apart, and says nothing about 7B accuracy.",
         soft_wrap=True,
     )
-    page = write_page(html, _page(workspace, runs, evaluations, seconds, num_clips, settings.seed))
+    page = write_page(html, _page(workspace, runs, evaluations, seconds, num_clips, seed))
     console.print(f"page: {page}", soft_wrap=True)
     return page
 
@@ -97,53 +110,20 @@ def _stage(name: str, console: "Console", seconds: dict[str, float]) -> Iterator
     console.print(f"  {seconds[name]:.1f} s")
 
 
-def precompute_lab(workspace: Workspace) -> None:
-    """Fill the lab's cache with siglip2 scores."""
-    files, root, cache = choose_data(workspace, (), None, None)
-    scorers = ("siglip2",)
-    precompute(
-        PrecomputeConfig(
-            data=files,
-            video_root=root,
-            cache=cache,
-            scorers=scorers,
-            scorer_models=lab_scorer_models(scorers, {}),
-        )
-    )
-
-
-def _arm_config(workspace: Workspace, preset: str, settings: DemoSettings) -> TrainConfig:
-    return load_config(
-        TrainConfig,
-        [preset],
-        (),
-        {
-            "cache": workspace.lab_cache,
-            "data": (workspace.lab / "train.jsonl",),
-            "steps": settings.steps,
-            "seed": settings.seed,
-        },
-    )
-
-
-def _train(config: TrainConfig, run_dir: Path) -> Path:
+def _train(config: TrainConfig, workspace: Workspace, run_dir: Path) -> Path:
     """Train, or go on with, or keep, the run of this folder; returns its final policy."""
     final = run_dir / "final"
     if final.is_dir() and (run_dir / "config.json").is_file():
-        _require_same_run(run_dir, config)
+        found = read_run(run_dir).config
+        for key in ("steps", "seed", "num_variants", "num_generations", "learning_rate"):
+            if found.get(key) != getattr(config, key):
+                raise CheckpointError(
+                    f"{run_dir} holds a demonstration with {key}={found.get(key)}, this call has "
+                    f"{key}={getattr(config, key)}; give another --workspace or remove that folder"
+                )
         return final
-    run_training(config, run_dir=run_dir, resume=run_dir.is_dir())
+    run_training(config, workspace, run_dir=run_dir, resume=run_dir.is_dir())
     return final
-
-
-def _require_same_run(run_dir: Path, config: TrainConfig) -> None:
-    found = read_run(run_dir).config
-    for key in ("steps", "seed", "num_variants", "num_generations", "learning_rate"):
-        if found.get(key) != getattr(config, key):
-            raise CheckpointError(
-                f"{run_dir} holds a demonstration with {key}={found.get(key)}, this call has "
-                f"{key}={getattr(config, key)}; give another --workspace or remove that folder"
-            )
 
 
 def _evaluate(name: str, model: Path, workspace: Workspace) -> EvaluatedModel:

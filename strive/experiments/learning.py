@@ -19,13 +19,16 @@ from typing import Annotated
 import typer
 
 from strive import __version__
+from strive.configs.load import Given
 from strive.evaluate.compare import SeedComparison, compare_seeds
 from strive.evaluate.results import read_results
-from strive.experiments.demo import ARMS, UNTRAINED, precompute_lab
+from strive.experiments.demo import ARMS, UNTRAINED
 from strive.experiments.evaluating import EVALUATION_FRAMES, MAX_ANSWER_TOKENS
+from strive.experiments.offline import resolve
 from strive.experiments.workspace import Workspace, ensure_lab, resolve_model
 from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary
+from strive.pipeline.run import precompute
 from strive.progress import show
 from strive.report.runs import read_run
 from strive.report.tables import accuracy, markdown_table, score_text
@@ -81,7 +84,7 @@ def run_learning(
 ) -> str:
     """Train and evaluate every cell and return the page as Markdown."""
     world = ensure_lab(workspace, num_clips=num_clips, seed=0)
-    precompute_lab(workspace)
+    precompute(resolve(workspace, Given()))
     folder = workspace.root / "learning"
     start = Path(resolve_model("lab:qwen2_5_vl"))
     before = folder / f"{UNTRAINED}-answers"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from strive.cache.layout import open_cache
 from strive.cache.questions import read_questions
@@ -32,10 +33,11 @@ def resolve(
         MissingInputError: `--for-config` names neither a preset nor a file.
     """
     config = load_config(PrecomputeConfig, *given)
+    given_keys = config.model_fields_set
     run = None
     if config.for_config is not None:
         for key in ("subset", "seed", "filters"):
-            if key in config.model_fields_set:
+            if key in given_keys:
                 knob = f"--{key.removesuffix('s')}"
                 raise ConfigError(
                     f"{knob} and --for-config {config.for_config} together: the configuration says "
@@ -46,6 +48,7 @@ def resolve(
     models = choose_models(config, scorers)
     data = config.data or (run.data if run is not None else ())
     on_lab = not data
+    found: dict[str, Any] = {"data": data, "scorers": scorers, "scorer_models": models}
     if on_lab:
         if run is not None and not run.model.startswith(LAB_PREFIX):
             raise ConfigError(
@@ -53,21 +56,25 @@ def resolve(
                 "those that the run will read with --data"
             )
         say_lab()
-        models = lab_scorer_models(scorers, models)
-    given_keys = config.model_fields_set
-    files, root, cache = choose_data(
-        workspace,
-        data,
-        config.video_root if "video_root" in given_keys else None,
-        config.cache if "cache" in given_keys else None,
-    )
-    found = {"data": files, "video_root": root, "cache": cache}
-    found |= {"scorers": scorers, "scorer_models": models}
+        if "video_root" in given_keys:
+            raise ConfigError(f"--video-root {config.video_root} was given without --data")
+        if "cache" in given_keys:
+            _require_lab_questions(config.cache)
+        world = ensure_lab(workspace)
+        data = tuple(world.records_file(split) for split in LAB_SPLITS)
+        known = {name: LAB_PREFIX + name for name in lab_model_names()}
+        known |= dict.fromkeys(POLICY_SCORERS, LAB_POLICY)
+        of_lab = {name: resolve_model(known[name]) for name in scorers if name in known}
+        found |= {"data": data, "video_root": world.root, "scorer_models": of_lab | models}
+    elif "video_root" not in given_keys:
+        found["video_root"] = data[0].parent
+    if "cache" not in given_keys:
+        found["cache"] = workspace.lab_cache if on_lab else workspace.cache
     if run is not None:
         # On the lab a run trains on one split and is evaluated on the other.
         found |= {
-            "data": files[:1] if on_lab else files,
-            "held_out": tuple(files[1:]) if on_lab else run.held_out,
+            "data": data[:1] if on_lab else data,
+            "held_out": data[1:] if on_lab else run.held_out,
             "subset": run.num_questions,
             "seed": run.seed,
             "skip_bad_records": config.skip_bad_records or run.skip_bad_records,
@@ -118,21 +125,6 @@ def choose_models(config: PrecomputeConfig, scorers: Sequence[str]) -> dict[str,
     return models
 
 
-def choose_data(
-    workspace: Workspace, data: Sequence[Path], video_root: Path | None, cache: Path | None
-) -> tuple[tuple[Path, ...], Path, Path]:
-    """Return (records files, video root, cache) of a call; without data, the lab's."""
-    if data:
-        return tuple(data), video_root or data[0].parent, cache or workspace.cache
-    if video_root is not None:
-        raise ConfigError(f"--video-root {video_root} was given without --data")
-    if cache is not None:
-        _require_lab_questions(cache)
-    world = ensure_lab(workspace)
-    files = tuple(world.records_file(split) for split in LAB_SPLITS)
-    return files, world.root, cache or workspace.lab_cache
-
-
 def _require_lab_questions(cache: Path) -> None:
     """Refuse to put the lab's questions beside the user's own.
 
@@ -147,10 +139,3 @@ def _require_lab_questions(cache: Path) -> None:
             f"--cache {cache} holds {len(own)} questions that are not the lab's, and no --data was "
             "given; give the --data of that cache, or another --cache for the lab"
         )
-
-
-def lab_scorer_models(scorers: Sequence[str], models: dict[str, str]) -> dict[str, str]:
-    """Give every scorer without a model the lab's of the same name."""
-    known = {name: LAB_PREFIX + name for name in lab_model_names()}
-    known |= dict.fromkeys(POLICY_SCORERS, LAB_POLICY)
-    return {name: resolve_model(known[name]) for name in scorers if name in known} | models

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from strive.configs.load import Given, build_config, merge_layers
 from strive.configs.schema import EvaluateConfig, TrainConfig
@@ -23,7 +23,6 @@ from strive.variants import find_variant_kind
 if TYPE_CHECKING:
     from strive.models.loading import Policy
     from strive.train.loop import TrainSummary
-    from strive.train.plan import Hardware
     from strive.train.processes import Processes
 
 
@@ -32,6 +31,8 @@ def resolve_config(workspace: Workspace, given: Given) -> tuple[TrainConfig, boo
 
     With no data, cache or model of the user's, the lab's preset, records and cache are filled in;
     otherwise nothing of the lab is: a run never mixes the two silently.
+
+    A model of the lab is replaced by its folder.
 
     Raises:
         ConfigError: an unknown key or wrong value.
@@ -55,7 +56,7 @@ def resolve_config(workspace: Workspace, given: Given) -> tuple[TrainConfig, boo
     load_rewards(list(config.rewards))
     if on_lab:
         require_lab_cache(workspace)
-        return config, True
+        return with_model_folder(config), True
     cache = config.cache or workspace.cache
     if not (cache / "cache.json").is_file():
         records = " ".join(f"--data {path}" for path in config.data) or "--data RECORDS"
@@ -63,46 +64,7 @@ def resolve_config(workspace: Workspace, given: Given) -> tuple[TrainConfig, boo
             f"no cache at {cache}; make it with: strive-cli precompute {records} --cache {cache} "
             f"--scorer {config.scorer or 'siglip2'}"
         )
-    return config.model_copy(update={"cache": cache}), False
-
-
-def run_name(config: TrainConfig) -> str:
-    """Return the readable part of a run folder's name."""
-    model = Path(config.model.removeprefix("lab:")).name.lower()
-    return f"{model}-{config.variants.replace(':', '.')}"
-
-
-def train_in_workspace(
-    workspace: Workspace, config: TrainConfig, run_dir: Path | None, *, resume: bool = False
-) -> "TrainSummary":
-    """Train in the folder that was named, or in the workspace's."""
-    while True:
-        folder = choose_run_dir(workspace, config, run_dir, resume=resume)
-        try:
-            return run_training(config, run_dir=folder, resume=resume)
-        except RunInUseError:
-            # Another start took the free name in between: the next one is free.
-            if run_dir is not None or resume:
-                raise
-
-
-def choose_run_dir(
-    workspace: Workspace, config: TrainConfig, run_dir: Path | None, *, resume: bool
-) -> Path:
-    """Return the run folder: the named one, the newest of its name to resume, else the next free.
-
-    Raises:
-        ConfigError: several processes, which cannot agree on a free name by themselves.
-    """
-    if run_dir is not None:
-        return run_dir
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"{os.environ['WORLD_SIZE']} processes were started and no run folder was named; "
-            "give --run-dir, so that all of them write to the same one"
-        )
-    name = run_name(config)
-    return workspace.newest_run(name) if resume else workspace.new_run(name)
+    return with_model_folder(config.model_copy(update={"cache": cache})), False
 
 
 def with_model_folder(config: TrainConfig) -> TrainConfig:
@@ -116,18 +78,46 @@ def with_model_folder(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"model": resolve_model(config.model)})
 
 
-def plan_training(
-    config: TrainConfig, *, num_processes: int, hardware: "Hardware"
-) -> dict[str, Any]:
-    """Return what `train --dry-run` says: the plan, its memory and its cost."""
-    from strive.train.plan import dry_run
+def run_training(
+    config: TrainConfig, workspace: Workspace, *, run_dir: Path | None = None, resume: bool = False
+) -> "TrainSummary":
+    """Train with progress on the terminal; every process of a run makes the same call.
 
-    return dry_run(
-        with_model_folder(config),
-        num_processes=num_processes,
-        hardware=hardware,
-        try_rewards=True,
-    )
+    Where `run_dir` is not given, the run folder is the newest of its name to resume, else the next
+    free one in the workspace.
+
+    Raises:
+        ConfigError: several processes, which cannot agree on a free name by themselves.
+    """
+    from strive.train.engine import read_deepspeed_preset
+    from strive.train.loop import train
+
+    if run_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{os.environ['WORLD_SIZE']} processes were started and no run folder was named; "
+            "give --run-dir, so that all of them write to the same one"
+        )
+    read_deepspeed_preset(config.deepspeed)  # before any data is read
+    name = f"{Path(config.model).name.lower()}-{config.variants.replace(':', '.')}"
+    while True:
+        folder = run_dir or (workspace.newest_run(name) if resume else workspace.new_run(name))
+        held_out = held_out_callable(config)
+        try:
+            if int(os.environ.get("RANK", "0")) > 0:
+                # One terminal, one view: the main process's.
+                return train(config, run_dir=folder, resume=resume, evaluate_held_out=held_out)
+            with show_progress("train", config.steps, "steps") as progress:
+                return train(
+                    config,
+                    run_dir=folder,
+                    resume=resume,
+                    evaluate_held_out=held_out,
+                    on_step=TrainingView(progress).show,
+                )
+        except RunInUseError:
+            # Another start took the free name in between: the next one is free.
+            if run_dir is not None or resume:
+                raise
 
 
 def held_out_callable(
@@ -160,25 +150,3 @@ def held_out_callable(
         return held_out_metrics(policy, records[own], source, settings, processes.gather)
 
     return evaluate
-
-
-def run_training(config: TrainConfig, *, run_dir: Path, resume: bool = False) -> "TrainSummary":
-    """Train with progress on the terminal; every process of a run makes the same call."""
-    from strive.train.engine import read_deepspeed_preset
-    from strive.train.loop import train
-
-    read_deepspeed_preset(config.deepspeed)  # before any data is read
-    config = with_model_folder(config)
-    if int(os.environ.get("RANK", "0")) > 0:
-        # One terminal, one view: the main process's.
-        return train(
-            config, run_dir=run_dir, resume=resume, evaluate_held_out=held_out_callable(config)
-        )
-    with show_progress("train", config.steps, "steps") as progress:
-        return train(
-            config,
-            run_dir=run_dir,
-            resume=resume,
-            evaluate_held_out=held_out_callable(config),
-            on_step=TrainingView(progress).show,
-        )

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from strive.progress import Progress, number_text, size_text, time_text
@@ -31,51 +32,30 @@ class TrainingView:
             self._rewards.append(report.metrics["reward/mean"])
         if report.held_out is not None or not self._held_out:
             self._held_out = held_out_line(report)
-        self._progress.note(*self._lines(report))
+        mean = sum(self._rewards) / max(len(self._rewards), 1)
+        lines = figure_lines(report.metrics, mean, len(self._rewards))
+        self._progress.note(*lines, *filter(None, [self._held_out]))
         self._progress.advance(report.step - self._seen)
         self._seen = report.step
 
-    def _lines(self, report: "StepReport") -> list[str]:
-        mean = sum(self._rewards) / max(len(self._rewards), 1)
-        lines = [
-            reward_line(report, mean, len(self._rewards)),
-            completion_line(report),
-            time_line(report),
-        ]
-        return [*lines, self._held_out] if self._held_out else lines
 
-
-def reward_line(report: "StepReport", mean: float, num_steps: int) -> str:
-    """The last step's reward, its mean over the last steps, and the share without a signal."""
-    metrics = report.metrics
-    named = [name.removeprefix("reward/") for name in metrics if name.startswith("reward/")]
-    parts = [f"{name} {number_text(metrics[f'reward/{name}'])}" for name in named if name != "mean"]
+def figure_lines(metrics: Mapping[str, float], mean: float, num_steps: int) -> list[str]:
+    """Write the last step's reward and its mean over `num_steps`, its lengths, its seconds."""
+    rewards = [name for name in metrics if name.startswith("reward/") and name != "reward/mean"]
+    parts = [f"{name.removeprefix('reward/')} {number_text(metrics[name])}" for name in rewards]
     of_several = f", {number_text(mean)} over {num_steps} steps" if num_steps > 1 else ""
-    return (
+    whole = metrics["time/step"]
+    shares = [f"{shown} {metrics[f'time/{name}'] / whole:.0%}" for name, shown in _PARTS.items()]
+    return [
         f"reward {number_text(metrics['reward/mean'])} ({', '.join(parts)}){of_several}; "
-        f"zero-std {metrics['group/zero_std_fraction']:.0%}"
-    )
-
-
-def completion_line(report: "StepReport") -> str:
-    """Lengths, and what the optimiser saw."""
-    metrics = report.metrics
-    return (
+        f"zero-std {metrics['group/zero_std_fraction']:.0%}",
         f"{metrics['completion/length_mean']:.0f} tokens a completion, "
         f"{metrics['completion/truncated_fraction']:.0%} cut; "
         f"KL {number_text(metrics['loss/kl'], 4)}, "
-        f"gradient norm {number_text(metrics['optim/grad_norm'], 3)}"
-    )
-
-
-def time_line(report: "StepReport") -> str:
-    """Where a step's seconds went, and the peak of memory."""
-    metrics = report.metrics
-    whole = metrics["time/step"]
-    shares = ", ".join(
-        f"{shown} {metrics[f'time/{name}'] / whole:.0%}" for name, shown in _PARTS.items()
-    )
-    return f"step {time_text(whole)}: {shares}; peak {size_text(metrics['memory/peak_bytes'])}"
+        f"gradient norm {number_text(metrics['optim/grad_norm'], 3)}",
+        f"step {time_text(whole)}: {', '.join(shares)}; "
+        f"peak {size_text(metrics['memory/peak_bytes'])}",
+    ]
 
 
 def held_out_line(report: "StepReport") -> str:

@@ -14,11 +14,10 @@ from strive.errors import (
     UnknownNameError,
 )
 from strive.experiments.learning import SECTION_END, SECTION_START, replace_section
-from strive.experiments.offline import choose_data
+from strive.experiments.offline import resolve
 from strive.experiments.training import (
-    choose_run_dir,
     resolve_config,
-    train_in_workspace,
+    run_training,
     with_model_folder,
 )
 from strive.experiments.workspace import Workspace, resolve_model, trained_template
@@ -99,8 +98,7 @@ def test_several_processes_need_a_named_run(
     assert on_lab
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--run-dir"):
-        choose_run_dir(workspace, config, None, resume=False)
-    assert choose_run_dir(workspace, config, Path("r"), resume=False) == Path("r")
+        run_training(config, workspace)
 
 
 def test_a_name_that_another_start_took_in_between_is_passed_over(
@@ -108,24 +106,24 @@ def test_a_name_that_another_start_took_in_between_is_passed_over(
 ) -> None:
     tried = []
 
-    def run(config: TrainConfig, *, run_dir: Path, resume: bool) -> str:
+    def run(config: TrainConfig, *, run_dir: Path, resume: bool, **_: object) -> str:
         tried.append(run_dir.name)
         if len(tried) == 1 or resume:
             run_dir.mkdir(parents=True, exist_ok=True)
             raise RunInUseError("in use")
         return "done"
 
-    monkeypatch.setattr("strive.experiments.training.run_training", run)
+    monkeypatch.setattr("strive.train.loop.train", run)
     workspace, config = Workspace(tmp_path), TrainConfig(model="m")
-    assert train_in_workspace(workspace, config, None) == "done"
+    assert run_training(config, workspace) == "done"
     assert tried == ["m-importance-001", "m-importance-002"]
     # A folder that was asked for is not replaced by another one.
     for run_dir, resume in ((None, True), (tmp_path / "r", True)):
         with pytest.raises(RunInUseError):
-            train_in_workspace(workspace, config, run_dir, resume=resume)
+            run_training(config, workspace, run_dir=run_dir, resume=resume)
     tried.clear()
     with pytest.raises(RunInUseError):
-        train_in_workspace(workspace, config, tmp_path / "r")
+        run_training(config, workspace, run_dir=tmp_path / "r")
 
 
 def test_a_results_section_is_replaced_and_notes_stay(tmp_path: Path) -> None:
@@ -141,7 +139,7 @@ def test_the_lab_is_never_mixed_into_a_users_cache(tmp_path: Path) -> None:
     write_questions(layout, [mine], writer="test")
     workspace = Workspace(tmp_path / "workspace")
     with pytest.raises(ConfigError, match="1 questions that are not the lab's"):
-        choose_data(workspace, (), None, tmp_path / "cache")
+        resolve(workspace, Given(options={"cache": tmp_path / "cache"}))
     assert not workspace.lab.exists()
 
 
