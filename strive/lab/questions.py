@@ -41,8 +41,6 @@ PROBLEM_TYPE: dict[str, ProblemType] = {
     "describe": "free-form",
     "when": "regression",
 }
-LOCAL_KINDS = ("colour", "shape", "quadrant", "glyph", "describe", "when")
-"""Kinds that one short span answers; `order` and `count` need more of the clip."""
 
 _PHRASES: dict[str, tuple[str, ...]] = {
     "colour": ("What color is the {shape}?", "Which color does the {shape} have?"),

@@ -49,21 +49,6 @@ def render_slots(scene: Scene, slots_K: np.ndarray, *, height: int, width: int) 
     return np.round(frames_U * 255).astype(np.uint8)[look_of_K.reshape(-1)]
 
 
-def render_times(
-    scene: Scene, seconds_K: np.ndarray, *, height: int | None = None, width: int | None = None
-) -> np.ndarray:
-    """Draw the frames on display at the given times (seconds from the start), [K, H, W, 3]."""
-    frame_numbers_K = np.clip(
-        np.floor(np.asarray(seconds_K) * scene.fps + 1e-6).astype(np.int64), 0, scene.num_frames - 1
-    )
-    return render_slots(
-        scene,
-        scene.slot_of_frames()[frame_numbers_K],
-        height=height or scene.height,
-        width=width or scene.width,
-    )
-
-
 def draw_background(seed: int, *, height: int, width: int) -> np.ndarray:
     """Draw a dim, faintly tinted gradient with coarse blotches, float32 [H, W, 3] in [0, 1]."""
     rng = np.random.default_rng(seed)

@@ -194,37 +194,28 @@ def draw_scene(seed: int, clip: int, difficulty: Difficulty) -> Scene:
 def _draw_sprites(rng: np.random.Generator, difficulty: Difficulty) -> tuple[Sprite, ...]:
     num_long, num_brief = int(rng.integers(1, 3)), int(rng.integers(2, 4))
     with_glyph = bool(rng.random() < 0.4)
-    shapes = rng.permutation(len(SHAPES))[: num_long + num_brief]
+    shapes = rng.permutation(len(SHAPES))[: num_long + num_brief].tolist()
     colours = _draw_colours(rng, shapes, difficulty.typical_share)
     busy = np.zeros((len(QUADRANTS), NUM_SLOTS), dtype=bool)
     sprites: list[Sprite] = []
-    for place in range(num_long):
-        span = _long_span(rng, difficulty)
-        sprites.append(
-            _place(rng, busy, span, difficulty, shape=int(shapes[place]), colour=colours[place])
-        )
+    looks = list(zip(shapes, colours, strict=True))
+    for shape, colour in looks[:num_long]:
+        low, high = difficulty.min_distractor_slots, difficulty.max_distractor_slots
+        length = int(rng.integers(low, high + 1))
+        start = int(rng.integers(0, NUM_SLOTS - length + 1))
+        span = (start, start + length)
+        sprites.append(_place(rng, busy, span, difficulty, shape=shape, colour=colour))
     spans = _brief_spans(rng, num_brief + with_glyph, difficulty)
-    for number, span in enumerate(spans):
-        if number == num_brief:
-            glyph = int(rng.integers(len(GLYPHS)))
-            sprites.append(_place(rng, busy, span, difficulty, glyph=glyph, brief=True))
-            continue
-        place = num_long + number
-        sprites.append(
-            _place(
-                rng,
-                busy,
-                span,
-                difficulty,
-                shape=int(shapes[place]),
-                colour=colours[place],
-                brief=True,
-            )
-        )
+    for (shape, colour), span in zip(looks[num_long:], spans, strict=False):
+        sprite = _place(rng, busy, span, difficulty, shape=shape, colour=colour, brief=True)
+        sprites.append(sprite)
+    if with_glyph:
+        glyph = int(rng.integers(len(GLYPHS)))
+        sprites.append(_place(rng, busy, spans[-1], difficulty, glyph=glyph, brief=True))
     return tuple(sprites)
 
 
-def _draw_colours(rng: np.random.Generator, shapes: np.ndarray, typical_share: float) -> list[int]:
+def _draw_colours(rng: np.random.Generator, shapes: list[int], typical_share: float) -> list[int]:
     free = list(range(len(COLOURS)))
     colours: list[int] = []
     for shape in shapes:
@@ -237,12 +228,6 @@ def _draw_colours(rng: np.random.Generator, shapes: np.ndarray, typical_share: f
         free.remove(chosen)
         colours.append(chosen)
     return colours
-
-
-def _long_span(rng: np.random.Generator, difficulty: Difficulty) -> tuple[int, int]:
-    length = int(rng.integers(difficulty.min_distractor_slots, difficulty.max_distractor_slots + 1))
-    start = int(rng.integers(0, NUM_SLOTS - length + 1))
-    return start, start + length
 
 
 def _brief_spans(

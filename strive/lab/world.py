@@ -7,7 +7,8 @@ A folder holds `clips/`, `train.jsonl`, `held_out.jsonl`, `test.jsonl` and, writ
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,30 +16,37 @@ from typing import Any
 
 import numpy as np
 
-from strive.errors import ConfigError
+from strive.errors import ConfigError, DiskError
 from strive.files import file_digest, write_atomically
-from strive.lab.encode import clip_file_name, encode_clip
 from strive.lab.questions import draw_questions, to_record
+from strive.lab.render import render_slots
 from strive.lab.scene import Difficulty, Scene, draw_scene
 from strive.records import Record, write_records
 from strive.seeding import derive_rng
-
-__all__ = [
-    "SPLITS",
-    "Difficulty",
-    "WorldSummary",
-    "build_world",
-    "clip_records",
-    "draw_scene",
-    "oracle_scores",
-    "read_world",
-    "split_of_clip",
-]
 
 WORLD_VERSION = 1
 SPLITS = ("train", "held_out", "test")
 _SPLIT_CYCLE = ("train",) * 3 + ("held_out", "test")
 _ID_STRIDE = 100
+
+_CODEC_ARGUMENTS: dict[str, dict[str, str | int]] = {
+    "h264": {"vcodec": "libx264", "preset": "veryfast", "crf": 18, "g": 48},
+    "hevc": {
+        "vcodec": "libx265",
+        "preset": "ultrafast",
+        "crf": 18,
+        "tag:v": "hvc1",
+        "x265-params": "log-level=none:pools=none:frame-threads=1",
+    },
+    "vp9": {"vcodec": "libvpx-vp9", "crf": 24, "b:v": 0, "deadline": "realtime", "cpu-used": 8},
+    "av1": {
+        "vcodec": "libsvtav1",
+        "preset": 12,
+        "crf": 24,
+        "svtav1-params": "lp=1",
+    },
+}
+_SUFFIX = {"h264": ".mp4", "hevc": ".mp4", "vp9": ".webm", "av1": ".mp4"}
 
 Progress = Callable[[int, int], None]
 """Called with (clips done, clips in all)."""
@@ -117,7 +125,12 @@ def build_world(
         raise ConfigError(
             f"lab world: num_clips={num_clips} and workers={workers} must be at least 1"
         )
-    parameters = _parameters(num_clips, seed, difficulty)
+    parameters = {
+        "world_version": WORLD_VERSION,
+        "num_clips": num_clips,
+        "seed": seed,
+        "difficulty": asdict(difficulty),
+    }
     done = _read_json(root / "world.json")
     if done is not None:
         _require_equal(root, done["parameters"], parameters)
@@ -153,35 +166,57 @@ def read_world(root: Path | str) -> WorldSummary | None:
     return None if done is None else _summary(Path(root), done, was_built=False)
 
 
-def oracle_scores(
-    record_spans: Sequence[tuple[float, float]],
-    pts_seconds_F: np.ndarray,
-    gap: float,
-    rng: np.random.Generator,
-    *,
-    noise: float = 0.02,
-) -> np.ndarray:
-    """Return the scores of a scorer that knows the evidence, at a chosen gap.
+def clip_file_name(scene: Scene) -> str:
+    """Return the clip's file name, such as `000012.mp4`; VP9 clips are WebM files."""
+    return f"{scene.clip:06d}{_SUFFIX[scene.codec]}"
 
-    Frames inside a span `[start, end)` score `gap`, the others 0, each plus normal noise of
-    standard deviation `noise`. The unit is a cosine's, what Eq. 4 divides by `frame_temperature`.
 
-    Args:
-        record_spans: the record's evidence spans in seconds.
-        pts_seconds_F: presentation times of the pool's frames.
-        gap: how far evidence stands above the rest.
-        rng: draws the noise.
-        noise: its standard deviation.
+def encode_clip(scene: Scene, path: Path) -> None:
+    """Render the scene frame by frame and encode it to `path`, atomically.
 
-    Returns:
-        float32 scores [F].
+    Raises:
+        DiskError: FFmpeg could not write the file.
     """
-    pts_seconds_F = np.asarray(pts_seconds_F, dtype=np.float64)
-    scores_F = rng.normal(0.0, noise, size=pts_seconds_F.shape)
-    inside_F = np.zeros(pts_seconds_F.shape, dtype=bool)
-    for start, end in record_spans:
-        inside_F |= (pts_seconds_F >= start) & (pts_seconds_F < end)
-    return (scores_F + gap * inside_F).astype(np.float32)
+    # Here, so that training on a world that is there needs no encoder.
+    import ffmpeg
+    import imageio_ffmpeg
+
+    slots_N = scene.slot_of_frames()
+    shown, look_N = np.unique(slots_N, return_inverse=True)
+    looks_U = render_slots(scene, shown, height=scene.height, width=scene.width)
+    pixels = looks_U[look_N].tobytes()
+    # As FFmpeg writes a rate exactly: `25` or `30000/1001`.
+    rate = f"{scene.fps:g}" if scene.fps.is_integer() else f"{round(scene.fps * 1001)}/1001"
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    stream = ffmpeg.input(
+        "pipe:",
+        format="rawvideo",
+        pix_fmt="rgb24",
+        s=f"{scene.width}x{scene.height}",
+        framerate=rate,
+    )
+    stream = stream.output(
+        str(temporary),
+        pix_fmt="yuv420p",
+        threads=1,
+        map_metadata=-1,
+        fflags="+bitexact",
+        **{"flags:v": "+bitexact", **_CODEC_ARGUMENTS[scene.codec]},
+    )
+    stream = stream.global_args("-hide_banner", "-loglevel", "error")
+    try:
+        stream.run(
+            cmd=imageio_ffmpeg.get_ffmpeg_exe(),
+            input=pixels,
+            capture_stdout=True,
+            capture_stderr=True,
+            overwrite_output=True,
+        )
+    except ffmpeg.Error as error:
+        detail = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
+        temporary.unlink(missing_ok=True)
+        raise DiskError(f"cannot encode {path}: {' '.join(detail) or error}") from None
+    os.replace(temporary, path)
 
 
 def _encode_all(
@@ -207,22 +242,12 @@ def _encode_all(
     return digests
 
 
-def _parameters(num_clips: int, seed: int, difficulty: Difficulty) -> dict[str, Any]:
-    return {
-        "world_version": WORLD_VERSION,
-        "num_clips": num_clips,
-        "seed": seed,
-        "difficulty": asdict(difficulty),
-    }
-
-
 def _require_equal(root: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     if found == wanted:
         return
-    fields = sorted({*found, *wanted})
     differing = [
         f"{name} is {found.get(name)!r} there and {wanted.get(name)!r} here"
-        for name in fields
+        for name in sorted({*found, *wanted})
         if found.get(name) != wanted.get(name)
     ]
     raise ConfigError(

@@ -29,12 +29,12 @@ ScorerMode = Literal["batched", "split", "joint", "frame_free"]
 
 # Imported only when a scorer is made: most of them load torch.
 SCORERS: dict[str, str] = {
-    "siglip2": "strive.scorers.siglip2:load_siglip2",
-    "llava_ov": "strive.scorers.llava_ov:load_llava_ov",
-    "policy": "strive.scorers.policy:load_policy_scorer",
-    "gradient": "strive.scorers.gradient:load_gradient",
-    "random": "strive.scorers.controls:load_random",
-    "oracle": "strive.scorers.controls:load_oracle",
+    "siglip2": "strive.scorers.siglip2:OpenClipScorer",
+    "llava_ov": "strive.scorers.llava_ov:LlavaOnevisionScorer",
+    "policy": "strive.scorers.policy:PolicyScorer",
+    "gradient": "strive.scorers.gradient:GradientScorer",
+    "random": "strive.scorers.controls:RandomScorer",
+    "oracle": "strive.scorers.controls:OracleScorer",
 }
 
 ALLOWED_TRANSFORMS: dict[str, tuple[str, ...]] = {

@@ -1,9 +1,13 @@
-"""What scorers share: pixels, fixed batches, digests of model files."""
+"""What scorers with a model share: device and dtype, pixels, fixed batches, digests of model files.
+
+Their numbers must not depend on how videos are batched: batches are padded to one size.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +18,8 @@ from torch import Tensor
 
 from strive.errors import ModelError
 from strive.files import expanded, file_digest
-from strive.scorers import ScorerRequest
+from strive.models.loading import DTYPES, pick_device, pick_dtype
+from strive.scorers import BatchedScorer, Scorer, ScorerRequest, TextLength
 
 PREPROCESS_RULE = "uint8 -> float32 / 255 -> bicubic antialias -> clamp [0, 1] -> normalise"
 FRAMES_PER_RESIZE = {"cpu": 8}
@@ -84,6 +89,75 @@ class PixelRule:
         return prepared
 
 
+class TorchScorer(Scorer):
+    """A scorer whose model computes on one device in one dtype."""
+
+    def __init__(self, request: ScorerRequest) -> None:
+        self.device = pick_device(request.device)
+        self.device_type = self.device.type
+        self.dtype_name = pick_dtype(request.dtype, self.device)
+        self.batch_size = request.batch_size
+
+
+class ImageTowerScorer(TorchScorer, BatchedScorer):
+    """A scorer whose frames go through an image tower of one size, in batches of one size."""
+
+    pixel_rule: PixelRule
+
+    def image_features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Embed the tower's input: [B, D] of any length."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:
+        """Resize and normalise uint8 frames: the tower's input [F, 3, S, S] on the device."""
+        dtype = DTYPES[self.dtype_name]
+        return self.pixel_rule.prepare(frames_FHWC, device=self.device, dtype=dtype)
+
+    @torch.inference_mode()
+    def embed_prepared(self, prepared_B: Tensor) -> np.ndarray:
+        """Embed at most `batch_size` prepared frames: float32 [B, D], unit length."""
+        pixels = pad_batch(prepared_B.to(self.device, non_blocking=True), self.batch_size)
+        return unit_rows(self.image_features(pixels)[: len(prepared_B)]).cpu().numpy()
+
+
+class TransformersScorer(TorchScorer):
+    """A scorer with a model of transformers, of a hub id or a folder; no question is ever cut off.
+
+    A subclass opens `model_name`, sets `tokenizer` and calls `digest_files`.
+    """
+
+    packages = ("transformers",)
+    default_model: str
+    tokenizer: Any
+
+    def __init__(self, request: ScorerRequest) -> None:
+        super().__init__(request)
+        name = request.model or self.default_model
+        folder = expanded(Path(name))
+        self.model_name = str(folder.absolute()) if folder.is_dir() else name
+
+    def digest_files(self) -> None:
+        """Find and digest the files of the model, which has just been opened."""
+        self.files = model_files(self.model_name)
+        self._files_digest = files_digest(self.files)
+
+    def identity(self) -> dict[str, Any]:
+        """What of the model changes the numbers; a folder goes by its last part, not its place."""
+        is_folder = Path(self.model_name).is_dir()
+        return {
+            "model": Path(self.model_name).name if is_folder else self.model_name,
+            "files_digest": self._files_digest,
+            "tokenizer_digest": tokenizer_digest(self.tokenizer),
+            "backend": f"transformers {version('transformers')}",
+            "dtype": self.dtype_name,
+        }
+
+    def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
+        """Count each question's tokens."""
+        return [TextLength(len(token_ids(self.tokenizer, text)), False) for text in questions]
+
+
 def pad_batch(rows: Tensor, batch_size: int) -> Tensor:
     """Pad rows [B, ...] with zeros to `batch_size`.
 
@@ -113,13 +187,6 @@ def mean_token_embeddings(table: Any, tokenizer: Any, questions: Sequence[str]) 
 def token_ids(tokenizer: Any, question: str) -> list[int]:
     """Token ids of the bare question."""
     return list(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def model_source(request: ScorerRequest, default: str) -> str:
-    """Return what to load: an existing folder by its absolute path, else a hub id as it is."""
-    name = request.model or default
-    folder = expanded(Path(name))
-    return str(folder.absolute()) if folder.is_dir() else name
 
 
 def model_files(name: str) -> tuple[Path, ...]:
@@ -157,8 +224,3 @@ def tokenizer_digest(tokenizer: Any) -> str:
     state.pop("padding", None)
     state.pop("truncation", None)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def model_label(name: str) -> str:
-    """Name a model in a key: a folder by its last part alone, since it may be moved."""
-    return Path(name).name if Path(name).is_dir() else name

@@ -14,51 +14,27 @@ from strive.scorers import FrameFreeScorer, ScorerRequest
 from strive.seeding import derive_rng
 from strive.variants import evidence_mask
 
-DEFAULT_GAP = 1.0
 
+class RandomScorer(FrameFreeScorer):
+    """Standard normal scores, drawn anew for every question from the seed and its id.
 
-def load_random(request: ScorerRequest) -> "RandomScorer":
-    """Make the scorer; `request.model` is its seed (default 0).
+    `request.model` is the seed (default 0).
 
     Raises:
         ConfigError: the seed is not a whole number.
     """
-    text = request.model or "0"
-    try:
-        return RandomScorer(int(text))
-    except ValueError:
-        raise ConfigError(
-            f"the seed of scorer 'random' is '{text}'; write --scorer-model random=SEED with a "
-            "whole number"
-        ) from None
-
-
-def load_oracle(request: ScorerRequest) -> "OracleScorer":
-    """Make the scorer; `request.model` is the gap between evidence and other frames (default 1).
-
-    Raises:
-        ConfigError: the gap is not a finite number.
-    """
-    text = request.model or str(DEFAULT_GAP)
-    try:
-        gap = float(text)
-    except ValueError:
-        gap = float("nan")
-    if not np.isfinite(gap):
-        raise ConfigError(
-            f"the gap of scorer 'oracle' is '{text}'; write --scorer-model oracle=GAP with a "
-            "number, such as 0.3"
-        )
-    return OracleScorer(gap)
-
-
-class RandomScorer(FrameFreeScorer):
-    """Standard normal scores, drawn anew for every question from the seed and its id."""
 
     files = ()
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, request: ScorerRequest) -> None:
+        text = request.model or "0"
+        try:
+            self.seed = int(text)
+        except ValueError:
+            raise ConfigError(
+                f"the seed of scorer 'random' is '{text}'; write --scorer-model random=SEED with a "
+                "whole number"
+            ) from None
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
@@ -71,13 +47,28 @@ class RandomScorer(FrameFreeScorer):
 
 
 class OracleScorer(FrameFreeScorer):
-    """`gap` for frames whose time lies in an evidence span [start, end), 0 for the others."""
+    """`gap` for frames whose time lies in an evidence span [start, end), 0 for the others.
+
+    `request.model` is the gap between evidence and other frames (default 1).
+
+    Raises:
+        ConfigError: the gap is not a finite number.
+    """
 
     files = ()
     needs_spans = True
 
-    def __init__(self, gap: float) -> None:
-        self.gap = gap
+    def __init__(self, request: ScorerRequest) -> None:
+        text = request.model or "1"
+        try:
+            self.gap = float(text)
+        except ValueError:
+            self.gap = float("nan")
+        if not np.isfinite(self.gap):
+            raise ConfigError(
+                f"the gap of scorer 'oracle' is '{text}'; write --scorer-model oracle=GAP with a "
+                "number, such as 0.3"
+            )
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers but the spans, which are the records'."""

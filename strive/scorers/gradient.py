@@ -19,7 +19,6 @@ the backward pass, so that 64 frames fit.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,42 +28,28 @@ from torch import Tensor
 from strive.errors import DecodeError
 from strive.models.inputs import PromptInputs, VideoFrames, prepare_prompt
 from strive.models.language import language_forward
-from strive.models.loading import Policy, checkpoint_activations, pick_device
+from strive.models.loading import Policy, checkpoint_activations
 from strive.models.logprobs import token_logprobs
 from strive.models.rows import packed_rows
 from strive.models.vision import encode_video, merge_features
-from strive.scorers import JointScorer, ScorerRequest, TextLength
+from strive.scorers import JointScorer, ScorerRequest
 from strive.scorers.common import token_ids
-from strive.scorers.policy_model import ScoringPolicy
+from strive.scorers.policy import ScoringPolicy
 
 
-def load_gradient(request: ScorerRequest) -> "GradientScorer":
-    """Make the scorer; `request.model` is a hub id or a folder.
-
-    Raises:
-        ModelError: the model cannot be opened, or is of another family.
-        MissingInputError: there is no such folder.
-    """
-    return GradientScorer(request)
-
-
-class GradientScorer(JointScorer):
-    """A Qwen2.5-VL or Qwen3-VL, frozen, whose pixels get the gradient."""
+class GradientScorer(ScoringPolicy, JointScorer):
+    """A policy whose pixels get the gradient."""
 
     kind = "weight"
-    packages = ("transformers",)
 
     def __init__(self, request: ScorerRequest) -> None:
-        self.device = pick_device(request.device)
-        self.device_type = self.device.type
-        self._scoring = ScoringPolicy(request, self.device)
-        self.policy, self.files = self._scoring.policy, self._scoring.files
+        super().__init__(request)
         _recompute_layers(self.policy.model)
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
         return {
-            **self._scoring.identity(),
+            **super().identity(),
             "prompt": "chat template, video before question",
             "position_rule": self.policy.position_rule,
             "loss": "mean over the question's tokens",
@@ -81,7 +66,7 @@ class GradientScorer(JointScorer):
                 video it does not fit into the policy's context. Both are this question's row.
         """
         # The question alone first: the frames of one that is too long need no preparing.
-        self._check_length(len(token_ids(self.policy.tokenizer, question)))
+        self._check_length(len(token_ids(self.tokenizer, question)))
         video = VideoFrames(
             frames_KHWC=frames_FHWC,
             pts_seconds_K=np.asarray(pts_seconds_F, np.float64),
@@ -106,11 +91,6 @@ class GradientScorer(JointScorer):
                 f"the question (with its video) takes {num_tokens:,} tokens, the policy's context "
                 f"holds {context:,}",
             )
-
-    def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
-        """Count each question's tokens; none are ever cut off."""
-        lengths = [len(token_ids(self.policy.tokenizer, text)) for text in questions]
-        return [TextLength(length, False) for length in lengths]
 
     def _norms(self, gradient_ND: Tensor, prompt: PromptInputs, num_frames: int) -> Tensor:
         vision = self.policy.config.vision_config

@@ -9,7 +9,6 @@ The language model itself is not run, and a question is never too long.
 """
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,82 +21,50 @@ from strive.models.loading import (
     DTYPES,
     go_offline_if_unreachable,
     open_weights,
-    pick_device,
-    pick_dtype,
     require_tokenizer,
 )
-from strive.scorers import BatchedScorer, ScorerRequest, TextLength
+from strive.scorers import ScorerRequest
 from strive.scorers.common import (
+    ImageTowerScorer,
     PixelRule,
-    files_digest,
+    TransformersScorer,
     mean_token_embeddings,
-    model_files,
-    model_label,
-    model_source,
-    pad_batch,
-    token_ids,
-    tokenizer_digest,
-    unit_rows,
 )
 
 # Neither the language model nor what stands behind the tower's last layer is run.
 _UNUSED = ("language_model.layers", "language_model.norm", "lm_head", "post_layernorm", ".head.")
-DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 
 
-def load_llava_ov(request: ScorerRequest) -> "LlavaOnevisionScorer":
-    """Make the scorer; `request.model` is a hub id or a folder.
+class LlavaOnevisionScorer(TransformersScorer, ImageTowerScorer):
+    """A LLaVA-OneVision of transformers, frozen; its language model is dropped.
 
     Raises:
         ModelError: the model cannot be found or loaded, or is of another kind.
     """
-    return LlavaOnevisionScorer(request)
 
-
-class LlavaOnevisionScorer(BatchedScorer):
-    """A LLaVA-OneVision of transformers, frozen; its language model is dropped."""
-
-    packages = ("transformers",)
+    default_model = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 
     def __init__(self, request: ScorerRequest) -> None:
-        self.device = pick_device(request.device)
-        self.device_type = self.device.type
-        self.dtype_name = pick_dtype(request.dtype, self.device)
-        self.batch_size = request.batch_size
-        self.model_name = model_source(request, DEFAULT_MODEL)
+        super().__init__(request)
         model, processor = _open(self.model_name, DTYPES[self.dtype_name], self.device)
         self.tokenizer = processor.tokenizer
         self.pixel_rule = _pixel_rule(model.config, processor.video_processor, self.model_name)
         self.model = model.model.to(self.device)
         self.model.language_model.layers = torch.nn.ModuleList()
-        self.files = model_files(self.model_name)
-        self._weights_digest = files_digest(self.files)
+        self.digest_files()
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
         return {
-            "model": model_label(self.model_name),
-            "files_digest": self._weights_digest,
-            "tokenizer_digest": tokenizer_digest(self.tokenizer),
-            "backend": f"transformers {version('transformers')}",
+            **super().identity(),
             "frame": "mean of projected and pooled visual tokens",
             "question": "mean of input embeddings, no template, no special tokens",
-            "dtype": self.dtype_name,
             "preprocess": self.pixel_rule.fields(),
         }
 
-    @torch.inference_mode()
-    def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:
-        """Resize and normalise uint8 frames: the tower's input [F, 3, S, S] on the device."""
-        dtype = DTYPES[self.dtype_name]
-        return self.pixel_rule.prepare(frames_FHWC, device=self.device, dtype=dtype)
-
-    @torch.inference_mode()
-    def embed_prepared(self, prepared_B: Tensor) -> np.ndarray:
-        """Embed at most `batch_size` prepared frames: float32 [B, D], unit length."""
-        pixels = pad_batch(prepared_B.to(self.device, non_blocking=True), self.batch_size)
-        tokens_BND = self.visual_tokens(pixels)[: len(prepared_B)]
-        return unit_rows(tokens_BND.float().mean(1)).cpu().numpy()
+    def image_features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Average each frame's visual tokens: [B, D]."""
+        return self.visual_tokens(pixels_BCHW).float().mean(1)
 
     def visual_tokens(self, pixels_BCHW: Tensor) -> Tensor:
         """What the language model would be given for each frame of a video: [B, N, D]."""
@@ -116,10 +83,6 @@ class LlavaOnevisionScorer(BatchedScorer):
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Average each question's token embeddings: float32 [Q, D], unit length."""
         return mean_token_embeddings(self.model.get_input_embeddings(), self.tokenizer, questions)
-
-    def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
-        """Count each question's tokens; none are ever cut off."""
-        return [TextLength(len(token_ids(self.tokenizer, text)), False) for text in questions]
 
 
 def _open(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:

@@ -16,51 +16,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from strive.errors import MissingInputError, ModelError
 from strive.models.inputs import snap_frames
-from strive.models.loading import pick_device
-from strive.scorers import ScorerRequest, SplitScorer, TextLength
-from strive.scorers.common import (
-    mean_token_embeddings,
-    pad_batch,
-    token_ids,
-    unit_rows,
-)
-from strive.scorers.policy_model import ScoringPolicy
+from strive.models.loading import load_policy
+from strive.scorers import ScorerRequest, SplitScorer
+from strive.scorers.common import TransformersScorer, mean_token_embeddings, pad_batch, unit_rows
 
 
-def load_policy_scorer(request: ScorerRequest) -> "PolicyScorer":
-    """Make the scorer; `request.model` is a hub id or a folder.
+class ScoringPolicy(TransformersScorer):
+    """A frozen Qwen2.5-VL or Qwen3-VL: what the `policy` and `gradient` scorers share.
 
     Raises:
         ModelError: the model cannot be opened, or is of another family.
         MissingInputError: there is no such folder.
     """
-    return PolicyScorer(request)
 
-
-class PolicyScorer(SplitScorer):
-    """A Qwen2.5-VL or Qwen3-VL, frozen; of its language model only the embedding table is kept."""
-
-    packages = ("transformers",)
+    default_model = "Qwen/Qwen2.5-VL-7B-Instruct"
 
     def __init__(self, request: ScorerRequest) -> None:
-        self.device = pick_device(request.device)
-        self.device_type = self.device.type
-        self.batch_size = request.batch_size
-        self._scoring = ScoringPolicy(request, self.device)
-        self.policy, self.files = self._scoring.policy, self._scoring.files
+        super().__init__(request)
+        try:
+            self.policy = load_policy(self.model_name, dtype=self.dtype_name, device=self.device)
+        except (MissingInputError, ModelError) as error:
+            # The option of `precompute` that names a scorer's policy.
+            raise type(error)(str(error).replace("--model", "--policy")) from error
+        self.policy.model.requires_grad_(False)
+        self.tokenizer = self.policy.tokenizer
+        self.digest_files()
+
+    def identity(self) -> dict[str, Any]:
+        """What of the policy changes the numbers."""
+        return {**super().identity(), "family": self.policy.family.name}
+
+
+class PolicyScorer(ScoringPolicy, SplitScorer):
+    """A policy of whose language model only the embedding table is kept."""
+
+    def __init__(self, request: ScorerRequest) -> None:
+        super().__init__(request)
         self.policy.family.drop_language_layers(self.policy.model)
-        images, videos = (
-            self.policy.processor.image_processor,
-            self.policy.processor.video_processor,
-        )
-        self.max_pixels = int(images.size["longest_edge"])
-        self.mean, self.std = list(videos.image_mean), list(videos.image_std)
+        processor = self.policy.processor
+        self.max_pixels = int(processor.image_processor.size["longest_edge"])
+        self.mean = list(processor.video_processor.image_mean)
+        self.std = list(processor.video_processor.image_std)
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
         return {
-            **self._scoring.identity(),
+            **super().identity(),
             "frame": "mean of merged visual tokens of the frame as an image",
             "question": "mean of input embeddings, no template, no special tokens",
             "max_pixels": self.max_pixels,
@@ -102,9 +105,4 @@ class PolicyScorer(SplitScorer):
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Average each question's token embeddings: float32 [Q, D], unit length."""
         table = self.policy.model.get_input_embeddings()
-        return mean_token_embeddings(table, self.policy.tokenizer, questions)
-
-    def text_lengths(self, questions: Sequence[str]) -> list[TextLength]:
-        """Count each question's tokens; none are ever cut off."""
-        lengths = [len(token_ids(self.policy.tokenizer, text)) for text in questions]
-        return [TextLength(length, False) for length in lengths]
+        return mean_token_embeddings(table, self.tokenizer, questions)

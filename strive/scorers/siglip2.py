@@ -21,9 +21,10 @@ from torch import Tensor
 
 from strive.errors import ModelError, short_reason
 from strive.files import expanded, file_digest
-from strive.models.loading import DTYPES, go_offline_if_unreachable, pick_device, pick_dtype
-from strive.scorers import BatchedScorer, ScorerRequest, TextLength
+from strive.models.loading import DTYPES, go_offline_if_unreachable
+from strive.scorers import ScorerRequest, TextLength
 from strive.scorers.common import (
+    ImageTowerScorer,
     PixelRule,
     pad_batch,
     tokenizer_digest,
@@ -35,26 +36,18 @@ DEFAULT_TAG = "webli"
 QUESTION_BATCH_SIZE = 32
 
 
-def load_siglip2(request: ScorerRequest) -> "OpenClipScorer":
-    """Make the scorer; `request.model` is an open_clip name, NAME/TAG, `hf-hub:ID` or a folder.
+class OpenClipScorer(ImageTowerScorer):
+    """A two-tower model of open_clip, frozen: a name, NAME/TAG, `hf-hub:ID` or a folder.
 
     Raises:
         ModelError: the model cannot be found or loaded.
     """
-    return OpenClipScorer(request)
-
-
-class OpenClipScorer(BatchedScorer):
-    """A two-tower model of open_clip, frozen."""
 
     packages = ("open_clip_torch",)
 
     def __init__(self, request: ScorerRequest) -> None:
-        self.device = pick_device(request.device)
-        self.device_type = self.device.type
-        self.dtype_name = pick_dtype(request.dtype, self.device)
+        super().__init__(request)
         self.long_text = request.long_text
-        self.batch_size = request.batch_size
         self.model_name = request.model or DEFAULT_MODEL
         source, weights, tokenizer = _resolve(self.model_name)
         self.model, self.tokenizer = _load(self.model_name, source, weights, tokenizer)
@@ -73,8 +66,9 @@ class OpenClipScorer(BatchedScorer):
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
+        is_folder = _as_folder(self.model_name) is not None
         return {
-            "model": Path(self.model_name).name if self.files_are_local else self.model_name,
+            "model": Path(self.model_name).name if is_folder else self.model_name,
             "weights_digest": self._weights_digest,
             "tokenizer_digest": _tokenizer_digest(self.tokenizer),
             "backend": f"open_clip {version('open_clip_torch')}",
@@ -86,23 +80,10 @@ class OpenClipScorer(BatchedScorer):
             "preprocess": self.pixel_rule.fields(),
         }
 
-    @property
-    def files_are_local(self) -> bool:
-        """Whether the model was given as a folder."""
-        return _as_folder(self.model_name) is not None
-
-    @torch.inference_mode()
-    def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:
-        """Resize and normalise uint8 frames: the tower's input [F, 3, S, S] on the device."""
-        dtype = DTYPES[self.dtype_name]
-        return self.pixel_rule.prepare(frames_FHWC, device=self.device, dtype=dtype)
-
-    @torch.inference_mode()
-    def embed_prepared(self, prepared_B: Tensor) -> np.ndarray:
-        """Embed at most `batch_size` prepared frames: float32 [B, D], unit length."""
-        pixels = pad_batch(prepared_B.to(self.device, non_blocking=True), self.batch_size)
-        features = self.model.encode_image(pixels)[: len(prepared_B)]
-        return unit_rows(features).cpu().numpy()
+    def image_features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Run the image tower: [B, D]."""
+        features: Tensor = self.model.encode_image(pixels_BCHW)
+        return features
 
     @torch.inference_mode()
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:

@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 
 from strive.errors import ConfigError
-from strive.lab.render import render_slots, render_times
-from strive.lab.world import (
-    Difficulty,
-    build_world,
-    draw_scene,
-    oracle_scores,
-    read_world,
-    split_of_clip,
-)
+from strive.lab.render import render_slots
+from strive.lab.scene import Difficulty, draw_scene
+from strive.lab.world import build_world, read_world, split_of_clip
 from strive.records import read_records
 
 decord = pytest.importorskip("decord")
@@ -108,23 +102,3 @@ def test_an_interrupted_build_goes_on(world, tmp_path):
         "world.json",
     ]
     assert json.loads((root / "world.json").read_text())["parameters"]["seed"] == 0
-
-
-def test_frames_at_times_are_those_of_the_slots():
-    scene = draw_scene(0, 0, Difficulty())
-    seconds = (np.arange(64) + 0.5) / 64 * scene.duration_seconds
-    assert np.array_equal(
-        render_times(scene, seconds),
-        render_slots(scene, np.arange(64), height=scene.height, width=scene.width),
-    )
-
-
-def test_oracle_scores_have_the_gap_inside_the_spans():
-    pts_seconds_F = np.arange(64) * 0.25
-    rng = np.random.default_rng(0)
-    scores_F = oracle_scores([(1.0, 1.5), (3.0, 3.25)], pts_seconds_F, 0.3, rng, noise=0.0)
-    assert scores_F.dtype == np.float32
-    assert np.flatnonzero(scores_F).tolist() == [4, 5, 12]
-    assert np.allclose(scores_F[[4, 5, 12]], 0.3)
-    noisy_F = oracle_scores([], pts_seconds_F, 1.0, rng)
-    assert 0.005 < noisy_F.std() < 0.05
