@@ -13,12 +13,12 @@ from typing import Any
 from bench.harness import write_result
 from strive.evaluate.compare import compare
 from strive.evaluate.results import read_results
+from strive.report.format import markdown_table
 from strive.report.tables import (
     EVALUATION_HEADERS,
     EvaluatedModel,
     accuracy,
     evaluation_rows,
-    markdown_table,
 )
 
 MODELS = ("untrained", "GRPO", "STRIVE")

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from strive.report.format import replace_section
+
 PAGE = Path(__file__).parents[1] / "docs" / "scorers.md"
 START, END = "<!-- jpeg -->", "<!-- /jpeg -->"
 _CODECS = {"q92": "JPEG 92", "q95": "JPEG 95", "neighbours": "raw, next frames"}
@@ -12,10 +14,8 @@ _CODECS = {"q92": "JPEG 92", "q95": "JPEG 95", "neighbours": "raw, next frames"}
 def write_section(result: dict[str, Any]) -> str:
     """Put the tables of a result between the page's marks; return them."""
     text = "\n".join(section(result))
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+    page = replace_section(PAGE.read_text(encoding="utf-8"), START, END, text)
+    PAGE.write_text(page, encoding="utf-8")
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import demo, performance_offline, performance_step
 from bench.harness import RESULTS, flat
+from strive.report.format import replace_section
 
 DOCS = Path(__file__).parents[1] / "docs"
 README = DOCS.parent / "README.md"
@@ -106,11 +107,8 @@ def gpu_lines(results: Mapping[str, Result]) -> Lines:
 def with_tables(readme: str, results: Mapping[str, Result]) -> str:
     """Put each table of `README_TABLES` between its two marks."""
     for name, table in README_TABLES.items():
-        mark = MARK.format(name)
-        before, _, rest = readme.partition(mark)
-        _, _, after = rest.partition(END_MARK)
         lines = table(results[name]) if name in results else ()
-        readme = "\n".join([before + mark, *lines, END_MARK + after])
+        readme = replace_section(readme, MARK.format(name), END_MARK, "\n".join(lines))
     return readme
 
 

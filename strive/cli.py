@@ -29,7 +29,6 @@ from strive.commands import (
     house,
     looking,
     offline,
-    quality,
     searching,
     training,
 )
@@ -131,7 +130,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Look": {
         "demo": house.demo,
         "inspect-scores": looking.inspect_scores,
-        "score-quality": quality.score_quality,
+        "score-quality": looking.score_quality,
         "search": searching.search,
         "report": looking.report,
     },

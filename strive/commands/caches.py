@@ -194,8 +194,8 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
     """Print a cache's sets of frames, scorers and leftovers."""
     from rich.markup import escape
 
-    from strive.commands.views import facts_table
     from strive.progress import size_text
+    from strive.report.format import facts_table
 
     table = facts_table(f"Cache {escape(str(info.root))}")
     table.add_row("questions", f"{info.num_questions}")

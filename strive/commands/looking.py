@@ -1,12 +1,13 @@
-"""`inspect-scores` and `report`: they read what is there and load neither torch nor a model."""
+"""`inspect-scores`, `score-quality`, `report`: they read what is there and load no torch."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strive.choices import ScoreTransform, Worst
+from strive.choices import GroupedBy, ScoreTransform, Worst
 from strive.commands.common import (
     CacheOption,
     JsonOption,
@@ -22,6 +23,9 @@ from strive.errors import ConfigError
 
 if TYPE_CHECKING:
     from strive.report.scores import InspectSettings
+
+BEGIN, END = "<!-- quality -->", "<!-- /quality -->"
+QUALITY_SETTINGS = ("frame_temperature", "score_transform", "num_segments")
 
 
 def inspect_scores(
@@ -80,8 +84,8 @@ def inspect_scores(
     from strive.report import inspect
     from strive.report.format import to_jsonable
     from strive.report.inspect_html import render_inspect_page
-    from strive.report.inspect_terminal import print_question, print_questions, print_summary
     from strive.report.pages import write_page
+    from strive.report.terminal import print_question, print_questions, print_summary
 
     settings = inspect.InspectSettings(
         frame_temperature=frame_temperature,
@@ -95,7 +99,7 @@ def inspect_scores(
     if suggest_temperature:
         if compare or question or sample or worst or html or png:
             raise ConfigError("--suggest-temperature goes with --scorer and --num-segments only")
-        from strive.report.inspect_terminal import print_suggestions
+        from strive.report.terminal import print_suggestions
 
         source = inspect.open_source(root, scorer)
         suggestions = inspect.suggest_temperatures(source, settings)
@@ -158,8 +162,8 @@ def _compare(
 ) -> None:
     from strive.errors import UnknownNameError
     from strive.report.compare import CompareSource, compare_scorers
-    from strive.report.compare_terminal import print_compared, print_comparison
     from strive.report.format import to_jsonable
+    from strive.report.terminal import print_compared, print_comparison
     from strive.seeding import derive_rng
 
     source = CompareSource(root, *names, settings)
@@ -182,6 +186,81 @@ def _compare(
             print_compared(source.view(row), source.names, console)
     else:
         print_comparison(comparison, console)
+
+
+def score_quality(
+    cache: CacheOption = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or key. Repeatable.  \\[default: all in the cache]"),
+    ] = None,
+    spans: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Evidence: {question_id: \\[\\[start, end], ...]} in seconds.  "
+            "\\[default: the cache's own]",
+        ),
+    ] = None,
+    frame_temperature: Annotated[float, typer.Option(help="Tau of Eq. 4.")] = 0.4,
+    score_transform: Annotated[
+        ScoreTransform,
+        typer.Option(help="Done to the scores before Eq. 4."),
+    ] = "none",
+    num_segments: Annotated[int, typer.Option(min=1, help="K: frames per variant.")] = 16,
+    by: Annotated[
+        GroupedBy | None,
+        typer.Option(help="Also show each group of questions.  \\[default: all together]"),
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Put the table between {BEGIN} and {END} of a page.  \\[default: none]",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """How well scores find known evidence: ROC-AUC, lift, ...
+
+    No model runs.
+    """
+    from strive.report import quality
+    from strive.report.format import replace_section, to_jsonable
+    from strive.report.pages import write_page
+    from strive.variants import DrawRule
+
+    report = quality.score_quality(
+        find_cache(cache, find_workspace(workspace)),
+        scorers=scorer or (),
+        spans_file=spans,
+        by=by,
+        settings=DrawRule(num_segments, frame_temperature, score_transform),
+    )
+    if as_json:
+        # The scorer's part of the rule is each row's own.
+        asked = {name: getattr(report.settings, name) for name in QUALITY_SETTINGS}
+        print_json(to_jsonable(report) | {"settings": asked})
+    else:
+        quality.print_quality(report, make_console())
+    if markdown is not None:
+        given = {
+            "--cache": cache, "--scorer": scorer, "--spans": spans,
+            "--frame-temperature": frame_temperature if frame_temperature != 0.4 else None,
+            "--score-transform": score_transform if score_transform != "none" else None,
+            "--num-segments": num_segments if num_segments != 16 else None,
+            "--by": by, "--markdown": markdown,
+        }  # fmt: skip
+        # The command as given: the workspace is the reader's own.
+        words = ["strive-cli", "score-quality"]
+        for option, value in given.items():
+            for item in value if isinstance(value, list) else [value]:
+                words += [] if item is None else [option, str(item)]
+        text = quality.quality_markdown(report, shlex.join(words))
+        page = markdown.read_text(encoding="utf-8") if markdown.is_file() else ""
+        write_page(markdown, replace_section(page, BEGIN, END, text))
+        say(f"wrote {markdown}")
 
 
 def report(

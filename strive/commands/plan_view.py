@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from strive.commands.views import facts_table
 from strive.configs.schema import TrainConfig
 from strive.progress import size_text, time_text
+from strive.report.format import facts_table
 
 _SECONDS = {
     "vision": "videos through the tower",

@@ -1,27 +1,20 @@
 """What the offline stage's results look like on a terminal."""
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from strive.progress import number_text, size_text, time_text
+from strive.report.format import facts_table
 
 if TYPE_CHECKING:
     from strive.pipeline.summary import PrecomputeSummary
     from strive.train.loop import TrainSummary
 
 _SHOWN_REDONE = 5
-
-
-def facts_table(title: str = "") -> Table:
-    """Return an empty two-column table of names and values."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
 
 
 def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
@@ -197,34 +190,3 @@ def print_training(summary: "TrainSummary", console: Console) -> None:
 def _figure(value: float | None) -> str:
     """A metric, which is null where it does not apply: no reward was given, for one."""
     return "none" if value is None else number_text(value, 3)
-
-
-def print_cache_info(info: Any, console: Console) -> None:
-    """Print a cache's keys, counts and sizes, as nested facts."""
-    import dataclasses
-
-    table = facts_table()
-    for field in dataclasses.fields(info):
-        value = getattr(info, field.name)
-        name = field.name.replace("_", " ")
-        if field.name.endswith("bytes"):
-            value = size_text(value)
-        if isinstance(value, (list, tuple)):
-            for item in value:
-                table.add_row(name, escape(_line(item)))
-        else:
-            table.add_row(name, escape(str(value)))
-    console.print(table)
-
-
-def _line(item: Any) -> str:
-    import dataclasses
-
-    if not dataclasses.is_dataclass(item):
-        return str(item)
-    parts = []
-    for field in dataclasses.fields(item):
-        value = getattr(item, field.name)
-        text = size_text(value) if field.name.endswith("bytes") else str(value)
-        parts.append(f"{field.name.removeprefix('num_').replace('_', ' ')} {text}")
-    return ", ".join(parts)

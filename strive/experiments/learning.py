@@ -30,8 +30,9 @@ from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary
 from strive.pipeline.run import precompute
 from strive.progress import show
+from strive.report.format import markdown_table, replace_section
 from strive.report.runs import read_run
-from strive.report.tables import accuracy, markdown_table, score_text
+from strive.report.tables import accuracy, score_text
 
 SMALLEST_GAIN_POINTS = 3.0
 SECTION_START, SECTION_END = "<!-- learning -->", "<!-- /learning -->"
@@ -185,18 +186,6 @@ accuracy. Seconds are of two runs at a time on two cores.
 """
 
 
-def replace_section(path: Path, page: str) -> str:
-    """Return the file's text with this experiment's section new; notes around it stay."""
-    section = f"{SECTION_START}\n{page}{SECTION_END}\n"
-    if not path.is_file():
-        return section
-    text = path.read_text(encoding="utf-8")
-    before, found, rest = text.partition(SECTION_START)
-    if not found:
-        return f"{text}\n{section}"
-    return before + section + rest.partition(SECTION_END + "\n")[2]
-
-
 def main(
     seeds: Annotated[int, typer.Option(min=2)] = 3,
     clips: Annotated[int, typer.Option(min=10)] = 1300,
@@ -209,7 +198,10 @@ def main(
     page = run_learning(
         Workspace(workspace), num_seeds=seeds, num_clips=clips, steps=steps, workers=workers
     )
-    markdown.write_text(replace_section(markdown, page), encoding="utf-8")
+    text = markdown.read_text(encoding="utf-8") if markdown.is_file() else ""
+    # This experiment's section becomes new; notes around it stay.
+    section = replace_section(text, SECTION_START, SECTION_END, page.rstrip("\n"))
+    markdown.write_text(section, encoding="utf-8")
     show(page)
 
 

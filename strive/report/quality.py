@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 
 from strive.cache.frames import Pools
 from strive.cache.layout import open_cache
@@ -22,6 +26,7 @@ from strive.cache.questions import read_questions
 from strive.cache.scores import find_scorer, list_scorers
 from strive.errors import CacheError, MissingInputError, RecordsError, unknown_name
 from strive.records import Record
+from strive.report.format import markdown_table, number, percent, titled_table
 from strive.report.scores import ScoreSource, measure
 from strive.statistics import Interval, mean_interval
 from strive.variants import DrawRule, evidence_mask
@@ -242,3 +247,148 @@ def _label(
     if evidence_F.all():
         return COVERS_ALL
     return found.scores_F, evidence_F
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+WIDE = 104
+"""Columns from which the terminal shows every measure."""
+NARROW_LEAVES_OUT = ("recall_at_evidence", "lift_pool", "evidence_seen_uniform")
+
+
+def _cells(row: QualityRow, *, lift_error: bool = True) -> dict[str, str]:
+    """Return the cells of a row, by measure."""
+
+    def figure(name: str, digits: int, *, with_error: bool = False) -> str:
+        interval = row.measures[name]
+        error = f" ± {number(interval.standard_error, digits)}" if with_error else ""
+        return number(interval.value, digits) + error
+
+    return {
+        "questions": str(row.num_used),
+        "auc": figure("auc", 3, with_error=True),
+        "recall_at_k": figure("recall_at_k", 2),
+        "recall_at_evidence": figure("recall_at_evidence", 2),
+        "lift": figure("lift", 2, with_error=lift_error),
+        "lift_pool": figure("lift_pool", 2),
+        "evidence_seen": percent(row.measures["evidence_seen"].value, 0),
+        "evidence_seen_uniform": percent(row.measures["evidence_seen_uniform"].value, 0),
+        "effective_frames": figure("effective_frames", 2),
+        "expected_overlap": percent(row.measures["expected_overlap"].value, 0),
+    }
+
+
+def _headers(report: QualityReport, *, short: bool = False) -> dict[str, str]:
+    return {
+        "questions": "used" if short else "questions",
+        "auc": "ROC-AUC",
+        "recall_at_k": f"recall @{report.settings.num_segments}",
+        "recall_at_evidence": "recall @n",
+        "lift": "lift",
+        "lift_pool": "lift in pool",
+        "evidence_seen": "sees evidence",
+        "evidence_seen_uniform": "uniform sees",
+        "effective_frames": "eff. frames" if short else "effective frames",
+        "expected_overlap": "overlap",
+    }
+
+
+def _left_out(report: QualityReport) -> list[str]:
+    """One line for all scorers where they leave out the same questions, else one each."""
+    lines: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.group == ALL:
+            counts = sorted(row.left_out.items(), key=lambda item: -item[1])
+            text = ", ".join(f"{count} ({why})" for why, count in counts) or "none"
+            lines.setdefault(text, []).append(row.scorer)
+    if len(lines) == 1:
+        return [f"left out: {text}" for text in lines]
+    return [f"left out under {', '.join(names)}: {text}" for text, names in lines.items()]
+
+
+def _rule(report: QualityReport) -> str:
+    s = report.settings
+    return (
+        f"frame_temperature {s.frame_temperature:g}, score_transform {s.score_transform}, "
+        f"K = {s.num_segments}"
+    )
+
+
+def _name(report: QualityReport, row: QualityRow) -> str:
+    """A scorer's name, marked where its scores are used without the transform that was asked."""
+    return row.scorer + ("*" if row.score_transform != report.settings.score_transform else "")
+
+
+def _ordered(report: QualityReport) -> list[QualityRow]:
+    """All questions first, then group by group; the best scorer of a group on top."""
+    groups = list(dict.fromkeys(row.group for row in report.rows))
+    return sorted(
+        report.rows,
+        key=lambda row: (groups.index(row.group), not row.num_used, -row.measures["auc"].value),
+    )
+
+
+def print_quality(report: QualityReport, console: Console) -> None:
+    """Print the table, and below it what was measured and what was not."""
+    is_wide = console.width >= WIDE
+    headers = _headers(report, short=not is_wide)
+    shown = [name for name in headers if is_wide or name not in NARROW_LEAVES_OUT]
+    has_groups = len({row.group for row in report.rows}) > 1
+    has_one_scorer = len({row.key for row in report.rows}) == 1
+    title = f"Score quality, {escape(report.cache)}"
+    table = titled_table(title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("scorer", overflow="fold")
+    for name in shown:
+        table.add_column(headers[name].replace(" ", "\n", 1), justify="right", no_wrap=True)
+    last = None
+    for row in _ordered(report):
+        label = _name(report, row)
+        if has_groups and has_one_scorer:
+            label = f"{label}, {row.group}" if row.group == ALL else f"  {row.group}"
+        elif has_groups:
+            if row.group != last:
+                table.add_row(Text(row.group, style="cyan"))
+            label = f"  {label}"
+        cells = _cells(row, lift_error=is_wide)
+        table.add_row(Text(label, style="bold"), *(cells[name] for name in shown))
+        last = row.group
+    console.print(table)
+    starred = any(_name(report, row).endswith("*") for row in report.rows)
+    lines = [
+        f"{report.num_with_spans} of {report.num_questions} questions have spans "
+        f"(from {report.spans_from}); ± is the standard error over videos",
+        _rule(report) + ("; * weights, used as they are" if starred else ""),
+        *_left_out(report),
+    ]
+    if report.num_unknown_ids:
+        lines.append(f"{report.num_unknown_ids} ids of the spans file are not in the cache")
+    for line in lines:
+        console.print(line, style="dim", markup=False)
+    for row in report.rows:
+        auc = row.measures["auc"]
+        # By more than two standard errors: an AUC near one half is only uninformative.
+        if row.group == ALL and auc.value + 2 * auc.standard_error < 0.5:
+            console.print(
+                f"below chance: {_name(report, row)} scores frames of the evidence lower than "
+                "others, so that training would avoid them",
+                style="yellow",
+                markup=False,
+            )
+
+
+def quality_markdown(report: QualityReport, command: str) -> str:
+    """Return the table as GitHub Markdown, with its settings and the command that makes it."""
+    headers = _headers(report)
+    has_groups = len({row.group for row in report.rows}) > 1
+    first = (["group"] if has_groups else []) + ["scorer"]
+    rows = [
+        [*([row.group] if has_groups else []), _name(report, row), *_cells(row).values()]
+        for row in _ordered(report)
+    ]
+    table = markdown_table([*first, *headers.values()], rows, num_texts=len(first))
+    starred = any(_name(report, row).endswith("*") for row in report.rows)
+    return (
+        f"{table}\nSettings: {_rule(report)}. {report.num_with_spans} of {report.num_questions} "
+        f"questions have spans; {'; '.join(_left_out(report))}. ± is the standard error, clustered "
+        f"by video.{' * Weights, used as they are.' if starred else ''}\n\nMade by `{command}`."
+    )

@@ -6,10 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from strive.report.dynamics import dynamics_values
-from strive.report.format import number, percent
+from strive.report.format import number, percent, titled_table
 from strive.report.pages import render_page
 from strive.report.runs import Run, accuracy_note
 from strive.statistics import PairedDifference
@@ -27,16 +26,6 @@ class EvaluatedModel:
     """`results.json` of the same model with grey frames."""
     evidence: dict[str, Any] | None = None
     """`results.json` of the same model given all evidence frames."""
-
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Render a Markdown table; the first column is text, the others are figures."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = "| --- |" + " ---: |" * (len(headers) - 1)
-    return "\n".join([line(headers), rule, *(line(row) for row in rows)]) + "\n"
 
 
 def accuracy(results: dict[str, Any] | None, benchmark: str | None = None) -> dict[str, Any] | None:
@@ -104,7 +93,7 @@ def print_table(
     title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], console: Console
 ) -> None:
     """Print a table: first column text, the others right-aligned figures."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = titled_table(escape(title))
     for index, header in enumerate(headers):
         if index:
             table.add_column(header, justify="right", no_wrap=len(header) < 14)

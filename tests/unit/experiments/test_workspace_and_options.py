@@ -13,7 +13,6 @@ from strive.errors import (
     RunInUseError,
     UnknownNameError,
 )
-from strive.experiments.learning import SECTION_END, SECTION_START, replace_section
 from strive.experiments.offline import resolve
 from strive.experiments.training import (
     resolve_config,
@@ -124,13 +123,6 @@ def test_a_name_that_another_start_took_in_between_is_passed_over(
     tried.clear()
     with pytest.raises(RunInUseError):
         run_training(config, workspace, run_dir=tmp_path / "r")
-
-
-def test_a_results_section_is_replaced_and_notes_stay(tmp_path: Path) -> None:
-    page = tmp_path / "results.md"
-    page.write_text(f"before\n{SECTION_START}\nold\n{SECTION_END}\nnotes\n")
-    text = replace_section(page, "new\n")
-    assert text == f"before\n{SECTION_START}\nnew\n{SECTION_END}\nnotes\n"
 
 
 def test_the_lab_is_never_mixed_into_a_users_cache(tmp_path: Path) -> None:

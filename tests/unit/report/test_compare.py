@@ -14,8 +14,8 @@ from strive.cache.layout import ensure_settings, open_cache
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError
 from strive.report.compare import CompareSource, compare_scorers
-from strive.report.compare_terminal import print_compared, print_comparison
 from strive.report.scores import InspectSettings
+from strive.report.terminal import print_compared, print_comparison
 
 from .conftest import FRAMES_KEY, RECORDS, scores_of
 

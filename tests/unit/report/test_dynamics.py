@@ -13,11 +13,11 @@ from strive.errors import CheckpointError, ConfigError
 from strive.report import inspect, inspect_html
 from strive.report.charts import line_chart, nice_ticks, smooth
 from strive.report.dynamics import render_dynamics_page
+from strive.report.format import markdown_table
 from strive.report.runs import Curve, accuracy_note, config_differences, read_run, read_runs
 from strive.report.tables import (
     EvaluatedModel,
     change_text,
-    markdown_table,
     print_evaluations,
     print_runs,
     render_demo_page,

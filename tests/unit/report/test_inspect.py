@@ -14,7 +14,7 @@ from strive.cache.layout import create_cache, ensure_settings, open_cache
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError, UnknownNameError
-from strive.report import inspect, inspect_html, inspect_terminal
+from strive.report import inspect, inspect_html, terminal
 from strive.report.format import to_jsonable
 from strive.report.inspect import InspectSettings
 from strive.variants import DrawRule, draw_variants
@@ -157,7 +157,7 @@ def test_broken_scores_are_problems_and_not_crashes(cache: Path) -> None:
     assert any("nan: 1 questions have scores that are not finite" in p for p in summary.problems)
     assert any("short: 1 questions have not one score per frame" in p for p in summary.problems)
     console = Console(width=80, record=True, file=io.StringIO())
-    inspect_terminal.print_summary(summary, console)
+    terminal.print_summary(summary, console)
     assert "not finite" in console.export_text()
 
 
@@ -195,11 +195,11 @@ def test_machine_form_is_json(cache: Path) -> None:
 def test_terminal_views_fit_the_width(cache: Path, width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     source = inspect.open_source(cache)
-    inspect_terminal.print_summary(inspect.summarise(cache), console)
+    terminal.print_summary(inspect.summarise(cache), console)
     rows = inspect.select_questions(source, count=3, worst="flat")
-    inspect_terminal.print_questions(rows, console, title="Worst")
+    terminal.print_questions(rows, console, title="Worst")
     for question_id in "123":
-        inspect_terminal.print_question(inspect.view_question(source, question_id), console)
+        terminal.print_question(inspect.view_question(source, question_id), console)
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= width
     assert "evidence" in text and "▲" in text
@@ -212,7 +212,7 @@ def test_rich_markup_in_questions_is_plain_text(cache: Path) -> None:
     view = inspect.view_question(source, "1")
     record = dataclasses.replace(view.record, problem="[red]x[/red] [/]", video_id="[bold]v")
     console = Console(width=80, record=True, file=io.StringIO())
-    inspect_terminal.print_question(dataclasses.replace(view, record=record), console)
+    terminal.print_question(dataclasses.replace(view, record=record), console)
     text = console.export_text()
     assert "[red]x[/red] [/]" in text and "[bold]v" in text
 
@@ -220,14 +220,14 @@ def test_rich_markup_in_questions_is_plain_text(cache: Path) -> None:
 def test_a_wide_pool_is_wrapped(cache: Path) -> None:
     view = inspect.view_question(inspect.open_source(cache), "1")
     console = Console(width=50, record=True, file=io.StringIO())
-    inspect_terminal.print_question(view, console)
+    terminal.print_question(view, console)
     text = console.export_text()
     assert text.count("score  ") >= 2 and "(35" not in text
 
 
 def test_sparkline() -> None:
-    assert inspect_terminal.sparkline([0, 0.5, 1], 0, 1) == "▁▅█"
-    assert inspect_terminal.sparkline([3, 3], 3, 3) == "▁▁"
+    assert terminal.sparkline([0, 0.5, 1], 0, 1) == "▁▅█"
+    assert terminal.sparkline([3, 3], 3, 3) == "▁▁"
 
 
 def test_inspecting_loads_no_torch(cache: Path) -> None:
@@ -242,7 +242,7 @@ def test_inspecting_loads_no_torch(cache: Path) -> None:
 
 def text_of(summary: inspect.DatasetSummary) -> str:
     console = Console(width=160, record=True, file=io.StringIO())
-    inspect_terminal.print_summary(summary, console)
+    terminal.print_summary(summary, console)
     return " ".join(console.export_text().split())
 
 
@@ -281,7 +281,7 @@ def test_suggested_temperatures(cache: Path) -> None:
         assert row.peak is not None and row.peak.probability == pytest.approx(0.5, abs=0.02)
         assert row.peak.num_questions == 2 and row.peak.uniform == 0.25
     console = Console(width=100, record=True, file=io.StringIO())
-    inspect_terminal.print_suggestions((raw, scaled), source, console)
+    terminal.print_suggestions((raw, scaled), source, console)
     shown = console.export_text()
     assert "where the best frame has P 0.5" in shown and "--set frame_temperature=" in shown
     weights_F = np.arange(64, dtype=np.float32)

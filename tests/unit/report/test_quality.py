@@ -15,11 +15,12 @@ from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
-from strive.commands.quality import markdown_table, print_quality, write_between
+from strive.commands.looking import BEGIN, END
 from strive.errors import CacheError, MissingInputError, RecordsError, UnknownNameError
 from strive.records import Record
 from strive.report import quality
-from strive.report.quality import score_quality
+from strive.report.format import replace_section
+from strive.report.quality import print_quality, quality_markdown, score_quality
 from strive.variants import DrawRule
 
 # Helper modules of these tests are imported as `cache.conftest` and so on.
@@ -176,19 +177,18 @@ def test_what_cannot_be_measured_says_what_to_do(cache: Path, tmp_path: Path) ->
         score_quality(bare.root)
 
 
-def test_the_page_keeps_what_is_around_the_table(cache: Path, tmp_path: Path) -> None:
+def test_the_page_keeps_what_is_around_the_table(cache: Path) -> None:
     report = score_quality(cache, by="problem_type", settings=DrawRule(2, 0.4, "zscore"))
-    text = markdown_table(report, "strive-cli score-quality")
+    text = quality_markdown(report, "strive-cli score-quality")
     assert "| all | good | 2 | 0.500 ± 0.500 |" in text and "| norms* |" in text
-    page = tmp_path / "docs" / "scorers.md"
-    write_between(page, "old")
-    page.write_text("# Scorers\n\nbefore\n\n" + page.read_text() + "\nafter\n")
-    write_between(page, text)
-    write_between(page, text)
-    got = page.read_text()
+    page = "# Scorers\n\nbefore\n\n" + replace_section("", BEGIN, END, "old") + "\nafter\n"
+    once = replace_section(page, BEGIN, END, text)
+    got = replace_section(once, BEGIN, END, text)
+    assert got == once
     assert got.startswith("# Scorers\n\nbefore\n\n<!-- quality -->\n| group |")
     assert got.endswith("`strive-cli score-quality`.\n<!-- /quality -->\n\nafter\n")
     assert "old" not in got and got.count(text) == 1
+    assert replace_section("a\n", BEGIN, END, "") == f"a\n\n{BEGIN}\n{END}\n"
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -1,17 +1,20 @@
-"""The terminal views of `inspect-scores`: dataset summary, a list of questions, one question."""
+"""What a terminal shows of scores: a cache, some questions, one question, two scorers compared."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from strive.answers import extract_answer_or_text
-from strive.report.format import number, percent
+from strive.report.compare import ComparedViews, ScorerComparison
+from strive.report.format import facts_table, number, percent, titled_table
 from strive.report.inspect import (
     DatasetSummary,
     QuestionStats,
@@ -24,16 +27,7 @@ from strive.report.inspect import (
 BARS = "▁▂▃▄▅▆▇█"
 LABEL_WIDTH = 11
 VARIANT_STYLES = ("bold dark_orange3", "bold dodger_blue2", "bold magenta", "bold green4")
-
-
-def sparkline(values: Sequence[float] | np.ndarray, low: float, high: float) -> str:
-    """One block character a value, from `low` to `high`; equal bounds give the lowest block."""
-    span = high - low
-    if span <= 0:
-        return BARS[0] * len(values)
-    return "".join(
-        BARS[int(np.clip((value - low) / span * len(BARS), 0, len(BARS) - 1))] for value in values
-    )
+SCORER_STYLES = (("cyan", "bright_cyan"), ("magenta", "bright_magenta"))
 
 
 # --- the dataset --------------------------------------------------------------------------------
@@ -54,15 +48,8 @@ def print_summary(summary: DatasetSummary, console: Console) -> None:
         console.print(f"[bold red]problem[/] {escape(problem)}")
 
 
-def _facts_table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
 def _cache_table(summary: DatasetSummary) -> Table:
-    table = _facts_table(f"Cache {escape(summary.cache)}")
+    table = facts_table(f"Cache {escape(summary.cache)}")
     failed = summary.num_videos_named - summary.num_videos_ok - summary.num_videos_pending
     pending = f", {summary.num_videos_pending} not tried yet" if summary.num_videos_pending else ""
     table.add_row(
@@ -82,7 +69,11 @@ def _cache_table(summary: DatasetSummary) -> Table:
     table.add_row("frames", _histogram(summary.frames_per_video))
     short = summary.num_videos_short
     if short:
-        table.add_row("  short", f"{short} with fewer frames than {_segments(summary)}")
+        table.add_row(
+            "  short",
+            f"{short} with fewer frames than the {summary.settings.num_segments} segments, so all "
+            "variants show all of them",
+        )
     if summary.num_videos_with_repeated_frames:
         table.add_row("  repeated", f"{summary.num_videos_with_repeated_frames} videos")
     table.add_row("duration", f"{summary.duration_seconds_total:.1f} s in all")
@@ -90,10 +81,6 @@ def _cache_table(summary: DatasetSummary) -> Table:
     if summary.num_frames_keys > 1:
         table.add_row("  one of", f"{summary.num_frames_keys} sets (strive-cli cache info)")
     return table
-
-
-def _segments(summary: DatasetSummary) -> str:
-    return f"the {summary.settings.num_segments} segments, so all variants show all of them"
 
 
 def _histogram(frames_per_video: dict[int, int], num_bins: int = 4) -> str:
@@ -114,7 +101,7 @@ def _histogram(frames_per_video: dict[int, int], num_bins: int = 4) -> str:
 
 def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
     settings = summary.settings
-    table = _facts_table(f"Scorer {escape(row.name)}")
+    table = facts_table(f"Scorer {escape(row.name)}")
     missing = f", [yellow]{row.num_missing} without current scores[/]" if row.num_missing else ""
     table.add_row("scored", f"{row.num_scored} questions{missing}")
     if row.num_stale:
@@ -132,10 +119,13 @@ def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
     if row.constant_share > 0:
         table.add_row("constant", f"[yellow]{percent(row.constant_share)} of questions[/]")
     table.add_row("text cut", f"{percent(row.truncated_share)} of questions")
-    table.add_row(
-        "P(t)",
-        _draw_rule(row, summary),
-    )
+    rule = f"{settings.num_segments} segments, weights normalised in each"
+    if row.kind != "weight":
+        rule = (
+            f"{settings.num_segments} segments, frame_temperature {settings.frame_temperature:g}, "
+            f"score_transform {row.score_transform}"
+        )
+    table.add_row("P(t)", rule)
     table.add_row(
         "  effective",
         f"{number(row.effective_frames, 2)} frames a segment, "
@@ -160,25 +150,11 @@ def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
     return table
 
 
-def _draw_rule(row: ScorerSummary, summary: DatasetSummary) -> str:
-    settings = summary.settings
-    if row.kind == "weight":
-        return f"{settings.num_segments} segments, weights normalised in each"
-    return (
-        f"{settings.num_segments} segments, frame_temperature {settings.frame_temperature:g}, "
-        f"score_transform {row.score_transform}"
-    )
-
-
 def print_suggestions(
     suggestions: Sequence[Suggestion], source: ScoreSource, console: Console
 ) -> None:
     """Print the tau to use under each transform, what it does, and how training is told."""
-    table = Table(
-        title=f"Scorer {escape(source.info.name)}: where the best frame has P 0.5",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = titled_table(f"Scorer {escape(source.info.name)}: where the best frame has P 0.5")
     for name in ("score_transform", "frame_temperature", "P", "uniform", "overlap", "questions"):
         table.add_column(name, justify="left" if name == "score_transform" else "right")
     for row in suggestions:
@@ -211,7 +187,7 @@ def print_questions(rows: Sequence[QuestionStats], console: Console, *, title: s
     if not rows:
         console.print(f"{escape(title)}: none")
         return
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = titled_table(escape(title))
     table.add_column("question", no_wrap=True, max_width=16)
     # The figures keep their widths; the text of the question gets what is left of the line.
     problem_width = max(12, console.width - 72)
@@ -237,15 +213,6 @@ def print_questions(rows: Sequence[QuestionStats], console: Console, *, title: s
 
 def print_question(view: QuestionView, console: Console, *, top: int = 8) -> None:
     """Print one question: its text, score curve, P(t), the variants' picks and the top frames."""
-    body: list[RenderableType] = [_question_text(view), Text()]
-    body.extend(_curves(view, console.width - 4))
-    body.append(_measures(view))
-    title = f"question {escape(view.record.question_id)} · {escape(view.record.video_id)}"
-    console.print(Panel(Group(*body), title=title, title_align="left"))
-    console.print(_top_frames(view, top))
-
-
-def _question_text(view: QuestionView) -> Text:
     record = view.record
     text = Text(" ".join(record.problem.split()), style="bold")
     gold = extract_answer_or_text(record.solution)
@@ -256,45 +223,83 @@ def _question_text(view: QuestionView) -> Text:
             text.append("  ✓", style="green")
     if not record.options:
         text.append(f"\n  solution: {gold}", style="green")
-    return text
+    lines = [text, Text()]
+    for start, end, scale in _stretches(len(view.scores_F), console.width - 4):
+        lines += _curve_rows(view, start, end, scale)
+    _print_panel([*lines, _measures(view)], view, console)
+    console.print(_top_frames(view, top))
 
 
-def _curves(view: QuestionView, width: int) -> list[Text]:
-    """Return the rows of the chart, wrapped where the pool is wider than the terminal."""
-    per_row = max(8, width - LABEL_WIDTH)
-    num_frames = len(view.scores_F)
-    scale = 2 if num_frames * 2 <= per_row else 1
-    per_row //= scale
-    lines: list[Text] = []
-    for start in range(0, num_frames, per_row):
-        lines.extend(_curve_rows(view, start, min(start + per_row, num_frames), scale))
-    return lines
+def _print_panel(lines: Sequence[Text], view: QuestionView, console: Console) -> None:
+    title = f"question {escape(view.record.question_id)} · {escape(view.record.video_id)}"
+    console.print(Panel(Group(*lines), title=title, title_align="left"))
+
+
+def _stretches(num_frames: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the stretches of the pool that fit beside the labels, and the columns of a frame."""
+    columns = max(8, width - LABEL_WIDTH)
+    scale = 2 if num_frames * 2 <= columns else 1
+    for start in range(0, num_frames, columns // scale):
+        yield start, min(start + columns // scale, num_frames), scale
+
+
+def sparkline(values: Sequence[float] | np.ndarray, low: float, high: float) -> str:
+    """One block character a value, from `low` to `high`; equal bounds give the lowest block."""
+    span = high - low
+    if span <= 0:
+        return BARS[0] * len(values)
+    return "".join(
+        BARS[int(np.clip((value - low) / span * len(BARS), 0, len(BARS) - 1))] for value in values
+    )
+
+
+def _bars(view: QuestionView, start: int, end: int) -> tuple[str, str]:
+    """Return the blocks of a stretch's scores, over their own range, and of its P(t), from 0."""
+    scores_F, p_F = view.scores_F, view.probabilities_F
+    return (
+        sparkline(scores_F[start:end], float(scores_F.min()), float(scores_F.max())),
+        sparkline(p_F[start:end], 0.0, float(p_F.max())),
+    )
+
+
+def _segments(view: QuestionView) -> np.ndarray:
+    """Number of the segment that each frame is of."""
+    return np.repeat(np.arange(len(view.bounds_K2)), np.diff(view.bounds_K2, axis=1)[:, 0])
 
 
 def _curve_rows(view: QuestionView, start: int, end: int, scale: int) -> list[Text]:
-    scores_F, p_F = view.scores_F, view.probabilities_F
-    segment_F = np.repeat(np.arange(len(view.bounds_K2)), np.diff(view.bounds_K2, axis=1)[:, 0])
-    score_bars = sparkline(scores_F[start:end], float(scores_F.min()), float(scores_F.max()))
-    p_bars = sparkline(p_F[start:end], 0.0, float(p_F.max()))
+    segment_F = _segments(view)[start:end]
+    score_bars, p_bars = _bars(view, start, end)
     rows = [
-        _row("score", score_bars, scale, segment_F[start:end], ("cyan", "bright_cyan")),
-        _row("P(t)", p_bars, scale, segment_F[start:end], ("yellow", "bright_yellow")),
+        _row("score", score_bars, scale, ("cyan", "bright_cyan"), segment_F),
+        _row("P(t)", p_bars, scale, ("yellow", "bright_yellow"), segment_F),
     ]
     for variant, picks_K in enumerate(view.picks_MK):
-        marks = "".join("▲" if i in set(picks_K.tolist()) else "·" for i in range(start, end))
+        picked = set(picks_K.tolist())
+        marks = "".join("▲" if index in picked else "·" for index in range(start, end))
         style = VARIANT_STYLES[variant % len(VARIANT_STYLES)]
-        rows.append(_row(f"variant {variant + 1}", marks, scale, None, (style,)))
+        rows.append(_row(f"variant {variant + 1}", marks, scale, (style,)))
     if view.evidence_F is not None:
-        marks = "".join("━" if seen else " " for seen in view.evidence_F[start:end])
-        rows.append(_row("evidence", marks, scale, None, ("bold green",)))
+        rows.append(_evidence_row(view.evidence_F[start:end], scale))
     rows.append(_axis(view, start, end, scale))
     return rows
 
 
+def _evidence_row(evidence_F: np.ndarray, scale: int) -> Text:
+    marks = "".join("━" if is_evidence else " " for is_evidence in evidence_F)
+    return _row("evidence", marks, scale, ("bold green",))
+
+
 def _row(
-    label: str, marks: str, scale: int, segment_F: np.ndarray | None, styles: tuple[str, ...]
+    label: str,
+    marks: str,
+    scale: int,
+    styles: tuple[str, ...],
+    segment_F: np.ndarray | None = None,
 ) -> Text:
-    row = Text(label.ljust(LABEL_WIDTH), style="dim", no_wrap=True)
+    """One row of the chart: a label and a mark a frame, the segments in turn in two styles."""
+    short = label if len(label) < LABEL_WIDTH else label[: LABEL_WIDTH - 2] + "…"
+    row = Text(short.ljust(LABEL_WIDTH), style="dim", no_wrap=True)
     for index, mark in enumerate(marks):
         style = styles[0] if segment_F is None else styles[int(segment_F[index]) % 2]
         # A pick is one frame: its second column stays empty.
@@ -344,10 +349,10 @@ def _measures(view: QuestionView) -> Text:
 
 
 def _top_frames(view: QuestionView, top: int) -> Table:
-    table = Table(title="Top frames", title_justify="left", title_style="bold")
+    table = titled_table("Top frames")
     for name in ("frame", "time", "source", "segment", "score", "P(t)", "picked by", "evidence"):
         table.add_column(name, justify="left" if name == "picked by" else "right", no_wrap=True)
-    segment_F = np.repeat(np.arange(len(view.bounds_K2)), np.diff(view.bounds_K2, axis=1)[:, 0])
+    segment_F = _segments(view)
     for index in np.argsort(-view.scores_F, kind="stable")[:top].tolist():
         picked = [f"V{m + 1}" for m, row in enumerate(view.picks_MK) if index in set(row.tolist())]
         evidence = "" if view.evidence_F is None else ("yes" if view.evidence_F[index] else "")
@@ -362,3 +367,81 @@ def _top_frames(view: QuestionView, top: int) -> Table:
             evidence,
         )
     return table
+
+
+# --- two scorers --------------------------------------------------------------------------------
+
+
+def print_comparison(comparison: ScorerComparison, console: Console, *, count: int = 5) -> None:
+    """Print the agreement over all questions and the questions that differ most."""
+    first, second, k = comparison.first, comparison.second, comparison.settings.num_segments
+    table = facts_table(f"{escape(first)} and {escape(second)}")
+    left = ", ".join(
+        f"{amount} scored by {escape(name)} only"
+        for name, amount in (
+            (first, comparison.num_only_first),
+            (second, comparison.num_only_second),
+        )
+        if amount
+    )
+    table.add_row("questions", f"{len(comparison.questions)}" + (f"; {left}" if left else ""))
+    for name, label, note, show in (
+        ("spearman", "Spearman", "ranks of a question's frames", number),
+        ("top_k_jaccard", f"Jaccard @{k}", "of the best frames", number),
+        ("p_correlation", "P(t) corr.", "over the pool", number),
+        ("expected_overlap", "overlap", "frames shared by a variant of each", percent),
+    ):
+        mean = comparison.means[name]
+        table.add_row(label, f"{show(mean.value)} ± {show(mean.standard_error)}  {note}")
+    difference = comparison.auc_difference
+    if difference is not None:
+        table.add_row(
+            "AUC",
+            f"{difference.difference:+.3f} ± {number(difference.standard_error)} "
+            f"({escape(first)} minus {escape(second)}, {difference.num_pairs} questions)",
+        )
+    console.print(table)
+    has_auc = difference is not None
+    table = titled_table("least alike", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("question", no_wrap=True)
+    for name in ("Spearman", "Jaccard", "P corr."):
+        table.add_column(name, justify="right", no_wrap=True)
+    if has_auc:
+        table.add_column("AUCs", justify="right", no_wrap=True)
+    table.add_column("text")  # the one that gives way
+    for row in comparison.questions[:count]:
+        aucs = f"{number(row.first_auc, 2)} {number(row.second_auc, 2)}"
+        table.add_row(
+            Text(row.question_id), number(row.spearman, 2), number(row.top_k_jaccard, 2),
+            number(row.p_correlation, 2), *([aucs] if has_auc else []),
+            Text(" ".join(row.problem.split()), no_wrap=True, overflow="ellipsis"),
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_compared(views: ComparedViews, names: list[str], console: Console) -> None:
+    """Print one question: scores and P(t) of both scorers under one another."""
+    row, record = views.comparison, views.first.record
+    lines = [Text(" ".join(record.problem.split()), style="bold"), Text("")]
+    width = max(20, console.width - 4)
+    for start, end, scale in _stretches(len(views.first.scores_F), width):
+        for name, view, styles in zip(
+            names, (views.first, views.second), SCORER_STYLES, strict=True
+        ):
+            score_bars, p_bars = _bars(view, start, end)
+            lines.append(_row(name, score_bars, scale, styles[:1]))
+            lines.append(_row("  P(t)", p_bars, scale, styles[1:]))
+        if views.first.evidence_F is not None:
+            lines.append(_evidence_row(views.first.evidence_F[start:end], scale))
+    aucs = ""
+    if not math.isnan(row.first_auc):
+        aucs = f"; ROC-AUC {number(row.first_auc, 2)} and {number(row.second_auc, 2)}"
+    lines += [
+        Text(""),
+        Text(
+            f"Spearman {number(row.spearman, 2)}, Jaccard {number(row.top_k_jaccard, 2)}, "
+            f"P(t) correlation {number(row.p_correlation, 2)}, overlap of variants "
+            f"{percent(row.expected_overlap)}{aucs}"
+        ),
+    ]
+    _print_panel(lines, views.first, console)
