@@ -9,9 +9,9 @@ import importlib.util
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, Protocol
 
 from strive.configs.schema import TrainConfig
@@ -115,93 +115,85 @@ def require_loggers(names: Iterable[str]) -> None:
         )
 
 
-class Loggers:
-    """All loggers of a run; one that fails is said once and left out from there on."""
+def start_loggers(folder: RunFolder, config: TrainConfig, first_step: int) -> dict[str, Logger]:
+    """Start the loggers that the configuration names, or leave nothing of any of them."""
+    places = (folder.tensorboard, folder.wandb, folder.wandb_file)
+    new = [path for path in places if not os.path.lexists(path)]
+    running: dict[str, Logger] = {}
+    try:
+        for name in config.loggers:
+            running[name] = LOGGERS[name](folder, config, first_step)
+    except BaseException:
+        MetricWriters(None, running).close(failed=True)
+        for path in new:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+    return running
 
-    def __init__(self, loggers: Mapping[str, Logger]) -> None:
-        self._running = dict(loggers)
+
+class MetricWriters:
+    """Numbers of every step for the run folder and its loggers; neither on other processes.
+
+    A logger that fails is said once and left out from there on.
+    """
+
+    def __init__(self, folder: RunFolder | None, loggers: Mapping[str, Logger]) -> None:
+        self._folder = folder
+        self._loggers = dict(loggers)
 
     @classmethod
-    def start(cls, folder: RunFolder, config: TrainConfig, first_step: int) -> "Loggers":
-        """Start the loggers that the configuration names, or leave nothing of any of them."""
-        places = (folder.tensorboard, folder.wandb, folder.wandb_file)
-        new = [path for path in places if not os.path.lexists(path)]
-        running: dict[str, Logger] = {}
+    @contextmanager
+    def opened(
+        cls, folder: RunFolder, config: TrainConfig, processes: Processes, first_step: int
+    ) -> Iterator["MetricWriters"]:
+        """Start the loggers on the main process, and close them with what the block ends in."""
+        loggers: dict[str, Logger] = {}
+        processes.of_main(lambda: loggers.update(start_loggers(folder, config, first_step)))
+        writers = cls(folder if processes.is_main else None, loggers)
         try:
-            for name in config.loggers:
-                running[name] = LOGGERS[name](folder, config, first_step)
+            yield writers
         except BaseException:
-            cls(running).close(failed=True)
-            for path in new:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+            writers.close(failed=True)
             raise
-        return cls(running)
+        writers.close(failed=False)
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Hand a step's finite numbers to every logger."""
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one step's line."""
+        if self._folder is not None:
+            self._folder.append_metrics({"step": step, **values})
+        self._log(step, values)
+
+    def held_out(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one held-out evaluation's line; the loggers get its names under `held_out/`."""
+        if self._folder is not None:
+            self._folder.append_held_out({"step": step, **values})
+        self._log(step, {f"held_out/{name}": value for name, value in values.items()})
+
+    def close(self, *, failed: bool) -> None:
+        """Close every logger that still runs."""
+        for name, logger in list(self._loggers.items()):
+            self._guarded(name, "at the end", partial(logger.close, failed=failed))
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
         finite = {
             name: value
             for name, value in values.items()
             if isinstance(value, float | int) and math.isfinite(value)
         }
-        for name, logger in list(self._running.items()):
+        for name, logger in list(self._loggers.items()):
             self._guarded(name, f"at step {step}", partial(logger.log, step, finite))
-
-    def close(self, *, failed: bool) -> None:
-        """Close every logger that still runs."""
-        for name, logger in list(self._running.items()):
-            self._guarded(name, "at the end", partial(logger.close, failed=failed))
 
     def _guarded(self, name: str, when: str, call: Callable[[], None]) -> None:
         try:
             call()
         # The one place that catches whatever comes: training must outlive its curves.
         except Exception as error:
-            del self._running[name]
+            del self._loggers[name]
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             say(
                 f"warning: logger {name} failed {when} and gets nothing more ({reason}); "
                 "metrics.jsonl goes on"
             )
-
-
-class MetricWriters:
-    """Metrics and held-out results of every step; silent on all but the main process."""
-
-    def __init__(
-        self, folder: RunFolder, config: TrainConfig, processes: Processes, first_step: int
-    ) -> None:
-        self._folder = folder
-        self._is_main = processes.is_main
-        self._loggers = Loggers({})
-
-        def start() -> None:
-            self._loggers = Loggers.start(folder, config, first_step)
-
-        processes.of_main(start)
-
-    def __enter__(self) -> "MetricWriters":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._loggers.close(failed=kind is not None)
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one step's line."""
-        if self._is_main:
-            self._folder.append_metrics({"step": step, **values})
-            self._loggers.log(step, values)
-
-    def held_out(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one held-out evaluation's line; the loggers get its names under `held_out/`."""
-        if self._is_main:
-            self._folder.append_held_out({"step": step, **values})
-            self._loggers.log(step, {f"held_out/{name}": v for name, v in values.items()})

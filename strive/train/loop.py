@@ -195,7 +195,8 @@ def _train(
             "records_digest": records_digest(data.records),
         }
         # A logger may refuse to start: before the folder is cut back.
-        writers = open_things.enter_context(MetricWriters(folder, config, processes, first_step))
+        opened = MetricWriters.opened(folder, config, processes, first_step)
+        writers = open_things.enter_context(opened)
         _prepare_folder(folder, config, data, processes, first_step)
         _run_steps(
             trainer, prefetcher, folder, first_step, about, writers, evaluate_held_out, on_step

@@ -16,7 +16,6 @@ stays, in `checkpoints/best`, until the next checkpoint has seen its successor.
 
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -32,7 +31,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strive.errors import CheckpointError
-from strive.files import append_text, atomic_file, fsync, whole_lines, write_atomically
+from strive.files import (
+    append_text,
+    atomic_file,
+    fsync,
+    plain_json,
+    whole_lines,
+    write_atomically,
+)
 from strive.progress import say
 from strive.train.run_lock import RunLock
 
@@ -46,6 +52,18 @@ TEMPORARY_ENDS = (".tmp", "-old.tmp")
 # What tells a folder as a run's; earlier versions wrote no list.
 _MARKS = (WRITTEN, CHECKPOINT_STATE, BEST_STATE)
 _STEP = "([0-9]{6}|[1-9][0-9]{6,})"
+# Columns of completions.parquet that are no float64.
+_COLUMN_TYPES = {
+    "step": pa.int64(),
+    "question_id": pa.string(),
+    "variant": pa.int32(),
+    "generation": pa.int32(),
+    "frame_index": pa.list_(pa.int64()),
+    "evidence_seen": pa.bool_(),
+    "text": pa.string(),
+    "length": pa.int32(),
+    "truncated": pa.bool_(),
+}
 _STATE_KEYS = {"step", "config", "cache", "start_digest", "world_size", "zero_stage"}
 
 
@@ -100,7 +118,7 @@ class RunFolder:
         return [path for path in names if os.path.lexists(path)]
 
     def temporaries(self) -> tuple[list[Path], list[Path]]:
-        """Temporary names of this file, `writers` and `best`: of files, and of folders."""
+        """Temporary names of what a run writes: of files, and of folders."""
         files = (self.config_file, self.metrics_file, self.held_out_file, self.wandb_file)
         policies = (self.best, self.final, self.best_of_checkpoint)
         return (
@@ -171,7 +189,15 @@ class RunFolder:
 
     def damaged_checkpoints(self) -> dict[int, str]:
         """What is wrong with each checkpoint that is not as it was written, by step."""
-        found = {}
+        return {step: reason for step, reason in self._damage_by_step().items() if reason}
+
+    def whole_checkpoint_steps(self) -> list[int]:
+        """Steps of the checkpoints that are as they were written, in order."""
+        return [step for step, reason in self._damage_by_step().items() if reason is None]
+
+    def _damage_by_step(self) -> dict[int, str | None]:
+        """All that a run wrote as checkpoints, in order; None for those that are whole."""
+        found: dict[int, str | None] = {}
         for path in _matching(self.checkpoints, f"step-{_STEP}"):
             if not any((path / mark).is_file() for mark in (CHECKPOINT_STATE, WRITTEN)):
                 continue
@@ -182,14 +208,8 @@ class RunFolder:
                     reason = f"{CHECKPOINT_STATE} is no state that a run wrote"
             except (OSError, ValueError, AttributeError, RecursionError) as error:
                 reason = f"{CHECKPOINT_STATE}: {' '.join(str(error).split())[:80]}"
-            if reason is not None:
-                found[step] = reason
-        return found
-
-    def whole_checkpoint_steps(self) -> list[int]:
-        """Steps of the checkpoints that are as they were written, in order."""
-        damaged = self.damaged_checkpoints()
-        return [step for step in self.checkpoint_steps() if step not in damaged]
+            found[step] = reason
+        return dict(sorted(found.items()))
 
     def checkpoint(self, step: int) -> Path:
         """Folder of one checkpoint."""
@@ -251,7 +271,8 @@ class RunFolder:
         """Commit the kept completions as one part, named after its first step."""
         if not self._rows:
             return
-        table = pa.Table.from_pylist(self._rows, schema=_completions_schema(self._rows[0]))
+        types = {name: _COLUMN_TYPES.get(name, pa.float64()) for name in self._rows[0]}
+        table = pa.Table.from_pylist(self._rows, schema=pa.schema(types))
         path = self.completions / f"part-{self._rows[0]['step']:06d}.parquet"
         _write_part(path, table)
         self._rows = []
@@ -264,10 +285,12 @@ class RunFolder:
         Raises:
             CheckpointError: a file is damaged; nothing has changed.
         """
-        last_evaluated = _last_evaluated(step)
         logs = {
             path: "".join(_lines_up_to(path, last))
-            for path, last in ((self.metrics_file, step), (self.held_out_file, last_evaluated))
+            for path, last in (
+                (self.metrics_file, step),
+                (self.held_out_file, _last_evaluated(step)),
+            )
             if path.is_file()
         }
         parts: dict[Path, pa.Table | None] = {}
@@ -286,7 +309,6 @@ class RunFolder:
             CheckpointError, DiskError: a file is damaged, or the disk refuses.
         """
         logs, parts = self.surviving(step)
-        last_evaluated = _last_evaluated(step)
         for path, text in logs.items():
             _write(path, text)
         for part, kept in parts.items():
@@ -294,7 +316,7 @@ class RunFolder:
                 part.unlink()
             else:
                 _write_part(part, kept)
-        for later in {*self.checkpoint_steps(), *self.damaged_checkpoints()}:
+        for later in self._damage_by_step():
             if later > step:
                 remove(self.checkpoint(later))
         files, folders = self.temporaries()
@@ -305,15 +327,11 @@ class RunFolder:
             if path.is_dir() and not path.is_symlink():
                 remove_unnamed(path)
         remove(self.final)
-        self._cut_back_best(last_evaluated)
-
-    def _cut_back_best(self, step: int) -> None:
-        """Bring back the best policy that `step` steps had seen."""
         best, earlier = self.read_best(), _read_best(self.best_of_checkpoint)
-        if best is not None and best.step > step:
+        if best is not None and best.step > _last_evaluated(step):
             remove(self.best)
             best = None
-        if best is None and earlier is not None and earlier.step <= step:
+        if best is None and earlier is not None and earlier.step <= _last_evaluated(step):
             remove(self.best)
             self.best_of_checkpoint.rename(self.best)
         self.forget_earlier_best()
@@ -386,11 +404,7 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
-    values = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in line.items()
-    }
-    append_text(path, json.dumps(values) + "\n", sync=False, knob="--run-dir")
+    append_text(path, json.dumps(plain_json(line)) + "\n", sync=False, knob="--run-dir")
 
 
 def _write(path: Path, text: str) -> None:
@@ -404,21 +418,6 @@ def _write_part(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary)
 
 
-def _completions_schema(row: Mapping[str, Any]) -> pa.Schema:
-    types = {
-        "step": pa.int64(),
-        "question_id": pa.string(),
-        "variant": pa.int32(),
-        "generation": pa.int32(),
-        "frame_index": pa.list_(pa.int64()),
-        "evidence_seen": pa.bool_(),
-        "text": pa.string(),
-        "length": pa.int32(),
-        "truncated": pa.bool_(),
-    }
-    return pa.schema([(name, types.get(name, pa.float64())) for name in row])
-
-
 # --- finished folders ----------------------------------------------------------------------------
 # Checkpoints and policies appear and go as wholes. Each lists the files that the run wrote into it,
 # so that removing it removes no others, and none that somebody has edited since.
@@ -430,18 +429,17 @@ def put_finished(temporary: Path, target: Path) -> None:
     Its files are on the disk by then, and have the modes that the user's umask gives: some
     libraries write theirs for the user alone.
     """
+    lines = _lines_of_files(temporary)
     listed = temporary / WRITTEN
-    files = [path for path in _files(temporary) if path != listed]
-    lines = sorted(f"{_content(p)} {_relative(p, temporary)}\n" for p in files)
-    listed.write_text("".join(lines), encoding="utf-8")
+    listed.write_text("".join(f"{line}\n" for line in sorted(lines.values())), encoding="utf-8")
     mode = stat.S_IMODE(listed.stat().st_mode)
-    for path in (*files, listed):
+    for path in (*lines, listed):
         if path.is_symlink():
             continue
         if stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)
         fsync(path)
-    for path in {temporary, *(path.parent for path in files)}:
+    for path in {temporary, *(path.parent for path in lines)}:
         fsync(path)
     remove(target)
     temporary.rename(target)
@@ -486,11 +484,7 @@ def remove_unnamed(leftover: Path) -> None:
     listed = leftover / WRITTEN
     if listed.is_file():
         written = set(listed.read_text(encoding="utf-8", errors="replace").splitlines())
-        others = [
-            path
-            for path in _files(leftover)
-            if path != listed and f"{_content(path)} {_relative(path, leftover)}" not in written
-        ]
+        others = [path for path, line in _lines_of_files(leftover).items() if line not in written]
         name = leftover.name.removesuffix(".tmp").removesuffix("-old")
         kept = _name_to_keep(leftover.with_name(name)) if others else leftover
         for path in others:
@@ -510,8 +504,13 @@ def _name_to_keep(path: Path) -> Path:
     return kept
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+def _lines_of_files(folder: Path) -> dict[Path, str]:
+    """A line of the list for each file in a folder, the list itself left out."""
+    lines = {}
+    for path in folder.rglob("*"):
+        if path != folder / WRITTEN and (path.is_symlink() or not path.is_dir()):
+            lines[path] = f"{_content(path)} {path.relative_to(folder).as_posix()}"
+    return lines
 
 
 def _content(path: Path) -> str:
@@ -520,7 +519,3 @@ def _content(path: Path) -> str:
     if path.is_symlink() or size > _MOST_DIGESTED_BYTES:
         return str(size)
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

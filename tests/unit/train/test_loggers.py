@@ -7,7 +7,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
-from strive.train.loggers import Loggers
+from strive.train.loggers import MetricWriters
+from strive.train.processes import start_processes
 from strive.train.run_folder import RunFolder
 
 
@@ -38,9 +39,9 @@ class Kept:
 
 def test_a_failing_logger_is_said_once_and_stops_nothing(capsys):
     deaf, kept = Deaf(), Kept()
-    loggers = Loggers({"deaf": deaf, "kept": kept})
+    loggers = MetricWriters(None, {"deaf": deaf, "kept": kept})
     for step in (1, 2, 3):
-        loggers.log(step, {"reward/mean": step / 2})
+        loggers.metrics(step, {"reward/mean": step / 2})
     loggers.close(failed=False)
     said = capsys.readouterr().err.splitlines()
     assert said == [
@@ -53,17 +54,18 @@ def test_a_failing_logger_is_said_once_and_stops_nothing(capsys):
 
 def test_loggers_get_finite_numbers_alone():
     kept = Kept()
-    Loggers({"kept": kept}).log(4, {"a": 1, "b": float("nan"), "c": float("inf"), "d": "text"})
+    MetricWriters(None, {"kept": kept}).metrics(
+        4, {"a": 1, "b": float("nan"), "c": float("inf"), "d": "text"}
+    )
     assert kept.rows == [(4, {"a": 1})]
 
 
 def test_tensorboard_voids_what_came_after_the_checkpoint(tmp_path):
     folder, config = RunFolder(tmp_path), TrainConfig()
     for first_step, values in ((0, {1: 0.1, 2: 0.2, 3: 0.3}), (1, {2: 0.4})):
-        loggers = Loggers.start(folder, config, first_step)
-        for step, value in values.items():
-            loggers.log(step, {"reward/mean": value})
-        loggers.close(failed=False)
+        with MetricWriters.opened(folder, config, start_processes(), first_step) as writers:
+            for step, value in values.items():
+                writers.metrics(step, {"reward/mean": value})
     events = EventAccumulator(str(folder.tensorboard))
     events.Reload()
     scalars = [(event.step, round(event.value, 3)) for event in events.Scalars("reward/mean")]
