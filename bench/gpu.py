@@ -42,11 +42,11 @@ from bench.step_model import (
     sharpen_head,
 )
 from bench.step_ours import Ours
+from strive.choices import AttentionMode, DecodeMode
 from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
-from strive.models.attention import AttentionMode
+from strive.models.decoding import Decoder
 from strive.models.family import VisionFeatures
-from strive.models.generate import DecodeMode, generate
 from strive.models.inputs import PromptInputs
 from strive.models.loading import DTYPES, Policy
 from strive.models.logprobs import LogProbMode, completion_logprobs_batch
@@ -202,13 +202,11 @@ class Measured:
         if self._features is None:
             self._features = encode_videos(self.policy, prompts)
         shape = (len(prompts), config.num_generations, num_tokens)
-        generate(
-            self.policy,
+        Decoder(self.policy, mode=mode)(
             prompts,
             self._features,
             sampling=dataclasses.replace(sampling_of(config), max_new_tokens=num_tokens),
             uniforms_RGL=np.random.default_rng(0).random(shape),
-            decode_mode=mode,
         )
 
     def decoding(self, repeats: int, bandwidth: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 
 from recipes.measure import DecodedClip
 from strive.answers import build_question, grade_completion, has_think_answer_format
-from strive.models.generate import generate
+from strive.models.decoding import Decoder
 from strive.models.inputs import VideoFrames, prepare_prompts
 from strive.models.loading import Policy, load_policy
 from strive.models.sampling import Sampling
@@ -95,8 +95,7 @@ def run_view(
         if num_generations > 1:
             rng = derive_rng("sample", seed, start)
             uniforms = rng.random((len(part), num_generations, _MAX_NEW_TOKENS))
-        written = generate(
-            policy,
+        written = Decoder(policy)(
             prompts,
             sampling=Sampling(num_generations, _MAX_NEW_TOKENS),
             greedy=num_generations == 1,

@@ -115,20 +115,16 @@ def _ask(
     benchmark: str,
 ) -> list[Sample]:
     """Write one answer to each question; returns them graded."""
-    from strive.models.generate import generate
+    from strive.models.decoding import Decoder
     from strive.models.inputs import prepare_prompts
     from strive.models.sampling import Sampling
 
     texts = [build_question(record, config.template) for record, _ in asked]
     videos = [video for _, video in asked]
     hashes = [prompt_hash(record, source, config) for record, _ in asked]
-    completions = generate(
-        policy,
-        prepare_prompts(policy, texts, videos, max_pixels=config.max_pixels),
-        sampling=Sampling(num_generations=1, max_new_tokens=config.max_new_tokens),
-        greedy=True,
-        decode_mode=config.decode,
-    )
+    prompts = prepare_prompts(policy, texts, videos, max_pixels=config.max_pixels)
+    sampling = Sampling(num_generations=1, max_new_tokens=config.max_new_tokens)
+    completions = Decoder(policy, mode=config.decode)(prompts, sampling=sampling, greedy=True)
     samples = []
     for row, (record, video) in enumerate(asked):
         indices_1K = np.arange(len(video.pts_seconds_K))[None, :]

@@ -3,13 +3,18 @@
 Randomness is handed in as uniform numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from strive.errors import ConfigError
+from strive.models.family import VisionFeatures
+from strive.models.inputs import PromptInputs
 
 LARGEST_UNIFORM = 1.0 - 2.0**-40
 IDS_PER_BLOCK = 512
@@ -31,6 +36,39 @@ class Sampling:
                 f"sampling_temperature is {self.sampling_temperature}; it must be above 0 (use "
                 "greedy=True for the most probable token)"
             )
+
+
+@dataclass(frozen=True)
+class Completions:
+    """G completions of each of R prompts, on the CPU; positions past a length hold padding."""
+
+    tokens_RGL: Tensor
+    """Token ids, the end token included."""
+    lengths_RG: Tensor
+    truncated_RG: Tensor
+    """True where `max_new_tokens` came before an end token."""
+    logprobs_RGL: Tensor
+    """Log-probability of each token at the sampling temperature, before top-k and top-p."""
+    texts: list[list[str]]
+    """Decoded text without special tokens, [R][G]."""
+
+
+class Sampler(Protocol):
+    """What a rollout asks of whatever writes completions.
+
+    `decoding.Decoder` is the built-in one. An engine that takes no uniform numbers derives
+    its seeds from them, so that a completion depends on its own numbers and the weights alone.
+    """
+
+    def __call__(
+        self,
+        prompts: Sequence[PromptInputs],
+        features: Sequence[VisionFeatures],
+        *,
+        sampling: Sampling,
+        uniforms_RGL: NDArray[np.floating],
+    ) -> Completions:
+        """Write G completions of each prompt; arguments as of `Decoder`."""
 
 
 def choose_tokens(

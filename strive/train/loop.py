@@ -19,8 +19,8 @@ from typing import Any
 from strive import __version__
 from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted
-from strive.models.attention import require_gradient
-from strive.models.generate import generate
+from strive.models.decoding import Decoder
+from strive.models.language import require_gradient
 from strive.models.loading import (
     Policy,
     checkpoint_activations,
@@ -271,7 +271,7 @@ def build_trainer(
     )
     reference = policy.model if is_own_reference else engine.reference
     objective, surrogate = load_loss(config.objective, config.surrogate)
-    sampler = partial(generate, policy, decode_mode=config.decode)
+    sampler = Decoder(policy, mode=config.decode)
     return Trainer(
         config, policy, reference, engine, processes, rewards, objective, surrogate, sampler
     )

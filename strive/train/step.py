@@ -21,10 +21,10 @@ from torch import Tensor
 
 from strive.answers import extract_answer, extract_answer_or_text, is_parsed
 from strive.configs.schema import TrainConfig
-from strive.models.generate import Sampler
 from strive.models.loading import Policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.lora import adapters_off
+from strive.models.sampling import Sampler
 from strive.models.vision import encode_videos
 from strive.train.advantages import group_advantages
 from strive.train.engine import Engine

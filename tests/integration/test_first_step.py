@@ -80,8 +80,9 @@ def test_a_sampler_of_another_policy_and_another_reference_are_named(
         for parameter in trainer.reference.lm_head.parameters():
             parameter.data.mul_(1.01)
 
-        def hotter(*arguments, sampling_temperature, **options):
-            return trainer.sampler(*arguments, sampling_temperature=2.0, **options)
+        def hotter(*arguments, sampling, **options):
+            sampling = replace(sampling, sampling_temperature=2.0)
+            return trainer.sampler(*arguments, sampling=sampling, **options)
 
         return replace(trainer, sampler=hotter)
 

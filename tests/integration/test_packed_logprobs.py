@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from strive.lab.models import lab_model_path
-from strive.models.generate import generate
+from strive.models.decoding import Decoder
 from strive.models.inputs import VideoFrames, prepare_prompts
 from strive.models.loading import load_policy
 from strive.models.logprobs import completion_logprobs_batch
@@ -37,8 +37,7 @@ def test_rollout_packed_and_plain_agree(name: str, rule: str) -> None:
     shape = (NUM_PROMPTS, NUM_GENERATIONS, MAX_NEW_TOKENS)
     with count_encodes(policy.model) as count:
         features = encode_videos(policy, prompts)
-        rollout = generate(
-            policy,
+        rollout = Decoder(policy)(
             prompts,
             features,
             sampling=Sampling(

@@ -11,7 +11,7 @@ from strive.lab.models import lab_model_path
 from strive.lab.render import render_slots
 from strive.lab.scene import Difficulty, draw_scene
 from strive.lab.world import clip_records
-from strive.models.generate import generate
+from strive.models.decoding import Decoder
 from strive.models.inputs import VideoFrames, prepare_prompts
 from strive.models.loading import load_policy
 from strive.models.sampling import Sampling
@@ -43,8 +43,7 @@ def test_greedy_texts_are_plain_transformers(name: str) -> None:
         asked = lab_questions(num_frames)
         texts, videos = zip(*asked, strict=True)
         prompts = prepare_prompts(policy, texts, videos)
-        ours = generate(
-            policy,
+        ours = Decoder(policy)(
             prompts,
             sampling=Sampling(num_generations=1, max_new_tokens=NEW_TOKENS),
             greedy=True,

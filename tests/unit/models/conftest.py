@@ -6,6 +6,7 @@ larger than the default initialisation, so that errors in positions or masks sho
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,13 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from strive.choices import DecodeMode
+from strive.models.decoding import Decoder
+from strive.models.family import VisionFeatures
 from strive.models.inputs import PromptInputs, VideoFrames, prepare_prompts
+from strive.models.language import Backend
 from strive.models.loading import Policy, load_policy
+from strive.models.sampling import Completions
 
 torch.set_num_threads(1)
 
@@ -166,6 +172,20 @@ def policies(folders: dict[str, Path]) -> dict[str, Policy]:
 @pytest.fixture(params=FAMILIES)
 def policy(request: pytest.FixtureRequest, policies: dict[str, Policy]) -> Policy:
     return policies[request.param]
+
+
+def generate(
+    policy: Policy,
+    prompts: list[PromptInputs],
+    features: list[VisionFeatures] | None = None,
+    *,
+    decode_mode: DecodeMode = "auto",
+    compile_backend: Backend | None = None,
+    **options: Any,
+) -> Completions:
+    """Completions of prompts by a decoder of their own."""
+    decoder = Decoder(policy, mode=decode_mode, backend=compile_backend)
+    return decoder(prompts, features, **options)
 
 
 def make_video(

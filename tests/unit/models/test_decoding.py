@@ -9,13 +9,12 @@ import torch
 
 from strive.errors import ModelError, UnknownNameError
 from strive.models import decoding
-from strive.models.generate import Completions, generate
 from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.models.lora import add_adapters
-from strive.models.sampling import Sampling
+from strive.models.sampling import Completions, Sampling
 
-from .conftest import FAMILIES, make_prompts
+from .conftest import FAMILIES, generate, make_prompts
 from .test_generate import ending_often, uneven_prompts, uniforms
 
 

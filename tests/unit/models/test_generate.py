@@ -9,13 +9,12 @@ import torch
 from scipy import stats
 
 from strive.errors import ConfigError
-from strive.models.generate import Completions, generate
 from strive.models.inputs import PromptInputs, prepare_prompts
 from strive.models.loading import Policy, checkpoint_activations, make_policy
-from strive.models.sampling import Sampling
+from strive.models.sampling import Completions, Sampling
 from strive.models.vision import count_encodes, encode_videos
 
-from .conftest import QUESTIONS, make_prompts, make_video
+from .conftest import QUESTIONS, generate, make_prompts, make_video
 
 
 def with_rule(policy: Policy, rule: str) -> Policy:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from strive.errors import UnknownNameError
-from strive.models.generate import generate
 from strive.models.inputs import PromptInputs, prepare_prompts
 from strive.models.loading import Policy, make_policy
 from strive.models.logprobs import (
@@ -18,7 +17,7 @@ from strive.models.logprobs import (
 from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 
-from .conftest import make_prompts, make_video
+from .conftest import generate, make_prompts, make_video
 from .test_generate import checkpointed, ending_often, uniforms
 
 

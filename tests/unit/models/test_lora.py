@@ -10,14 +10,13 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from strive.errors import ConfigError
-from strive.models.generate import generate
 from strive.models.loading import Policy, load_policy, save_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.lora import adapters_off, add_adapters, base_parameters, merged_state_dict
 from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 
-from .conftest import FAMILIES, make_prompts
+from .conftest import FAMILIES, generate, make_prompts
 
 
 @pytest.fixture(params=FAMILIES)

@@ -8,14 +8,13 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from strive.models.attention import FlexSegments, SplitSegments
-from strive.models.generate import generate
+from strive.models.language import FlexSegments, SplitSegments
 from strive.models.loading import Policy, load_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 
-from .conftest import FAMILIES, make_prompts
+from .conftest import FAMILIES, generate, make_prompts
 from .test_attention import make_rows
 from .test_generate import ending_often, uneven_prompts, uniforms
 

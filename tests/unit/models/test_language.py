@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask
 
 from strive.errors import ConfigError, ModelError, UnknownNameError
-from strive.models import attention
-from strive.models.attention import (
+from strive.models import language
+from strive.models.language import (
     NAME,
     FlexSegments,
     SplitSegments,
@@ -216,7 +216,7 @@ def test_past_the_limit_of_graphs_is_an_error(
     backend: CountingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the way without a kernel, which would be slow and large without a word."""
-    monkeypatch.setattr(attention, "MOST_GRAPHS", 1)
+    monkeypatch.setattr(language, "MOST_GRAPHS", 1)
     with torch._dynamo.config.patch(recompile_limit=1):
         check_compiled([(9, [3, 2])], backend, heads=4)
         with pytest.raises(ModelError, match=r"cannot compile flex-attention.*set attention=sdpa"):
