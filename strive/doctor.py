@@ -88,13 +88,13 @@ def check_import(module: str, package: str) -> Iterator[Finding]:
 
 def check_torchcodec() -> Iterator[Finding]:
     """Report the optional decoder, which needs FFmpeg's shared libraries on the system."""
-    rgb_decoders = importlib.import_module("strive.video.rgb_decoders")
-    problem = rgb_decoders.torchcodec_import_error()
+    decoders = importlib.import_module("strive.video.decoders")
+    problem = decoders.torchcodec_import_error()
     yield Finding(
         "torchcodec",
         "optional" if problem else "ok",
         f"not usable: {problem[:80]}" if problem else _version("torchcodec"),
-        f"not needed (PyAV decodes); for --decoder torchcodec: {rgb_decoders.TORCHCODEC_FIX}"
+        f"not needed (PyAV decodes); for --decoder torchcodec: {decoders.TORCHCODEC_FIX}"
         if problem
         else "",
     )

@@ -108,8 +108,8 @@ class FileFrames(FrameSource):
 
     def _decode(self, record: Record) -> VideoFrames:
         from strive.models.inputs import VideoFrames
+        from strive.video.decode import decode_in_worker
         from strive.video.frame_plan import FramePlan
-        from strive.video.worker import decode_in_worker
 
         config = self.config
         fewest = POOL_FRAMES if config.frames_mode == "evidence" else 1

@@ -10,8 +10,8 @@ from strive.pipeline.prepare import PrepareRule
 from strive.scorers import check_scorer_name
 from strive.video.decode import decoder_order
 from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
-from strive.video.length import parse_max_missing
 from strive.video.resize import RESIZE_RULE
+from strive.video.source import parse_max_missing
 
 
 def check_options(options: PrecomputeConfig) -> None:

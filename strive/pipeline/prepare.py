@@ -14,10 +14,9 @@ from strive.errors import CacheError, DecodeError, OutsideRootError
 from strive.files import content_digest, modified_ns, resolve_video, resolves_into_blobs
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
-from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing
-from strive.video.lifetime import scratch_folder
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
-from strive.video.worker import Job
+from strive.video.source import DEFAULT_MAX_MISSING, MaxMissing
+from strive.video.worker import Job, scratch_folder
 
 MOST_DIGESTED_BYTES = 2**28
 """Of a failed file: 0.3 s of reading. A sparse file says terabytes that nobody wrote."""

@@ -21,8 +21,7 @@ from strive.files import content_digest, locate_video, modified_ns
 from strive.pipeline.options import make_frames_key
 from strive.records import Record, read_records, sample_records, shard_records
 from strive.scorers.session import ScorerSession
-from strive.video.ebml import may_crop
-from strive.video.mov import has_matrix, names_box
+from strive.video.containers import has_matrix, may_crop, names_box
 
 # Kinds of failure that cost nothing to look at again: what the user may have changed since (the
 # folder, permissions, what is installed) shows in no file's size or time stamp.

@@ -1,11 +1,24 @@
-"""Which of FFmpeg's demuxers may open a file: two lists that together name all of a build's.
+"""What a file is, by its bytes: which containers are taken, and where their pictures end as stated.
 
-Taken is what holds pictures that move in one local file. Refused is what opens other files or
-addresses (playlists, manifests, patterns of names), what is no file (devices, filters), still
-images, text drawn as pictures, raw pictures whose size a name would have to tell, and what holds
-sound or words alone.
+FFmpeg's demuxers tell all else. They choose themselves by content, and some (HLS, DASH, concat)
+open other files and network addresses; none says how many bytes a file should have, nor compares
+Matroska's checksums.
 """
 
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from strive.errors import DecodeError
+
+# Taken is what holds pictures that move in one local file. Refused is what opens other files or
+# addresses (playlists, manifests, patterns of names), what is no file (devices, filters), still
+# images, text drawn as pictures, raw pictures whose size a name would have to tell, and what holds
+# sound or words alone; a test names all of those.
 TAKEN = frozenset(
     """
     3g2 3gp 3dostr 4xm alp amv anm apng apv argo_brp argo_cvg asf asf_o av1 avi avs avs2 avs3
@@ -19,43 +32,302 @@ TAKEN = frozenset(
     live_flv
     """.split()  # noqa: SIM905 - a list of 140 quoted names would not be read
 )
-_REFUSED = {
-    "open other files or addresses": """
-        concat dash hls hds imf sdp rtp rtsp sap redir applehttp smoothstreaming
-        webm_dash_manifest mpjpeg
-    """,
-    "still images": """
-        image2 image2pipe alias_pix brender_pix bmp_pipe cri_pipe dds_pipe dpx_pipe exr_pipe
-        gem_pipe gif_pipe hdr_pipe ico j2k_pipe jpeg_pipe jpegls_pipe jpegxl_pipe
-        jpegxs_pipe pam_pipe pbm_pipe pcx_pipe pfm_pipe pgm_pipe pgmyuv_pipe pgx_pipe
-        phm_pipe photocd_pipe pictor_pipe png_pipe ppm_pipe psd_pipe qdraw_pipe qoi_pipe
-        sgi_pipe sunrast_pipe svg_pipe svs tiff_pipe txd vbn_pipe webp_pipe xbm_pipe
-        xpm_pipe xwd_pipe fits msp
-    """,
-    "devices and filters": """
-        alsa fbdev kmsgrab lavfi oss pulse sndio video4linux2 v4l2 x11grab xcbgrab jack
-        openal dshow gdigrab avfoundation bktr decklink iec61883 libcdio libdc1394 vfwcap
-        android_camera audiotoolbox
-    """,
-    "text drawn, raw pictures of unknown size, discs, scripts": """
-        adf bin idf tty xbin rawvideo bitpacked v210 v210x mpegtsraw data ffmetadata vobsub
-        dvdvideo bluray avisynth vapoursynth s337m
-    """,
-    "sound alone": """
-        aa aac aax ac3 ac4 ace acm act adp ads adx aea afc aiff aix alaw amr amrnb amrwb
-        apac apc ape apm aptx aptx_hd argo_asf ast au avr bfstm bit boa bonk brstm caf
-        codec2 codec2raw daud dfpwm dsf dss dts dtshd eac3 epaf f32be f32le f64be f64le flac
-        fsb fwse g722 g723_1 g726 g726le g728 g729 genh gsm hca hcom iamf ilbc ircam kvag
-        laf lc3 loas mca mlp mmf mp3 mpc mpc8 msf mtaf mulaw musx binka nistsphere nsp oma
-        osq pp_bnk pvf qcp qoa redspark rka rsd rso s16be s16le s24be s24le s32be s32le s8
-        sbc sbg scd sdns sdr2 sds sdx shn sln smus sol sox spdif svag tak truehd tta u16be
-        u16le u24be u24le u32be u32le u8 vag voc vpk vqf w64 wady wav wavarc wsaud wsd wv
-        wve xa xvag xwma libgme libmodplug libopenmpt
-    """,
-    "words alone": """
-        aqtitle ass dvbsub dvbtxt jacosub lrc mcc microdvd mpl2 mpsub pjs rcwt realtext sami
-        scc srt stl subviewer subviewer1 sup tedcaptions vplayer webvtt
-    """,
-}
-REFUSED = frozenset(" ".join(_REFUSED.values()).split())
 FORMAT_WHITELIST = ",".join(sorted(TAKEN))
+
+# --- first bytes --------------------------------------------------------------------------------
+
+_HEAD_BYTES = 1 << 16
+_PROBED_BYTES = 1 << 20  # FFmpeg looks no further for what a file is
+_PLAYLIST_PREFIXES = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"#EXTINF")
+# DASH and Smooth Streaming are recognised by FFmpeg anywhere in the probed head.
+_MANIFEST_MARKS = (b"<mpd", b"<smoothstreamingmedia", b"<asx", b"<smil")
+
+_KNOWN_BEGINNINGS = (b"\x1a\x45\xdf\xa3", b"FLV", b"0&\xb2u\x8ef\xcf\x11", b"OggS")
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+IMAGE_ROWS = "a record of an image says data_type: image, and is passed over"
+_STILL_BRANDS = (b"avif", b"heic", b"heix", b"mif1")  # of an MP4 that holds one picture
+
+
+def check_first_bytes(path: Path) -> None:
+    """Refuse what is no file with a video in it, as far as its first bytes show.
+
+    decord and torchcodec take no list of demuxers that may serve, so whatever begins like a
+    playlist or manifest is refused here, before any decoder opens it.
+
+    Raises:
+        DecodeError: `missing`, `unreadable`, `empty_file`, `playlist` or `not_a_video`.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DecodeError("missing", f"no file at {path}") from None
+    except (OSError, ValueError) as error:
+        # A loop of links, a name that is too long, one with a NUL byte.
+        reason = getattr(error, "strerror", None) or error
+        raise DecodeError("missing", f"no file can be at {str(path)[:200]!r}: {reason}") from None
+    if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+        raise DecodeError("not_a_video", f"{path} is not a regular file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PROBED_BYTES)
+    except OSError as error:
+        raise DecodeError("unreadable", f"{path}: {error.strerror}") from None
+    if not head:
+        raise DecodeError("empty_file", f"{path} has no bytes")
+    # In text, FFmpeg finds a manifest however far behind the beginning; a NUL ends the text. The
+    # title of a video may hold any of the marks.
+    lowered = head.partition(b"\0")[0].lower()
+    stripped = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if stripped.startswith(_PLAYLIST_PREFIXES) or any(mark in lowered for mark in _MANIFEST_MARKS):
+        raise DecodeError(
+            "playlist", f"{path} is a playlist or manifest, which may name other files or addresses"
+        )
+    if head[4:8] == b"ftyp" and head[8:12] in _STILL_BRANDS:
+        raise DecodeError(
+            "not_a_video",
+            f"{path} is a still image; {IMAGE_ROWS}",
+        )
+
+
+def begins_like_a_video(path: Path) -> bool:
+    """Whether a file that no demuxer opens begins like a container of video all the same."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head.startswith(_KNOWN_BEGINNINGS) or head[4:8] in _MP4_BOXES or head[8:12] == b"AVI "
+
+
+# --- where the pictures end as stated -------------------------------------------------------------
+
+
+def stated_bytes(path: Path, container: str) -> tuple[int, int | None] | None:
+    """Return where the pictures of a file begin, and where they end as its header states.
+
+    The end is None where this file does not state it. None for a container that never does.
+    """
+    if container not in _STATED_BYTES:
+        return None
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        return _STATED_BYTES[container](file, size)
+
+
+def _boxes_of(file: BinaryIO, size: int) -> list[tuple[bytes, int, int]]:
+    """Return a file's top boxes while they follow one another: (kind, first byte, stated end)."""
+    found, at = [], 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        elif length == 0:  # to the end of the file
+            length = size - at
+        if length < 8:
+            break
+        found.append((kind, at, at + length))
+        at += length
+    return found
+
+
+def _mov_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
+    """Return where the pictures begin and where they end as stated: None if nothing is stated.
+
+    What is appended behind the last box of pictures is no concern; fragments state nothing.
+    """
+    boxes = _boxes_of(file, size)
+    if any(kind == b"moof" for kind, _, _ in boxes):
+        return 0, None
+    return 0, max((end for kind, _, end in boxes if kind == b"mdat"), default=None)
+
+
+def _matroska_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
+    bounds = _segment(file)
+    return 0, None if bounds is None else bounds[1]
+
+
+def _avi_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
+    """A long file has several lists of pictures, in one RIFF part each."""
+    at, start, end = 0, 0, None
+    while True:
+        kind, length, form = _chunk(file, at)
+        if kind != b"RIFF" or form not in (b"AVI ", b"AVIX") or not 0 < length < 0xFFFFFFFF:
+            return start, end
+        end, inner = at + 8 + length, at + 12
+        while inner + 12 <= min(end, size):
+            kind, inner_length, form = _chunk(file, inner)
+            if kind == b"LIST" and form == b"movi":
+                start = start or inner
+                # Within its part: recorders write any size that they did not come to fill in.
+                end = min(end, inner + 8 + inner_length) if inner_length > 4 else end
+                break
+            inner += 8 + inner_length + inner_length % 2
+        at += 8 + length + length % 2
+
+
+def _chunk(file: BinaryIO, at: int) -> tuple[bytes, int, bytes]:
+    file.seek(at)
+    head = file.read(12)
+    return head[:4], int.from_bytes(head[4:8], "little"), head[8:]
+
+
+# ASF's File Properties Object, and the flag of a broadcast (its sizes mean nothing).
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_BROADCAST = 1
+
+
+def _asf_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or at + 92 > len(head):
+        return 0, None
+    (header_bytes,) = struct.unpack_from("<Q", head, 16)
+    (stated,) = struct.unpack_from("<Q", head, at + 40)
+    (flags,) = struct.unpack_from("<I", head, at + 88)
+    return header_bytes, None if flags & _ASF_BROADCAST else stated
+
+
+def _flv_bytes(file: BinaryIO, size: int) -> tuple[int, int | None]:
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    at = head.find(b"filesize\x00")  # a number of the file's own metadata
+    if at < 0 or at + 17 > len(head):
+        return 0, None
+    (stated,) = struct.unpack_from(">d", head, at + 9)
+    return 0, int(stated) if 0 < stated < 2**53 else None
+
+
+_STATED_BYTES: dict[str, Callable[[BinaryIO, int], tuple[int, int | None]]] = {
+    "mov": _mov_bytes,
+    "matroska": _matroska_bytes,
+    "flv": _flv_bytes,
+    "avi": _avi_bytes,
+    "asf": _asf_bytes,
+}
+
+
+def breaks_off(path: Path, pid: int) -> tuple[bool, bool]:
+    """Whether a transport stream ends within a packet, and within a picture of its stream `pid`.
+
+    Packets lie 188, 192 or 204 bytes apart and begin with 0x47, whatever lies in front of them all.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 9 * 204))
+        tail = file.read()
+    for at in range(len(tail) - 1, max(len(tail) - 188, 7 * 204), -1):
+        if any(set(tail[at - 7 * step : at + 1 : step]) == {0x47} for step in (188, 192, 204)):
+            head = int.from_bytes(tail[at : at + 4].ljust(4, b"\0"), "big")
+            # It is of that stream, begins nothing new, and holds something.
+            return True, (head >> 8 & 0x1FFF, head & 0x400010) == (pid, 0x10)
+    return False, False
+
+
+# --- Matroska and WebM (RFC 9559): sizes that chain, and checksums -------------------------------
+
+# A file is an EBML header and a segment; a segment is a row of elements, most of them clusters of
+# frames. An element is an id, a size and its content, and may begin with a CRC-32 of its rest.
+_EBML = 0x1A45DFA3
+_SEGMENT = 0x18538067
+_CLUSTER = 0x1F43B675
+_CRC_32 = 0xBF
+_MAX_CHECKED_BYTES = 64 << 20  # of one element; FFmpeg's clusters have 5 MiB at most
+
+
+def damaged_ranges(path: Path) -> tuple[tuple[int, int], ...]:
+    """Return the clusters whose content differs from their checksum: (first byte, end)."""
+    found = []
+    with path.open("rb") as file:
+        at, end = _segment(file) or (0, 0)
+        end = min(end, path.stat().st_size)
+        while at < end:
+            file.seek(at)
+            element = _header(file.read(12), 0)
+            kind, length, header_bytes = element or (0, None, 0)
+            if length is None:
+                break  # written live, or lost: nothing after this can be followed
+            start, at = at + header_bytes, at + header_bytes + length
+            if kind == _CLUSTER and length <= _MAX_CHECKED_BYTES and at <= end:
+                file.seek(start)
+                if not _agrees(file.read(length)):
+                    found.append((start, at))
+    return tuple(found)
+
+
+def _segment(file: BinaryIO) -> tuple[int, int] | None:
+    """Return where the segment's content begins and ends; None if unknown."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    ebml = _header(head, 0)
+    if ebml is None or ebml[0] != _EBML or ebml[1] is None:
+        return None
+    at = ebml[2] + ebml[1]
+    segment = _header(head, at)
+    if segment is None or segment[0] != _SEGMENT or segment[1] is None:
+        return None
+    return at + segment[2], at + segment[2] + segment[1]
+
+
+def _header(data: bytes, at: int) -> tuple[int, int | None, int] | None:
+    """Return an element's id, size (None: unknown) and bytes of both; None if there is none."""
+    if at >= len(data) or data[at] < 0x10:
+        return None
+    id_bytes = 9 - data[at].bit_length()
+    kind = int.from_bytes(data[at : at + id_bytes], "big")
+    at += id_bytes
+    if at >= len(data) or data[at] == 0:
+        return None
+    num_bytes = 9 - data[at].bit_length()
+    mask = (1 << 7 * num_bytes) - 1
+    length = int.from_bytes(data[at : at + num_bytes], "big") & mask
+    return kind, (None if length == mask else length), id_bytes + num_bytes
+
+
+def _agrees(data: bytes) -> bool:
+    """Whether an element agrees with the checksum at its beginning, if it has one."""
+    first = _header(data, 0)
+    if first is None or first[0] != _CRC_32 or first[1] != 4:
+        return True
+    stated = int.from_bytes(data[first[2] : first[2] + 4], "little")
+    return zlib.crc32(memoryview(data)[first[2] + 4 :]) == stated
+
+
+# --- rows of before orientations and cropping were known ----------------------------------------
+
+_MOVIE_HEAD_BYTES = 1 << 20  # headers of tracks come before their tables, mostly
+_IDENTITY = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+# Where the matrix lies behind a box's name, by the box's version.
+_MATRIX_AT = {b"mvhd": (36, 48), b"tkhd": (40, 52)}
+_PIXEL_CROP = re.compile(rb"\x54[\xaa\xbb\xcc\xdd][\x81-\x88]")  # four ids, with a size
+
+
+def may_crop(path: Path) -> bool:
+    """Whether a file is a Matroska file whose head may say to crop its pictures."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).partition(_CLUSTER.to_bytes(4, "big"))[0]
+    return head.startswith(_EBML.to_bytes(4, "big")) and bool(_PIXEL_CROP.search(head))
+
+
+def has_matrix(path: Path) -> bool:
+    """Whether a file is an MP4 or QuickTime file whose pictures are turned, mirrored or moved."""
+    head = _movie_head(path)
+    for name, offsets in _MATRIX_AT.items():
+        at = -1
+        while (at := head.find(name, at + 1)) >= 0:
+            start = at + 4 + offsets[head[at + 4 : at + 5] == b"\1"]
+            if start + 36 <= len(head) and struct.unpack_from(">9i", head, start) != _IDENTITY:
+                return True
+    return False
+
+
+def names_box(path: Path, name: bytes) -> bool:
+    """Whether a file is an MP4 or QuickTime file whose head names a box, such as `elst`."""
+    return name in _movie_head(path)
+
+
+def _movie_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        for kind, start, end in _boxes_of(file, path.stat().st_size):
+            if kind == b"moov":
+                file.seek(start)
+                return file.read(min(end - start, _MOVIE_HEAD_BYTES))
+    return b""

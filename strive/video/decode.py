@@ -12,6 +12,8 @@ its own FFmpeg, and a worker with it holds about 120 MB. torchcodec imports torc
 seconds and 700 MB, and does not find the first frame of most MPEG-TS files.
 """
 
+import atexit
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,18 +23,19 @@ import numpy as np
 
 from strive.errors import ConfigError, DecodeError, unknown_name
 from strive.records import VideoFacts
-from strive.video.frame_plan import FramePlan
-from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing
-from strive.video.pyav_decoder import NotExactError, decode_pyav
-from strive.video.resize import FrameScaler
-from strive.video.rgb_decoders import (
+from strive.video.decoders import (
     TORCHCODEC_FIX,
+    NotExactError,
     decode_decord,
+    decode_pyav,
     decode_torchcodec,
     torchcodec_import_error,
 )
-from strive.video.source import VideoSource
+from strive.video.frame_plan import FramePlan
+from strive.video.resize import FrameScaler
+from strive.video.source import DEFAULT_MAX_MISSING, MaxMissing, VideoSource
 from strive.video.whole import decode_whole, probe
+from strive.video.worker import DEFAULT_TIMEOUT_SECONDS, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +173,40 @@ def _damage_notes(source: VideoSource, indices_F: np.ndarray, allow_damaged: boo
             "--allow-damaged takes it as players show it, --repair leaves such frames out",
         )
     return ["damaged"]
+
+
+_own = threading.local()
+
+
+def decode_in_worker(
+    path: Path,
+    plan: FramePlan,
+    *,
+    max_pixels: int | None = None,
+    decoder: str = "auto",
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    threads: int = 1,
+) -> DecodedVideo:
+    """Decode one video in this thread's worker; the worker is kept for the next call.
+
+    Raises:
+        DecodeError: the video cannot be decoded, took too long or crashed the decoder.
+    """
+    if not hasattr(_own, "worker"):
+        _own.worker = Worker()
+        atexit.register(_own.worker.close)
+    remaining = decoder_order(decoder)
+    while True:
+        kwargs = {
+            "path": path,
+            "plan": plan,
+            "max_pixels": max_pixels,
+            "decoders": remaining,
+            "threads": threads,
+        }
+        try:
+            return _own.worker.call(decode_frames, kwargs, timeout_seconds)
+        except DecodeError as error:
+            if error.kind not in ("timeout", "crashed") or len(remaining) == 1:
+                raise
+            remaining = remaining[1:]

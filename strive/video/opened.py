@@ -15,8 +15,7 @@ from av.sidedata import sidedata
 from av.stream import Disposition
 
 from strive.errors import DecodeError
-from strive.video.containers import FORMAT_WHITELIST
-from strive.video.sniff import IMAGE_ROWS, begins_like_a_video
+from strive.video.containers import FORMAT_WHITELIST, IMAGE_ROWS, begins_like_a_video
 
 # FFmpeg's own messages would go to the terminal past the progress bar; errors come as exceptions.
 av.logging.set_level(av.logging.PANIC)

@@ -17,9 +17,9 @@ import ffmpeg
 import imageio_ffmpeg
 
 from strive.errors import DecodeError
-from strive.video.lifetime import die_with_parent
+from strive.video.containers import check_first_bytes
 from strive.video.opened import LOCAL_FILES_ONLY, MAX_SOURCE_PIXELS
-from strive.video.sniff import check_first_bytes
+from strive.video.worker import die_with_parent
 
 # What a fresh container or encoding may cure. Not a file that is no video at all, lies outside the
 # root, names other files, or took too long or too much memory.

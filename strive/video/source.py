@@ -15,13 +15,11 @@ import av.container
 import av.error
 import numpy as np
 
-from strive.errors import DecodeError
-from strive.video import orientation
-from strive.video.ebml import damaged_ranges
+from strive.errors import ConfigError, DecodeError
+from strive.video.containers import breaks_off, check_first_bytes, damaged_ranges, stated_bytes
 from strive.video.frame_plan import SourceFacts
-from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing, breaks_off, check_length
 from strive.video.opened import Cropping, open_container, packets_of, stated_cropping, video_stream
-from strive.video.sniff import check_first_bytes
+from strive.video.resize import AS_STORED, orientation_of
 
 # Codecs with one packet a picture, of which tests show, picture for picture, that what is saved in
 # decoding changes nothing.
@@ -45,6 +43,92 @@ _PROGRESSIVE_OR_UNKNOWN = (0, 1)  # FFmpeg's AV_FIELD_UNKNOWN, AV_FIELD_PROGRESS
 _MAX_NOT_CODED_BYTES = 19  # FFmpeg's MAX_NVOP_SIZE
 # Their header states how long the longest of all streams is.
 _STATED_BY_CONTAINER = ("matroska", "flv", "asf")
+
+
+# --- how much of a file is there ----------------------------------------------------------------
+
+# A download that broke off often decodes without complaint up to where it ends, and its frames
+# would then pass for those of the whole video.
+_ROUNDED_SECONDS = 0.1  # by so much writers round what they state
+_SLOPPY_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class MaxMissing:
+    """How much of a video's stated length may be missing: the larger of the two."""
+
+    seconds: float = 1.0
+    share: float = 0.02
+
+    def allows(self, missing_seconds: float, stated_seconds: float) -> bool:
+        """Whether so much may be missing."""
+        return missing_seconds <= max(self.seconds, self.share * stated_seconds)
+
+
+DEFAULT_MAX_MISSING = MaxMissing()
+
+
+def parse_max_missing(text: str | None) -> MaxMissing:
+    """Read `5s`, `10%` or `any`; None is the default, the larger of one second and 2 %.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if text is None:
+        return DEFAULT_MAX_MISSING
+    if text == "any":
+        return MaxMissing(float("inf"), 0.0)
+    number, unit = text[:-1], text[-1:]
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if unit not in ("s", "%") or not 0 <= value < float("inf"):
+        raise ConfigError(f"--max-missing {text}; write seconds (5s), a share (10%) or any")
+    return MaxMissing(value, 0.0) if unit == "s" else MaxMissing(0.0, value / 100)
+
+
+def check_length(
+    path: Path,
+    container: str,
+    stated_seconds: float | None,
+    reached_seconds: float,
+    max_missing: MaxMissing,
+) -> list[str]:
+    """Compare what was reached with what is stated, and return what is to be noted.
+
+    Raises:
+        DecodeError: `incomplete`; more is missing than may be, and bytes are short or uncounted.
+    """
+    bounds = stated_bytes(path, container)
+    if bounds is None:
+        return ["no_stated_length"]
+    start, end = bounds
+    size = path.stat().st_size
+    # FFmpeg gives no time for a file of these that was cut.
+    if container in ("avi", "asf") and end is not None and end > size > start:
+        if end - size <= max(_SLOPPY_BYTES, 0.02 * end):
+            end = size  # many writers get their own sizes wrong by a little
+        else:
+            by_bytes = reached_seconds * (end - start) / (size - start)
+            stated_seconds = max(stated_seconds or 0.0, by_bytes)
+    if not stated_seconds or (container == "mov" and end is None):
+        return ["no_stated_length"]
+    missing = stated_seconds - reached_seconds
+    is_whole = end is not None and end <= size
+    if is_whole and not DEFAULT_MAX_MISSING.allows(missing, stated_seconds):
+        return ["stated_longer"]
+    if not is_whole and not max_missing.allows(missing, stated_seconds):
+        found = "" if end is None else f" and has {size} of {end} bytes"
+        raise DecodeError(
+            "incomplete",
+            f"{path.name} ends at {reached_seconds:.2f} of {stated_seconds:.2f} s{found}; "
+            "--max-missing says how much may be missing",
+        )
+    return ["ends_early"] if missing > _ROUNDED_SECONDS else []
+
+
+# --- the index ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +155,7 @@ class VideoSource:
     fps: float
     duration_seconds: float
     way: str = "index"
-    orientation: int = orientation.AS_STORED
+    orientation: int = AS_STORED
     cropping: Cropping | None = None
     notes: tuple[str, ...] = ()
     num_packets: int = 0
@@ -136,7 +220,7 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
         stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
         num_frames = packets.num_shown if order.pts_N is None else len(order.pts_N)
         fps, duration = rate_and_duration(stated_fps, order.pts_N, num_frames or 1, tick)
-        number, is_exact = orientation.of_picture(packets.first) if packets.first else (1, True)
+        number, is_exact = orientation_of(packets.first) if packets.first else (1, True)
         if way == "index" and order.pts_N is not None and has_gaps(order.pts_N, container):
             notes.append("gaps")
         if way == "index" and not packets.begins_with_keyframe:

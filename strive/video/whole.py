@@ -18,18 +18,19 @@ from av.bitstream import BitStreamFilterContext
 from av.video.frame import PictureType
 
 from strive.errors import DecodeError
-from strive.video import orientation
-from strive.video.length import DEFAULT_MAX_MISSING, MaxMissing
-from strive.video.lifetime import ask_for_time
 from strive.video.opened import open_container, packets_of, report_damage, video_stream
+from strive.video.resize import orientation_of
 from strive.video.source import (
+    DEFAULT_MAX_MISSING,
     MAX_STEP_SECONDS,
     STREAMS_OF_PACKETS,
+    MaxMissing,
     VideoSource,
     has_gaps,
     rate_and_duration,
     read_index,
 )
+from strive.video.worker import ask_for_time
 
 # Supplemental information, which players pass over where it is malformed and a decoder that reports
 # damage does not. Of HEVC what is filtered has start codes, however it came.
@@ -87,7 +88,7 @@ def decode_whole(source: VideoSource) -> VideoSource:
         if shown[ordinal].packet >= end and is_damaged_N[ordinal]:
             del shown[ordinal:]
             break
-    orientation_number, is_exact = orientation.of_picture(first)
+    orientation_number, is_exact = orientation_of(first)
     stamps = chosen_stamps([(picture.pts, picture.dts) for picture in shown])
     pts_N, is_mended = _times(stamps, source)
     fps, duration = rate_and_duration(source.stated_fps, pts_N, len(shown), source.seconds_per_tick)

@@ -6,7 +6,7 @@ over a pipe, is killed when a job exceeds its wall-clock limit, and is replaced.
 `MAX_WORKER_BYTES` of memory and no more, and its temporary files go with it.
 """
 
-import atexit
+import ctypes
 import multiprocessing.connection
 import os
 import queue
@@ -26,9 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from strive.errors import DecodeError
-from strive.video.decode import DecodedVideo, decode_frames, decoder_order
-from strive.video.frame_plan import FramePlan
-from strive.video.lifetime import SCRATCH_VARIABLE, die_with_parent, hear_asking
 
 # An hour of 1080p decodes in three to four minutes on one core.
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -42,7 +39,60 @@ MAX_WORKER_BYTES = 8 << 30
 
 # Not `-m`: it would put the working directory first, where a user's `queue.py` shadows Python's.
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-_BOOT = "import sys; sys.path.append(sys.argv[1]); import strive.video.worker as w; w.main()"
+# What decodes is loaded before the first job, whose time limit does not pay for it.
+_BOOT = (
+    "import sys; sys.path.append(sys.argv[1]); import strive.video.decode; "
+    "import strive.video.worker as w; w.main()"
+)
+SCRATCH_VARIABLE = "STRIVE_SCRATCH"
+
+# --- a process and its children ------------------------------------------------------------------
+
+_PR_SET_PDEATHSIG = 1
+# Looked up on import: between fork and exec nothing may be loaded any more.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask Linux to kill this process when the thread that started it ends, however it ends."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)  # the parent was gone before the request took effect
+
+
+def scratch_folder() -> Path | None:
+    """Make and return the folder for this worker's temporary files, which its parent removes.
+
+    None outside a worker: then the system's own place serves.
+    """
+    name = os.environ.get(SCRATCH_VARIABLE)
+    if name is None:
+        return None
+    folder = Path(name)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+_ask_for_time: Callable[[float], None] | None = None
+
+
+def ask_for_time(seconds: float) -> None:
+    """Tell whoever waits for this job that it may take so long from its start; nobody may listen.
+
+    A file may state any length: the asker counts what it has read.
+    """
+    if _ask_for_time is not None:
+        _ask_for_time(seconds)
+
+
+def hear_asking(listener: Callable[[float], None]) -> None:
+    """Have a listener hear of every job of this process that asks for time."""
+    global _ask_for_time
+    _ask_for_time = listener
+
+
+# --- workers ------------------------------------------------------------------------------------
 
 
 class Worker:
@@ -272,43 +322,6 @@ class WorkerPool:
                 return
             except queue.Full:
                 continue
-
-
-_own = threading.local()
-
-
-def decode_in_worker(
-    path: Path,
-    plan: FramePlan,
-    *,
-    max_pixels: int | None = None,
-    decoder: str = "auto",
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
-    threads: int = 1,
-) -> DecodedVideo:
-    """Decode one video in this thread's worker; the worker is kept for the next call.
-
-    Raises:
-        DecodeError: the video cannot be decoded, took too long or crashed the decoder.
-    """
-    if not hasattr(_own, "worker"):
-        _own.worker = Worker()
-        atexit.register(_own.worker.close)
-    remaining = decoder_order(decoder)
-    while True:
-        kwargs = {
-            "path": path,
-            "plan": plan,
-            "max_pixels": max_pixels,
-            "decoders": remaining,
-            "threads": threads,
-        }
-        try:
-            return _own.worker.call(decode_frames, kwargs, timeout_seconds)
-        except DecodeError as error:
-            if error.kind not in ("timeout", "crashed") or len(remaining) == 1:
-                raise
-            remaining = remaining[1:]
 
 
 def _limit_memory(num_bytes: int) -> None:

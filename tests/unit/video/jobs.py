@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from strive.errors import DecodeError
-from strive.video.lifetime import ask_for_time, scratch_folder
 from strive.video.repair import repaired_copies
+from strive.video.worker import ask_for_time, scratch_folder
 
 
 def is_alive(pid: int) -> bool:

@@ -8,13 +8,53 @@ import pytest
 from av.format import ContainerFormat
 
 from strive.errors import DecodeError
-from strive.video.containers import REFUSED, TAKEN
+from strive.video.containers import TAKEN, check_first_bytes
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
 from video.coded_clips import numbers_of, write_clip
 from video.odd_clips import transport_packets
 
 NUM_FRAMES = 40
+# What a build may open and we do not.
+REFUSED_BY_KIND = {
+    "open other files or addresses": """
+        concat dash hls hds imf sdp rtp rtsp sap redir applehttp smoothstreaming
+        webm_dash_manifest mpjpeg
+    """,
+    "still images": """
+        image2 image2pipe alias_pix brender_pix bmp_pipe cri_pipe dds_pipe dpx_pipe exr_pipe
+        gem_pipe gif_pipe hdr_pipe ico j2k_pipe jpeg_pipe jpegls_pipe jpegxl_pipe
+        jpegxs_pipe pam_pipe pbm_pipe pcx_pipe pfm_pipe pgm_pipe pgmyuv_pipe pgx_pipe
+        phm_pipe photocd_pipe pictor_pipe png_pipe ppm_pipe psd_pipe qdraw_pipe qoi_pipe
+        sgi_pipe sunrast_pipe svg_pipe svs tiff_pipe txd vbn_pipe webp_pipe xbm_pipe
+        xpm_pipe xwd_pipe fits msp
+    """,
+    "devices and filters": """
+        alsa fbdev kmsgrab lavfi oss pulse sndio video4linux2 v4l2 x11grab xcbgrab jack
+        openal dshow gdigrab avfoundation bktr decklink iec61883 libcdio libdc1394 vfwcap
+        android_camera audiotoolbox
+    """,
+    "text drawn, raw pictures of unknown size, discs, scripts": """
+        adf bin idf tty xbin rawvideo bitpacked v210 v210x mpegtsraw data ffmetadata vobsub
+        dvdvideo bluray avisynth vapoursynth s337m
+    """,
+    "sound alone": """
+        aa aac aax ac3 ac4 ace acm act adp ads adx aea afc aiff aix alaw amr amrnb amrwb
+        apac apc ape apm aptx aptx_hd argo_asf ast au avr bfstm bit boa bonk brstm caf
+        codec2 codec2raw daud dfpwm dsf dss dts dtshd eac3 epaf f32be f32le f64be f64le flac
+        fsb fwse g722 g723_1 g726 g726le g728 g729 genh gsm hca hcom iamf ilbc ircam kvag
+        laf lc3 loas mca mlp mmf mp3 mpc mpc8 msf mtaf mulaw musx binka nistsphere nsp oma
+        osq pp_bnk pvf qcp qoa redspark rka rsd rso s16be s16le s24be s24le s32be s32le s8
+        sbc sbg scd sdns sdr2 sds sdx shn sln smus sol sox spdif svag tak truehd tta u16be
+        u16le u24be u24le u32be u32le u8 vag voc vpk vqf w64 wady wav wavarc wsaud wsd wv
+        wve xa xvag xwma libgme libmodplug libopenmpt
+    """,
+    "words alone": """
+        aqtitle ass dvbsub dvbtxt jacosub lrc mcc microdvd mpl2 mpsub pjs rcwt realtext sami
+        scc srt stl subviewer subviewer1 sup tedcaptions vplayer webvtt
+    """,
+}
+REFUSED = frozenset(" ".join(REFUSED_BY_KIND.values()).split())
 
 
 def demuxers() -> set[str]:
@@ -164,3 +204,45 @@ def test_names_do_not_choose_what_opens_a_file(tmp_path: Path) -> None:
         with pytest.raises(DecodeError) as caught:
             decode(path)
         assert caught.value.kind in ("not_a_video", "no_video_stream", "undecodable", "no_frames")
+
+
+def test_what_may_be_a_video_passes(media: Path) -> None:
+    for name in ("plain.mp4", "odd.mkv", "mpeg4.avi", "stream.ts", "text.mp4", "polyglot.mp4"):
+        check_first_bytes(media / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("zero.mp4", "empty_file"),
+        ("playlist.mp4", "playlist"),
+        ("concat.mp4", "playlist"),
+        ("dash.mp4", "playlist"),
+        ("folder.mp4", "not_a_video"),
+        ("absent.mp4", "missing"),
+    ],
+)
+def test_others_are_refused(media: Path, name: str, kind: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        check_first_bytes(media / name)
+    assert caught.value.kind == kind
+
+
+def test_a_manifest_far_behind_the_beginning_is_found(media: Path, tmp_path: Path) -> None:
+    stream = (media / "stream.ts").read_bytes()
+    for text in (b"x" * 9000 + b"<MPD xmlns='x'>", b"y" * 5000 + b"<SmoothStreamingMedia "):
+        path = tmp_path / "two_faces.ts"
+        path.write_bytes(text + stream)
+        with pytest.raises(DecodeError) as caught:
+            check_first_bytes(path)
+        assert caught.value.kind == "playlist"
+    path.write_bytes(stream + b"<MPD ")  # behind a NUL nobody looks for it
+    check_first_bytes(path)
+
+
+@pytest.mark.parametrize("title", ["<smil>", "my <MPD review>", "<ASX version='3.0'>"])
+def test_a_title_is_no_manifest(tmp_path: Path, title: str) -> None:
+    for name, how in (("a.mp4", {"movflags": "+faststart"}), ("a.mkv", {})):
+        path = write_clip(tmp_path / name, 8, metadata=f"title={title}", **how)
+        assert title.encode() in path.read_bytes()[:4096]
+        check_first_bytes(path)

@@ -7,11 +7,10 @@ from typing import Any
 import av
 import pytest
 
-from strive.video import pyav_decoder, source, whole
+from strive.video import decoders, source, whole
 from strive.video.decode import decode_frames
+from strive.video.decoders import SEEK_PACKETS, decode_runs
 from strive.video.frame_plan import FramePlan
-from strive.video.pyav_decoder import SEEK_PACKETS
-from strive.video.runs import decode_runs
 from video.coded_clips import write_clip
 
 
@@ -21,7 +20,7 @@ class Counted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packets = 0
         self.checked = 0
-        for module in (source, pyav_decoder, whole):
+        for module in (source, decoders, whole):
             monkeypatch.setattr(module, "packets_of", self._packets_of(module.packets_of))
         check = source._Packets._check
 

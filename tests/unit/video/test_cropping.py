@@ -8,8 +8,8 @@ import pytest
 
 from strive.errors import DecodeError
 from strive.video.decode import DECODERS, decode_frames
+from strive.video.decoders import decode_pyav
 from strive.video.frame_plan import FramePlan
-from strive.video.pyav_decoder import decode_pyav
 from strive.video.resize import FrameScaler
 from strive.video.whole import decode_whole, probe
 from video.coded_clips import remux, shown_by_ffmpeg, write_clip

@@ -13,9 +13,9 @@ from strive.video.decode import (
     decoder_order,
     decoder_versions,
 )
+from strive.video.decoders import decode_torchcodec, torchcodec_import_error
 from strive.video.frame_plan import FramePlan
 from strive.video.resize import FrameScaler
-from strive.video.rgb_decoders import decode_torchcodec, torchcodec_import_error
 from strive.video.whole import pictures_at, probe
 from video.coded_clips import numbers_of, write_clip, write_moving
 

@@ -10,7 +10,7 @@ import pytest
 from strive.errors import ConfigError, DecodeError
 from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
-from strive.video.length import MaxMissing, parse_max_missing
+from strive.video.source import MaxMissing, parse_max_missing
 from video.coded_clips import FFMPEG, numbers_of, write_audio, write_clip
 from video.odd_clips import transport_packets
 

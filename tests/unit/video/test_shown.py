@@ -14,10 +14,9 @@ import pytest
 from strive.errors import DecodeError
 from strive.video import source as source_module
 from strive.video.decode import DECODERS, DecodedVideo, decode_frames
+from strive.video.decoders import decode_runs, run_pictures
 from strive.video.frame_plan import FramePlan
-from strive.video.orientation import of_matrix
-from strive.video.pyav_decoder import run_pictures
-from strive.video.runs import decode_runs
+from strive.video.resize import matrix_orientation
 from strive.video.whole import decode_whole, probe
 from video.coded_clips import (
     FFMPEG,
@@ -87,10 +86,10 @@ def test_every_orientation_was_met() -> None:
     for a, b, c, d in turn.values():
         for sign in (1, -1):
             matrix = (sign * a, b, 0, sign * c, d, 0, 0, 0, 1 << 30)
-            found.add(of_matrix((*(65536 * value for value in matrix[:8]), 1 << 30))[0])
+            found.add(matrix_orientation((*(65536 * value for value in matrix[:8]), 1 << 30))[0])
     assert found == set(range(1, 9))
-    assert of_matrix((46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30)) == (1, False)
-    assert of_matrix((0,) * 9) == (1, True)
+    assert matrix_orientation((46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30)) == (1, False)
+    assert matrix_orientation((0,) * 9) == (1, True)
 
 
 @pytest.mark.parametrize("container", ["mp4", "ts"])

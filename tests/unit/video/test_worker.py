@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from strive.errors import DecodeError
-from strive.video.decode import decode_frames
+from strive.video.decode import decode_frames, decode_in_worker
 from strive.video.frame_plan import FramePlan
-from strive.video.worker import Job, Worker, WorkerPool, decode_in_worker
+from strive.video.worker import Job, Worker, WorkerPool
 from video import jobs
 from video.coded_clips import remux, write_clip
 from video.jobs import is_alive

@@ -10,16 +10,19 @@ import pytest
 
 from strive.errors import DecodeError
 from strive.video.decode import decode_frames
+from strive.video.decoders import (
+    NotExactError,
+    Run,
+    decode_pyav,
+    decode_runs,
+    has_one_temporal_layer,
+    one_run,
+    run_pictures,
+    split_runs,
+)
 from strive.video.frame_plan import FramePlan
 from strive.video.opened import open_container, video_stream
-from strive.video.pyav_decoder import (
-    NotExactError,
-    decode_pyav,
-    has_one_temporal_layer,
-    run_pictures,
-)
 from strive.video.resize import FrameScaler, as_progressive
-from strive.video.runs import Run, decode_runs, one_run, split_runs
 from strive.video.source import VideoSource
 from strive.video.whole import pictures_at, probe
 from video.coded_clips import remux, write_moving
