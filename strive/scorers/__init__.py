@@ -9,6 +9,7 @@ any class that has the methods of one of them will do: `as_scorer` makes a `Scor
 To add one, write the function and enter it in `SCORERS`; a user's own is named `module:function`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class TextLength:
     truncated: bool
 
 
-class Scorer:
+class Scorer(ABC):
     """What every scorer has; all but `identity` has a default."""
 
     kind: ScorerKind = "similarity"
@@ -84,12 +85,12 @@ class Scorer:
     device_type: str = "cpu"
     """Kind of device that it computes on."""
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Return everything that changes the numbers, as JSON values; hashed into the scorer key.
 
         `model` in it is shown in the key's name.
         """
-        raise NotImplementedError("a scorer has identity()")
 
     def text_lengths(self, questions: Sequence[str]) -> Sequence[TextLength | None]:
         """Count each question's tokens; None where that is not known."""
@@ -101,13 +102,13 @@ class SplitScorer(Scorer):
 
     mode: ClassVar[ScorerMode] = "split"
 
+    @abstractmethod
     def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """Embed uint8 RGB frames of one video: float32 [F, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed_questions(self, questions: Sequence[str]) -> np.ndarray:
         """Embed questions: float32 [Q, D]."""
-        raise NotImplementedError
 
 
 class BatchedScorer(SplitScorer):
@@ -120,13 +121,13 @@ class BatchedScorer(SplitScorer):
     mode: ClassVar[ScorerMode] = "batched"
     batch_size: int = 64
 
+    @abstractmethod
     def prepare_frames(self, frames_FHWC: np.ndarray) -> Any:
         """Bring uint8 frames of any size to rows of one shape and dtype: [F, ...]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed_prepared(self, prepared_B: Any) -> np.ndarray:
         """Embed at most `batch_size` prepared rows, padded to that size inside: float32 [B, D]."""
-        raise NotImplementedError
 
     def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """Embed the frames of one video, `batch_size` rows at a time: float32 [F, D]."""
@@ -142,11 +143,11 @@ class JointScorer(Scorer):
 
     mode: ClassVar[ScorerMode] = "joint"
 
+    @abstractmethod
     def score(
         self, frames_FHWC: np.ndarray, question: str, *, pts_seconds_F: np.ndarray
     ) -> np.ndarray:
         """Score uint8 RGB frames, shown at given times, for a question: float32 [F]."""
-        raise NotImplementedError
 
 
 class FrameFreeScorer(Scorer):
@@ -154,14 +155,14 @@ class FrameFreeScorer(Scorer):
 
     mode: ClassVar[ScorerMode] = "frame_free"
 
+    @abstractmethod
     def score_record(self, record: Record, pts_seconds_F: np.ndarray) -> np.ndarray | None:
         """Score the pool for a record: float32 [F]; None if this record cannot be scored."""
-        raise NotImplementedError
 
 
 # The methods that make an object a scorer of each kind, the first kind that fits; and what else is
 # taken from it where it has it.
-_METHODS: dict[type[Scorer], tuple[str, ...]] = {
+_METHODS: dict[Any, tuple[str, ...]] = {
     FrameFreeScorer: ("score_record",),
     BatchedScorer: ("embed_frames", "embed_questions", "prepare_frames", "embed_prepared"),
     SplitScorer: ("embed_frames", "embed_questions"),
@@ -202,15 +203,16 @@ def _adapted(name: str, made: Any) -> Scorer:
             f"{what} lacks identity(): what it returns, a dict of whatever changes the numbers, "
             "becomes part of the scorer's key"
         )
-    scorer = fitting[0]()
+    kind = fitting[0]
     members = {"kind": getattr(made, "kind", None)}
-    for member in ("identity", *_METHODS[fitting[0]], *_OPTIONAL):
+    for member in ("identity", *_METHODS[kind], *_OPTIONAL):
         if hasattr(made, member):
             members[member] = getattr(made, member)
     members["device_type"] = str(getattr(getattr(made, "device", None), "type", "cpu"))
-    if isinstance(scorer, JointScorer) and not getattr(made, "wants_times", False):
+    if kind is JointScorer and not getattr(made, "wants_times", False):
         members["score"] = lambda frames_FHWC, question, **times: made.score(frames_FHWC, question)
-    vars(scorer).update(members)
+    of_class = {name: staticmethod(m) if callable(m) else m for name, m in members.items()}
+    scorer: Scorer = type(type(made).__name__, (kind,), of_class)()
     return scorer
 
 

@@ -5,6 +5,7 @@ Their numbers must not depend on how videos are batched: batches are padded to o
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -104,9 +105,9 @@ class ImageTowerScorer(TorchScorer, BatchedScorer):
 
     pixel_rule: PixelRule
 
+    @abstractmethod
     def image_features(self, pixels_BCHW: Tensor) -> Tensor:
         """Embed the tower's input: [B, D] of any length."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def prepare_frames(self, frames_FHWC: np.ndarray) -> Tensor:

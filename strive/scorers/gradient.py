@@ -44,7 +44,12 @@ class GradientScorer(ScoringPolicy, JointScorer):
 
     def __init__(self, request: ScorerRequest) -> None:
         super().__init__(request)
-        _recompute_layers(self.policy.model)
+        # Activation checkpointing without training mode, and so without dropout: a layer
+        # checkpoints while it is `training`; what lies inside it decides about dropout.
+        checkpoint_activations(self.policy.model)
+        for module in self.policy.model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
@@ -81,7 +86,18 @@ class GradientScorer(ScoringPolicy, JointScorer):
         with torch.enable_grad():
             loss = question_loss(self.policy, prompt, pixels_ND)
             (gradient_ND,) = torch.autograd.grad(loss, pixels_ND)
-        return self._norms(gradient_ND.float(), prompt, len(frames_FHWC)).cpu().numpy()
+        vision = self.policy.config.vision_config
+        frames_FNCP = frame_gradients(
+            gradient_ND.float(),
+            prompt.video_grid_thw,
+            vision.temporal_patch_size,
+            vision.patch_size,
+        )
+        # The last frame and its repetitions are one set of pixels.
+        num_frames = len(frames_FHWC)
+        frames_FNCP[num_frames - 1] = frames_FNCP[num_frames - 1 :].sum(0)
+        weights_F: Tensor = frames_FNCP[:num_frames].norm(dim=2).mean(dim=(1, 2))
+        return weights_F.cpu().numpy()
 
     def _check_length(self, num_tokens: int) -> None:
         context = int(self.policy.config.text_config.max_position_embeddings)
@@ -91,15 +107,6 @@ class GradientScorer(ScoringPolicy, JointScorer):
                 f"the question (with its video) takes {num_tokens:,} tokens, the policy's context "
                 f"holds {context:,}",
             )
-
-    def _norms(self, gradient_ND: Tensor, prompt: PromptInputs, num_frames: int) -> Tensor:
-        vision = self.policy.config.vision_config
-        frames_FNCP = frame_gradients(
-            gradient_ND, prompt.video_grid_thw, vision.temporal_patch_size, vision.patch_size
-        )
-        # The last frame and its repetitions are one set of pixels.
-        frames_FNCP[num_frames - 1] = frames_FNCP[num_frames - 1 :].sum(0)
-        return frames_FNCP[:num_frames].norm(dim=2).mean(dim=(1, 2))
 
 
 def question_loss(policy: Policy, prompt: PromptInputs, pixels_ND: Tensor) -> Tensor:
@@ -157,14 +164,3 @@ def frame_gradients(
     return x.permute(0, 3, 1, 2, 4).reshape(
         slices * temporal_size, rows * columns, -1, patch_size**2
     )
-
-
-def _recompute_layers(model: Any) -> None:
-    """Turn on activation checkpointing without training mode, and so without dropout.
-
-    A layer checkpoints while it is `training`; what lies inside it decides about dropout.
-    """
-    checkpoint_activations(model)
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            module.training = True

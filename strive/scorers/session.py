@@ -127,7 +127,16 @@ class ScorerSession:
         return self._known
 
     def _key_and_settings(self) -> tuple[str, dict[str, Any]]:
-        scorer, identity = self.scorer, self._identity()
+        """Return the key of the loaded scorer and the settings that are kept of it.
+
+        Raises:
+            ScorerError: `identity()` raised, or what it gave is no JSON object.
+        """
+        scorer = self.scorer
+        with scorer_faults(self.name, "in identity()"):
+            identity = json.loads(json.dumps(scorer.identity(), allow_nan=False))
+        if not isinstance(identity, dict):
+            raise ScorerError(f"scorer '{self.name}': identity() gives {identity!r}, not a dict")
         fields = {
             "scorer": self.name,
             "query": self.template,
@@ -147,18 +156,6 @@ class ScorerSession:
             "details": scorer.details,
         }
         return make_key(readable, fields), settings
-
-    def _identity(self) -> dict[str, Any]:
-        """Return the scorer's own part of the key.
-
-        Raises:
-            ScorerError: it raised, or what it gave is no JSON object.
-        """
-        with scorer_faults(self.name, "in identity()"):
-            identity = json.loads(json.dumps(self.scorer.identity(), allow_nan=False))
-        if not isinstance(identity, dict):
-            raise ScorerError(f"scorer '{self.name}': identity() gives {identity!r}, not a dict")
-        return identity
 
     def _asked(self) -> dict[str, Any]:
         long_text = self.request.long_text

@@ -34,6 +34,7 @@ from strive.scorers.common import (
 DEFAULT_MODEL = "ViT-SO400M-16-SigLIP2-384"
 DEFAULT_TAG = "webli"
 QUESTION_BATCH_SIZE = 32
+_LOAD_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AssertionError, SafetensorError)
 
 
 class OpenClipScorer(ImageTowerScorer):
@@ -49,8 +50,8 @@ class OpenClipScorer(ImageTowerScorer):
         super().__init__(request)
         self.long_text = request.long_text
         self.model_name = request.model or DEFAULT_MODEL
-        source, weights, tokenizer = _resolve(self.model_name)
-        self.model, self.tokenizer = _load(self.model_name, source, weights, tokenizer)
+        source, weights = _resolve(self.model_name)
+        self.model, self.tokenizer = _load(self.model_name, source, weights)
         # Before the cast, which would round the scale: 4.7 is 4.6875 in bfloat16, and its
         # exponential 108.6 instead of 109.9.
         scale, bias = self.model.logit_scale, getattr(self.model, "logit_bias", None)
@@ -174,8 +175,8 @@ def _as_folder(model: str) -> Path | None:
     return expanded(Path(model)) if is_path else None
 
 
-def _resolve(model: str) -> tuple[str, Path, str]:
-    """Return (open_clip source, weights file, tokenizer source), fetching from the hub if needed.
+def _resolve(model: str) -> tuple[str, Path]:
+    """Return open_clip's name of a model and its weights file, fetched from the hub if needed.
 
     open_clip itself only warns when weights are missing and goes on with random ones; so the file
     is found here, and a model without one is an error.
@@ -190,18 +191,15 @@ def _resolve(model: str) -> tuple[str, Path, str]:
         found = factory._find_checkpoint_in_dir(folder)
         if found is None:
             raise ModelError(f"no weights (.safetensors) in {folder}; see --scorer-model")
-        source = f"local-dir:{folder.absolute()}"
-        return source, Path(found), source
+        return f"local-dir:{folder.absolute()}", Path(found)
     name, _, tag = model.partition("/")
     if not model.startswith("hf-hub:"):
         tag = _known_tag(name, tag)
     go_offline_if_unreachable()
     try:
         if model.startswith("hf-hub:"):
-            weights = download_pretrained_from_hf(model.removeprefix("hf-hub:"))
-            return model, Path(weights), model
-        config = factory.get_pretrained_cfg(name, tag)
-        return name, Path(download_pretrained(config)), name
+            return model, Path(download_pretrained_from_hf(model.removeprefix("hf-hub:")))
+        return name, Path(download_pretrained(factory.get_pretrained_cfg(name, tag)))
     except (OSError, RuntimeError) as error:
         raise _not_reachable(model, error) from error
 
@@ -216,47 +214,35 @@ def _known_tag(name: str, tag: str) -> str:
             "see `open_clip.list_models()` for the names that --scorer-model takes"
         )
     tags = list_pretrained_tags_by_model(name)
-    if tag and tag in tags:
-        return tag
-    if not tag and DEFAULT_TAG in tags:
-        return DEFAULT_TAG
-    if not tag and len(tags) == 1:
-        return str(tags[0])
+    wanted = tag or (str(tags[0]) if len(tags) == 1 else DEFAULT_TAG)
+    if wanted in tags:
+        return wanted
     raise ModelError(
         f"model '{name}' has the weights {', '.join(tags)}; name one as {name}/{tags[0]}"
     )
 
 
 def _not_reachable(model: str, error: Exception) -> ModelError:
-    line = short_reason(error)
     return ModelError(
-        f"model '{model}' is not in the local Hugging Face cache and cannot be fetched ({line}); "
-        "give a folder with --scorer-model siglip2=DIR, or the lab's small model with "
-        "--scorer-model siglip2=lab:siglip2"
+        f"model '{model}' is not in the local Hugging Face cache and cannot be fetched "
+        f"({short_reason(error)}); give a folder with --scorer-model siglip2=DIR, or the lab's "
+        "small model with --scorer-model siglip2=lab:siglip2"
     )
 
 
-def _load(name: str, source: str, weights: Path, tokenizer: str) -> tuple[Any, Any]:
+def _load(name: str, source: str, weights: Path) -> tuple[Any, Any]:
     import open_clip
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     pretrained = None if ":" in source else str(weights)
     try:
         model = open_clip.create_model(source, pretrained=pretrained, require_pretrained=True)
-        loaded_tokenizer = open_clip.get_tokenizer(tokenizer)
+        tokenizer = open_clip.get_tokenizer(source)
     except OSError as error:
         raise _not_reachable(name, error) from error
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AssertionError,
-        SafetensorError,
-    ) as error:
-        line = short_reason(error)
-        raise ModelError(f"open_clip cannot load '{name}' ({line})") from error
-    return model.eval().requires_grad_(False), loaded_tokenizer
+    except _LOAD_ERRORS as error:
+        raise ModelError(f"open_clip cannot load '{name}' ({short_reason(error)})") from error
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def _pixel_rule(model: Any) -> PixelRule:

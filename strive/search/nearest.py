@@ -366,23 +366,6 @@ def embed_text(
         StaleCacheError: the model at hand is not that scorer; the message shows what differs.
         MissingInputError: the model is not where it was and none is named.
     """
-    scorer = _load_again(layout, info, scorer_model)
-    folder = layout.scores(info.key)
-    fields = {k: v for k, v in scorer.identity().items() if k not in _MAY_DIFFER}
-    try:
-        require_fields(folder, fields)
-    except StaleCacheError as error:
-        raise StaleCacheError(
-            f"{error}; the text must be embedded by the model that embedded the frames: name it "
-            "with --scorer-model"
-        ) from None
-    query_D = _unit(np.asarray(scorer.embed_questions([text]), np.float32))[0]
-    if not np.isfinite(query_D).all() or not query_D.any():
-        raise ConfigError(f"scorer '{info.name}' gives no embedding of '{text}'; use other words")
-    return query_D
-
-
-def _load_again(layout: CacheLayout, info: ScorerInfo, scorer_model: str | None) -> SplitScorer:
     folder = layout.scores(info.key)
     recall, fields = read_recall(folder), read_settings(folder)["fields"]
     asked = recall["asked"] if recall is not None else {}
@@ -404,4 +387,15 @@ def _load_again(layout: CacheLayout, info: ScorerInfo, scorer_model: str | None)
         ) from None
     if not isinstance(scorer, SplitScorer):
         raise CacheError(f"scorer '{info.name}' does not embed texts any more")
-    return scorer
+    try:
+        identity = scorer.identity()
+        require_fields(folder, {k: v for k, v in identity.items() if k not in _MAY_DIFFER})
+    except StaleCacheError as error:
+        raise StaleCacheError(
+            f"{error}; the text must be embedded by the model that embedded the frames: name it "
+            "with --scorer-model"
+        ) from None
+    query_D = _unit(np.asarray(scorer.embed_questions([text]), np.float32))[0]
+    if not np.isfinite(query_D).all() or not query_D.any():
+        raise ConfigError(f"scorer '{info.name}' gives no embedding of '{text}'; use other words")
+    return query_D

@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strive.errors import ConfigError, MissingInputError, ModelError, UnknownNameError
+from strive.errors import (
+    ConfigError,
+    MissingInputError,
+    ModelError,
+    ScorerError,
+    UnknownNameError,
+)
 from strive.scorers import (
     SCORERS,
     BatchedScorer,
@@ -19,6 +25,11 @@ from strive.scorers import (
 
 MODULE = """
 import numpy as np
+from strive.scorers import JointScorer
+
+class Unfinished(JointScorer):
+    def __init__(self, request): pass
+    def score(self, frames_FHWC, question, *, pts_seconds_F): return pts_seconds_F
 
 class Joint:
     kind = "weight"
@@ -75,7 +86,8 @@ def test_a_function_is_found_in_the_working_directory(here: Path) -> None:
     assert isinstance(scorer, JointScorer) and not isinstance(scorer, SplitScorer)
     assert scorer.identity() == {"model": "mine"}
     frames = np.zeros((3, 2, 2, 3), np.uint8)
-    assert scorer.score(frames, "What?").tolist() == [1, 1, 1]
+    assert scorer.score(frames, "What?", pts_seconds_F=np.arange(3)).tolist() == [1, 1, 1]
+    assert scorer.files is None and scorer.text_lengths(["What?"]) == [None]
 
 
 def test_capabilities_are_what_it_has(here: Path) -> None:
@@ -101,6 +113,7 @@ def test_a_class_is_a_function_too(here: Path) -> None:
             ModelError,
             "has kind 'logit'; use one of similarity, weight",
         ),
+        ("my_own_scorers:Unfinished", ScorerError, "abstract class Unfinished .*identity"),
         ("siglip3", UnknownNameError, "siglip2"),
     ],
 )
