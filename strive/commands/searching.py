@@ -95,8 +95,7 @@ def search(
 def _write_html(root: Path, result: "SearchResult | DuplicateReport", html: Path) -> None:
     from strive.cache.frames import FrameReader
     from strive.cache.layout import open_cache
-    from strive.report.pages import write_page
-    from strive.report.search_html import render_duplicates_page, render_search_page
+    from strive.report.pages import render_duplicates_page, render_search_page, write_page
     from strive.search.nearest import SearchResult
 
     frames = FrameReader(open_cache(root), result.frames_key)

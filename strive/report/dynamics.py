@@ -1,14 +1,15 @@
 """Training dynamics of several runs side by side: Fig. 3's three curves and what explains them."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
-from strive.errors import ConfigError
-from strive.report.charts import charts_of
-from strive.report.pages import render_page
-from strive.report.runs import Run, accuracy_note, config_differences, read_run, read_runs
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["FIGURE_3", "Run", "dynamics_values", "read_run", "read_runs", "render_dynamics_page"]
+from strive.errors import ConfigError
+from strive.report.pages import render_page
+from strive.report.runs import Curve, Run, accuracy_note, config_differences
 
 MAX_RUNS = 6
 """As many as the page has colours."""
@@ -37,6 +38,10 @@ FURTHER = (
 )  # fmt: skip
 
 
+SHARES = ("fraction", "share", "agreement", "evidence_seen", "accuracy")
+"""How the names of metrics end that lie in [0, 1]."""
+
+
 def render_dynamics_page(runs: Sequence[Run]) -> str:
     """Render the runs' dynamics as one self-contained HTML page.
 
@@ -51,27 +56,129 @@ def dynamics_values(runs: Sequence[Run]) -> dict[str, Any]:
     if not 1 <= len(runs) <= MAX_RUNS:
         raise ConfigError(f"{len(runs)} runs given; a page shows 1 to {MAX_RUNS}")
     return {
-        "runs": [_run_row(run) for run in runs],
-        "figure_3": charts_of(runs, FIGURE_3),
-        "outcomes": charts_of(runs, OUTCOMES),
-        "further": charts_of(runs, FURTHER),
+        "runs": [
+            {
+                "name": run.name,
+                "path": str(run.path),
+                "num_steps": run.num_steps,
+                "reward_std": run.mean("group/reward_std"),
+                "zero_std": run.mean("group/zero_std_fraction"),
+                "grad_log_deviation": run.grad_norm_log_deviation,
+                "accuracy_first": run.mean("reward/accuracy", last=0.1),
+                "accuracy_last": run.mean("reward/accuracy", first=0.9),
+                "seconds": run.seconds,
+                "seen": run.accuracy_by_evidence.get("seen"),
+                "missed": run.accuracy_by_evidence.get("missed"),
+                "examples": run.examples,
+            }
+            for run in runs
+        ],
+        "figure_3": _charts(runs, FIGURE_3),
+        "outcomes": _charts(runs, OUTCOMES),
+        "further": _charts(runs, FURTHER),
         "differences": config_differences(runs),
         "accuracy_note": accuracy_note(runs),
     }
 
 
-def _run_row(run: Run) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "path": str(run.path),
-        "num_steps": run.num_steps,
-        "reward_std": run.mean("group/reward_std"),
-        "zero_std": run.mean("group/zero_std_fraction"),
-        "grad_log_deviation": run.grad_norm_log_deviation,
-        "accuracy_first": run.mean("reward/accuracy", last=0.1),
-        "accuracy_last": run.mean("reward/accuracy", first=0.9),
-        "seconds": run.seconds,
-        "seen": run.accuracy_by_evidence.get("seen"),
-        "missed": run.accuracy_by_evidence.get("missed"),
-        "examples": run.examples,
-    }
+# --- charts -------------------------------------------------------------------------------------
+
+COLOURS = {f"#0000{number:02x}": f"var(--c{number})" for number in range(MAX_RUNS)}
+INK, GRID = "#0000f0", "#0000f1"
+COLOURS |= {INK: "var(--soft)", GRID: "var(--line)"}
+"""A page has a light and a dark dress: what is drawn in these colours takes those of its style."""
+
+
+def figure_svg(figure: Any) -> str:
+    """Return a matplotlib figure as an SVG element for a page, in the page's colours and font."""
+    from matplotlib import rc_context
+
+    out = io.StringIO()
+    # Text stays text; ids follow from what is drawn, so that a page is the same each time.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "strive"}):
+        figure.savefig(
+            out,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
+    text = out.getvalue()
+    for colour, name in COLOURS.items():
+        text = text.replace(colour, name)
+    return text[text.index("<svg") :]
+
+
+def new_axes(width: float, height: float) -> Any:
+    """Return the axes of a new figure of so many inches, plain and in the page's colours."""
+    # The object interface: pyplot would keep every figure and pick a window system.
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    axes.spines[:].set_visible(False)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.tick_params(colors=INK, length=0, labelsize=9)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def line_chart(note: str, curves: Sequence[tuple[int, Curve]], *, is_share: bool = False) -> Any:
+    """Draw curves, each with the number of its colour: raw values faint, smoothed ones on top.
+
+    The axis of a share never leaves [0, 1]. Returns the axes.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes = new_axes(4.0, 2.4)
+    for number, curve in curves:
+        colour = f"#0000{number:02x}"
+        few = len(curve.values) < 12
+        if few:
+            axes.plot(curve.steps, curve.values, "o", color=colour, markersize=4, clip_on=False)
+        else:
+            axes.plot(curve.steps, curve.values, color=colour, alpha=0.28, linewidth=0.8)
+        smoothed = curve.values if few else smooth(curve.values, max(1.0, len(curve.values) / 25))
+        axes.plot(curve.steps, smoothed, color=colour, linewidth=1.6)
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=True))
+    values = np.concatenate([curve.values for _, curve in curves])
+    ticks = axes.yaxis.get_major_locator().tick_values(*_limits(values, is_share))
+    axes.set_ylim(ticks[0], ticks[-1])
+    axes.set_xlim(0, max(1.0, *(float(curve.steps.max()) for _, curve in curves)))
+    axes.set_xlabel(f"{note}; by step", color=INK, fontsize=9, loc="left")
+    return axes
+
+
+def smooth(values: NDArray[np.float64], half_life: float) -> NDArray[np.float64]:
+    """Exponential moving average, corrected for its start: no value is pulled towards zero.
+
+    After `half_life` steps a value counts half.
+    """
+    import polars as pl
+
+    return pl.Series(values).ewm_mean(half_life=half_life, adjust=True).to_numpy()
+
+
+def _limits(values: NDArray[np.float64], is_share: bool) -> tuple[float, float]:
+    """Range of the axis; single spikes above the 99.5th percentile are cut at the edge."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return (0.0, 1.0) if is_share or low == 0 else (min(0.0, 1.5 * low), max(0.0, 1.5 * low))
+    robust = float(np.quantile(values, 0.995))
+    if high > 3 * robust > 0:
+        high = robust * 1.5
+    return (min(0.0, low) if low < 0.3 * high or high <= 0 else low), high
+
+
+def _charts(runs: Sequence[Run], metrics: Sequence[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    """Title and SVG of a chart for each (metric, title, note) that at least one run has."""
+    charts = []
+    for metric, title, note in metrics:
+        curves = [
+            (number, run.curves[metric])
+            for number, run in enumerate(runs)
+            if metric in run.curves and len(run.curves[metric].values)
+        ]
+        if curves:
+            axes = line_chart(note, curves, is_share=metric.endswith(SHARES))
+            charts.append((title, figure_svg(axes.figure)))
+    return charts

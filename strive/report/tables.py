@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from strive.report.dynamics import dynamics_values
+from strive.report.dynamics import GRID, INK, dynamics_values, figure_svg, new_axes
 from strive.report.format import number, percent, titled_table
 from strive.report.pages import render_page
 from strive.report.runs import Run, accuracy_note
@@ -119,8 +119,6 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
 
 # --- the demonstration --------------------------------------------------------------------------
 
-_PLOT_WIDTH, _PLOT_LEFT, _PLOT_ROW = 620, 26, 30
-
 
 def render_demo_page(
     runs: Sequence[Run],
@@ -143,7 +141,7 @@ def render_demo_page(
         **values,
         headers=EVALUATION_HEADERS,
         evaluations=evaluation_rows(evaluations),
-        plot=_accuracy_plot(evaluations),
+        plot=_accuracy_plot(evaluations) if evaluations else "",
         groups=_group_tables(evaluations),
         names=[model.name for model in evaluations],
         sections=inspect_snippets,
@@ -151,29 +149,25 @@ def render_demo_page(
     )
 
 
-def _accuracy_plot(models: Sequence[EvaluatedModel]) -> dict[str, Any]:
-    """Points with 95 % intervals on a common axis of 0 to 100 %."""
-
-    def x(value: float) -> float:
-        return _PLOT_LEFT + min(max(value, 0.0), 100.0) / 100 * (_PLOT_WIDTH - 2 * _PLOT_LEFT)
-
-    rows = []
-    for index, model in enumerate(models):
+def _accuracy_plot(models: Sequence[EvaluatedModel]) -> str:
+    """Points with 95 % intervals on a common axis of 0 to 100 %, as SVG."""
+    axes = new_axes(6.4, 0.7 + 0.32 * len(models))
+    for row, model in enumerate(models):
         score = accuracy(model.results)
         if score is None or score["accuracy_percent"] is None:
             continue
         value = score["accuracy_percent"]
         low = value if score["low"] is None else score["low"]
         high = value if score["high"] is None else score["high"]
-        y = 14 + _PLOT_ROW * index
-        rows.append(
-            {"name": model.name, "y": y, "x": x(value), "low": x(low), "high": x(high),
-             "text": score_text(score)}
-        )  # fmt: skip
-    bottom = 14 + _PLOT_ROW * len(models)
-    ticks = [(x(tick), f"{tick} %") for tick in range(0, 101, 20)]
-    return {"width": _PLOT_WIDTH, "height": bottom + 22, "bottom": bottom, "rows": rows,
-            "ticks": ticks}  # fmt: skip
+        axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", color=INK)
+    # Names of models are text, also where they hold a dollar.
+    axes.set_yticks(range(len(models)), [model.name for model in models], parse_math=False)
+    axes.set_ylim(len(models) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_major_formatter("{x:.0f} %")
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    return figure_svg(axes.figure)
 
 
 def _group_tables(models: Sequence[EvaluatedModel]) -> list[dict[str, Any]]:

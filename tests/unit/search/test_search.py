@@ -25,7 +25,7 @@ from strive.errors import (
 )
 from strive.pipeline.run import precompute
 from strive.records import write_records
-from strive.report.search_html import render_duplicates_page, render_search_page
+from strive.report.pages import render_duplicates_page, render_search_page
 from strive.search.nearest import (
     DuplicatePair,
     SearchSource,
