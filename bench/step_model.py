@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from bench.harness import BUILD
+from strive.groups import QuestionVariants
 from strive.models.inputs import VideoFrames
 from strive.records import Record
-from strive.train.data import QuestionVariants
 
 NUM_FRAMES = 16
 FRAME_SIZE = (168, 280)

@@ -19,11 +19,11 @@ from bench.step_model import (
     vowels,
 )
 from strive.configs.schema import TrainConfig
+from strive.groups import QuestionVariants
 from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy, load_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.vision import count_encodes, encode_videos
-from strive.train.data import QuestionVariants
 from strive.train.loop import build_trainer
 from strive.train.processes import start_processes
 from strive.train.rollout import prepare_questions

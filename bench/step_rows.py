@@ -27,9 +27,9 @@ from bench.step_model import (
 )
 from bench.step_ours import timed
 from strive.answers import build_question
+from strive.groups import QuestionVariants
 from strive.models.inputs import VideoFrames
 from strive.models.vision import count_encodes
-from strive.train.data import QuestionVariants
 
 MAX_GRAD_NORM = 1.0
 KL_CLAMP = 10.0

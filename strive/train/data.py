@@ -6,10 +6,8 @@ from typing import Generic, TypeVar
 
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
-from strive.groups import QuestionVariants, VariantReader
+from strive.groups import VariantReader
 from strive.train.augment import augment_variant
-
-__all__ = ["Prefetcher", "QuestionVariants", "TrainingData", "shard"]
 
 T = TypeVar("T")
 

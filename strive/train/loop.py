@@ -53,7 +53,7 @@ from strive.train.start import (
     try_first_question,
     weights_digest,
 )
-from strive.train.step import Trainer, train_step
+from strive.train.step import StepResult, Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
 from strive.train.watch import LearningWatch
 
@@ -118,22 +118,25 @@ def train(
     data, rewards = processes.main_first(lambda: _open_data(config, processes))
     folder = RunFolder(run_dir)
     look = partial(first_step_of, folder, config, data, processes, resume)
-    with holding(folder, look, processes) as first_step:
-        if first_step < config.steps or not processes.of_main(lambda: folder.has_final):
-            notes = how_it_goes_on(folder, first_step) if resume and processes.is_main else ()
-            _train(
-                config,
-                data,
-                rewards,
-                processes,
-                folder,
-                first_step,
-                notes,
-                evaluate_held_out,
-                on_step,
-            )
-        elif processes.is_main:
+    with holding(folder, look, processes) as first_step, ExitStack() as open_things:
+        is_done = first_step == config.steps and processes.of_main(lambda: folder.has_final)
+        if is_done and processes.is_main:
             say(f"train: {folder.root} already has all of its {first_step} steps; nothing to do")
+        if not is_done:
+            # Whatever is refused leaves the folder as it was: it is cut back last.
+            start = _Start(config, data, rewards, processes, folder, first_step)
+            loading = explaining_out_of_memory(config, processes, "loading the policy")
+            with raising_at_sigterm(), loading:
+                _check_start(start, resume)
+                trainer, about = _open_trainer(start)
+                prefetcher = open_things.enter_context(_open_prefetcher(trainer, data))
+                if first_step < config.steps:
+                    prefetcher.begin(first_step)
+            opened = MetricWriters.opened(folder, config, processes, first_step)
+            writers = open_things.enter_context(opened)
+            processes.of_main(lambda: _begin_folder(start))
+            run = _Run(trainer, prefetcher, folder, writers, about, evaluate_held_out)
+            _run_steps(run, first_step, on_step)
     return TrainSummary(
         run_dir=folder.root,
         final=folder.final,
@@ -160,64 +163,46 @@ def _open_data(
     return TrainingData(config), rewards
 
 
-def _train(
-    config: TrainConfig,
-    data: TrainingData,
-    rewards: dict[str, RewardFunction],
-    processes: Processes,
-    folder: RunFolder,
-    first_step: int,
-    notes: Iterable[str],
-    evaluate_held_out: HeldOut | None,
-    on_step: Callable[[StepReport], None] | None,
-) -> None:
-    """Open everything and run the steps; whatever is refused leaves the folder as it was."""
-    loading = explaining_out_of_memory(config, processes, "loading the policy")
-    with ExitStack() as open_things:
-        with raising_at_sigterm(), loading:
-            lines = processes.main_first(lambda: preflight(config, data))
-            processes.of_main(lambda: require_same_records(folder, first_step, data))
-            processes.of_main(lambda: try_first_question(config, data, rewards, first_step))
-            if processes.is_main:
-                for text in notes:
-                    say(f"train: {text}")
-                show(_first_line(config, data, processes, first_step))
-                for text in lines:
-                    say(text)
-            trainer, start_digest = _open_trainer(config, processes, rewards, folder, first_step)
-            prefetcher = open_things.enter_context(_make_prefetcher(trainer, data))
-            if first_step < config.steps:
-                prefetcher.begin(first_step)
-        about = {
-            "config": comparable(config),
-            "cache": comparable_cache(data),
-            "start_digest": start_digest,
-            "records_digest": records_digest(data.records),
-        }
-        # A logger may refuse to start: before the folder is cut back.
-        opened = MetricWriters.opened(folder, config, processes, first_step)
-        writers = open_things.enter_context(opened)
-        _prepare_folder(folder, config, data, processes, first_step)
-        _run_steps(
-            trainer, prefetcher, folder, first_step, about, writers, evaluate_held_out, on_step
+@dataclass(frozen=True)
+class _Start:
+    """The parts of a run that begins after `first_step` steps, before a model is loaded."""
+
+    config: TrainConfig
+    data: TrainingData
+    rewards: dict[str, RewardFunction]
+    processes: Processes
+    folder: RunFolder
+    first_step: int
+
+
+def _check_start(start: _Start, resume: bool) -> None:
+    """Refuse what can be refused before a model is loaded; say how the run begins."""
+    config, data, processes = start.config, start.data, start.processes
+    folder, first_step = start.folder, start.first_step
+    lines = processes.main_first(lambda: preflight(config, data))
+    processes.of_main(lambda: require_same_records(folder, first_step, data))
+    processes.of_main(lambda: try_first_question(config, data, start.rewards, first_step))
+    if processes.is_main:
+        for text in how_it_goes_on(folder, first_step) if resume else ():
+            say(f"train: {text}")
+        scorer = f"scores of {data.scorer_name}" if data.scorer_name else "no scores needed"
+        show(
+            f"train: {config.variants} variants, {scorer}; "
+            f"{len(data.records)} questions of {data.layout.root}"
+            f"; policy {config.model}, prompt {config.prompt_template}; "
+            f"{config.questions_per_step} questions x {config.num_variants} variants x "
+            f"{config.num_generations} completions a step; "
+            f"{processes.world_size} {processes.device.type} process"
+            + ("es" if processes.world_size > 1 else "")
+            + (f"; continues after step {first_step}" if first_step else "")
         )
+        for text in lines:
+            say(text)
 
 
-def _make_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[PreparedQuestion]]:
-    # A tokenizer must not serve two threads: the reading one gets its own.
-    processor = copy.deepcopy(trainer.policy.processor)
-    reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
-    return Prefetcher(lambda step: _load(trainer, reader, data, step), trainer.config.steps)
-
-
-def _open_trainer(
-    config: TrainConfig,
-    processes: Processes,
-    rewards: dict[str, Any],
-    folder: RunFolder,
-    first_step: int,
-) -> tuple[Trainer, str]:
-    """The policy and its engine, as they are after `first_step` steps; the start's digest."""
+def _open_trainer(start: _Start) -> tuple[Trainer, dict[str, Any]]:
+    """The policy and its engine after the steps that are done, and what its checkpoints say."""
+    config, processes, first_step = start.config, start.processes, start.first_step
     policy = load_policy(
         config.model,
         dtype=config.dtype,
@@ -227,27 +212,17 @@ def _open_trainer(
     start_digest = weights_digest(policy)
     if first_step:
         with processes.together():
-            require_same_start(folder, first_step, start_digest, config.model)
-    trainer = build_trainer(config, policy, processes, rewards)
+            require_same_start(start.folder, first_step, start_digest, config.model)
+    trainer = build_trainer(config, policy, processes, start.rewards)
     if first_step:
-        trainer.engine.load(folder.checkpoint(first_step))
-    return trainer, start_digest
-
-
-def _first_line(
-    config: TrainConfig, data: TrainingData, processes: Processes, first_step: int
-) -> str:
-    scorer = f"scores of {data.scorer_name}" if data.scorer_name else "no scores needed"
-    return (
-        f"train: {config.variants} variants, {scorer}; "
-        f"{len(data.records)} questions of {data.layout.root}"
-        + f"; policy {config.model}, prompt {config.prompt_template}; "
-        f"{config.questions_per_step} questions x {config.num_variants} variants x "
-        f"{config.num_generations} completions a step; "
-        f"{processes.world_size} {processes.device.type} process"
-        + ("es" if processes.world_size > 1 else "")
-        + (f"; continues after step {first_step}" if first_step else "")
-    )
+        trainer.engine.load(start.folder.checkpoint(first_step))
+    about = {
+        "config": comparable(config),
+        "cache": comparable_cache(start.data),
+        "start_digest": start_digest,
+        "records_digest": records_digest(start.data.records),
+    }
+    return trainer, about
 
 
 def build_trainer(
@@ -277,67 +252,92 @@ def build_trainer(
     )
 
 
-def _prepare_folder(
-    folder: RunFolder,
-    config: TrainConfig,
-    data: TrainingData,
-    processes: Processes,
-    first_step: int,
-) -> None:
-    def prepare() -> None:
-        folder.begun = True
-        folder.cut_back(first_step)
-        folder.write_config(
-            {
-                "config": config.model_dump(mode="json"),
-                "data": data.describe(),
-                "versions": _versions(),
-                "num_processes": processes.world_size,
-                "device": processes.device.type,
-            }
+def _open_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[PreparedQuestion]]:
+    """Reads this process's variants of each step ahead."""
+    # A tokenizer must not serve two threads: the reading one gets its own.
+    processor = copy.deepcopy(trainer.policy.processor)
+    reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
+    config, processes = trainer.config, trainer.processes
+
+    def load(step: int) -> list[PreparedQuestion]:
+        records = data.questions_of(step)
+        share = shard(records, config.num_variants, processes.rank, processes.world_size)
+        return prepare_questions(
+            reader,
+            [data.read(record, step, variants) for record, variants in share],
+            prompt_template=config.prompt_template,
+            max_pixels=config.max_pixels,
         )
 
-    processes.of_main(prepare)
+    return Prefetcher(load, config.steps)
 
 
-def _versions() -> dict[str, str]:
+def _begin_folder(start: _Start) -> None:
+    """Cut the folder back to the steps that are done, and write what the run is made of."""
+    folder = start.folder
+    folder.begun = True
+    folder.cut_back(start.first_step)
     packages = ("torch", "transformers", "deepspeed", "numpy")
-    return {
-        "strive": __version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }
+    folder.write_config(
+        {
+            "config": start.config.model_dump(mode="json"),
+            "data": start.data.describe(),
+            "versions": {
+                "strive": __version__,
+                "python": platform.python_version(),
+                **{package: version(package) for package in packages},
+            },
+            "num_processes": start.processes.world_size,
+            "device": start.processes.device.type,
+        }
+    )
 
 
-def _run_steps(
-    trainer: Trainer,
-    prefetcher: Prefetcher[list[PreparedQuestion]],
-    folder: RunFolder,
-    first_step: int,
-    about: dict[str, Any],
-    writers: MetricWriters,
-    evaluate_held_out: HeldOut | None,
-    on_step: Callable[[StepReport], None] | None,
-) -> None:
-    config, processes = trainer.config, trainer.processes
-    watch = LearningWatch(config)
+@dataclass(frozen=True)
+class _Run:
+    """An open run: everything that its steps use."""
+
+    trainer: Trainer
+    prefetcher: Prefetcher[list[PreparedQuestion]]
+    folder: RunFolder
+    writers: MetricWriters
+    about: dict[str, Any]
+    """What a checkpoint and a saved policy say of the run."""
+    evaluate_held_out: HeldOut | None
+
+
+def _run_steps(run: _Run, first_step: int, on_step: Callable[[StepReport], None] | None) -> None:
+    """Evaluate, learn, write and save, step by step, and leave `final/`."""
+    config, processes, folder = run.trainer.config, run.trainer.processes, run.folder
+    learning = LearningWatch(config)
     with StopRequest() as stop:
         if first_step == 0:
-            _evaluate(trainer, evaluate_held_out, 0, writers, folder, about)
+            _evaluate(run, 0)
         for step in range(first_step, config.steps):
-            metrics = _one_step(trainer, prefetcher, folder, step, is_first=step == first_step)
             done = step + 1
-            writers.metrics(done, metrics)
+            result, metrics = _timed_step(run, step)
             if processes.is_main:
-                for text in watch.see(metrics, is_last=done == config.steps):
-                    say(f"warning: {text}")
-            held_out = _evaluate(trainer, evaluate_held_out, done, writers, folder, about)
+                if step == first_step:
+                    _warn(
+                        first_step_warnings(
+                            result.metrics,
+                            first_kl=result.first_kl,
+                            is_resumed=step > 0,
+                            dtype=str(run.trainer.policy.dtype).removeprefix("torch."),
+                            device_type=processes.device.type,
+                        )
+                    )
+                for outcome in result.outcomes:
+                    folder.add_completions(completion_rows(outcome, done))
+            run.writers.metrics(done, metrics)
+            if processes.is_main:
+                _warn(learning.see(metrics, is_last=done == config.steps))
+            held_out = _evaluate(run, done)
             if on_step is not None and processes.is_main:
-                best = folder.read_best()
-                on_step(StepReport(done, config.steps, metrics, held_out, best))
+                on_step(StepReport(done, config.steps, metrics, held_out, folder.read_best()))
             stopping = processes.any(stop.requested) and done < config.steps
             if stopping or _is_due(done, config.checkpoint_every, config.steps):
-                write_checkpoint(trainer, folder, done, about)
+                write_checkpoint(run.trainer, folder, done, run.about)
             elif processes.is_main and done % STEPS_BETWEEN_COMPLETION_PARTS == 0:
                 folder.flush_completions()
             if stopping:
@@ -348,90 +348,47 @@ def _run_steps(
                     )
                 )
         # Before the loggers close, which may take as long as a network wants.
-        write_final(trainer, folder, about)
+        write_final(run.trainer, folder, run.about)
 
 
-def _one_step(
-    trainer: Trainer,
-    prefetcher: Prefetcher[list[PreparedQuestion]],
-    folder: RunFolder,
-    step: int,
-    *,
-    is_first: bool,
-) -> dict[str, float]:
-    """Run a step, keep its completions, and return its metrics with times and memory."""
-    device = trainer.processes.device
-    watch = Stopwatch(device)
-    step_name = f"step {step + 1}"
-    with (
-        explaining_out_of_memory(
-            trainer.config, trainer.processes, step_name, lambda: watch.broken_off
-        ),
-        watch.measure("time/step"),
-    ):
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        say(f"warning: {text}")
+
+
+def _timed_step(run: _Run, step: int) -> tuple[StepResult, dict[str, float]]:
+    """Run a step; its metrics with times and memory."""
+    config, processes = run.trainer.config, run.trainer.processes
+    watch = Stopwatch(processes.device)
+    name = checkpoint_name(step + 1)
+    explaining = explaining_out_of_memory(
+        config, processes, f"step {step + 1}", lambda: watch.broken_off
+    )
+    with explaining, watch.measure("time/step"):
         with watch.measure("time/data"):
-            prepared = prefetcher.get(step)
-        nonfinite = folder.nonfinite / checkpoint_name(step + 1)
-        failed = folder.failed_reward / checkpoint_name(step + 1)
+            prepared = run.prefetcher.get(step)
         result = train_step(
-            trainer,
+            run.trainer,
             prepared,
             step,
             watch,
-            nonfinite_folder=nonfinite,
-            failed_reward_folder=failed,
+            nonfinite_folder=run.folder.nonfinite / name,
+            failed_reward_folder=run.folder.failed_reward / name,
         )
-    if trainer.processes.is_main:
-        if is_first:
-            warnings = first_step_warnings(
-                result.metrics,
-                first_kl=result.first_kl,
-                is_resumed=step > 0,
-                dtype=str(trainer.policy.dtype).removeprefix("torch."),
-                device_type=device.type,
-            )
-            for text in warnings:
-                say(f"warning: {text}")
-        for outcome in result.outcomes:
-            folder.add_completions(completion_rows(outcome, step + 1))
-    return {
-        **result.metrics,
-        **watch.seconds,
-        "memory/peak_bytes": peak_memory_bytes(device),
-    }
-
-
-def _load(
-    trainer: Trainer, reader: Policy, data: TrainingData, step: int
-) -> list[PreparedQuestion]:
-    """Draw, read and prepare this process's variants of a step; runs in the reading thread."""
-    processes, config = trainer.processes, trainer.config
-    records = data.questions_of(step)
-    share = shard(records, config.num_variants, processes.rank, processes.world_size)
-    return prepare_questions(
-        reader,
-        [data.read(record, step, variants) for record, variants in share],
-        prompt_template=config.prompt_template,
-        max_pixels=config.max_pixels,
-    )
+    peak = peak_memory_bytes(processes.device)
+    return result, {**result.metrics, **watch.seconds, "memory/peak_bytes": peak}
 
 
 def _is_due(done: int, every: int, num_steps: int) -> bool:
     return done == num_steps or (every > 0 and done % every == 0)
 
 
-def _evaluate(
-    trainer: Trainer,
-    evaluate: HeldOut | None,
-    done: int,
-    writers: MetricWriters,
-    folder: RunFolder,
-    about: Mapping[str, Any],
-) -> Mapping[str, float] | None:
+def _evaluate(run: _Run, done: int) -> Mapping[str, float] | None:
     """Evaluate before the first step, every `evaluate_every` steps and at the end; keep the best.
 
     Every process takes part, so that none waits idle, or longer than a collective may.
     """
+    trainer, evaluate = run.trainer, run.evaluate_held_out
     config, processes = trainer.config, trainer.processes
     every = config.evaluate_every
     if evaluate is None or every == 0 or not _is_due(done, every, config.steps):
@@ -442,7 +399,7 @@ def _evaluate(
     ):
         own = dict(evaluate(trainer.policy, processes))
     values = processes.gather(own)[0]
-    writers.held_out(done, values)
+    run.writers.held_out(done, values)
     if config.keep_best:
-        keep_if_best(trainer, folder, done, values, about)
+        keep_if_best(trainer, run.folder, done, values, run.about)
     return values

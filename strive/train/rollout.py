@@ -12,13 +12,13 @@ from torch import Tensor
 
 from strive.answers import build_question
 from strive.configs.schema import TrainConfig
+from strive.groups import QuestionVariants
 from strive.models.family import VisionFeatures
 from strive.models.inputs import PromptInputs, prepare_prompts
 from strive.models.loading import Policy
 from strive.models.sampling import Sampler, Sampling
 from strive.models.vision import encode_videos
 from strive.seeding import derive_rng
-from strive.train.data import QuestionVariants
 
 
 @dataclass(frozen=True)
