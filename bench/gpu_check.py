@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from bench.harness import BUILD, flat, write_result
-from strive.train.first_step import KL_BOUNDS, MISMATCH_BOUNDS
+from strive.train.watch import KL_BOUNDS, MISMATCH_BOUNDS
 
 ROOT = Path(__file__).parents[1]
 GPU_TESTS = ("tests/unit/models/test_on_gpu.py",)

@@ -2,7 +2,7 @@
 
 In turn, in one process: the preset as it is (compiled decoding, flex-attention, a reference copy),
 LoRA, and ZeRO 3. Of each: rollout mismatch and the KL term of the first step within their bounds
-(`strive.train.first_step`), finite losses, a gradient. On a CPU the same steps without a compiler.
+(`strive.train.watch`), finite losses, a gradient. On a CPU the same steps without a compiler.
 
     python -m bench.gpu_lab qwen3_vl --workspace DIR --out FILE
 """
@@ -22,7 +22,7 @@ import torch
 from strive.configs.load import Given
 from strive.experiments.training import resolve_config, run_training
 from strive.experiments.workspace import Workspace
-from strive.train.first_step import first_step_warnings
+from strive.train.watch import first_step_warnings
 
 RUNS: dict[str, list[str]] = {
     "defaults": [],

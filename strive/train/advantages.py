@@ -10,6 +10,8 @@ With the defaults, `joint` equals TRL 1.16's `scale_rewards="group"` with `num_g
 `scale_rewards="none"`.
 """
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,26 +63,19 @@ def group_advantages(
     `zero_std` (0 or 1), `between_variant_share`, `advantage_abs_max`.
     """
     rewards_MG = np.asarray(rewards_MG, dtype=np.float64)
-
-    def normalise(pool: FloatArray) -> FloatArray:
-        return normalise_pool(
-            pool, std_correction=std_correction, epsilon=epsilon, divide_by_std=divide_by_std
-        )
-
-    def joint() -> FloatArray:
-        return normalise(rewards_MG)
-
-    def per_variant() -> FloatArray:
-        return np.stack([normalise(row) for row in rewards_MG])
-
-    poolings = {
-        "joint": joint,
-        "per_variant": per_variant,
-        "hierarchical": lambda: joint() + per_variant(),
+    normalise = partial(
+        normalise_pool, std_correction=std_correction, epsilon=epsilon, divide_by_std=divide_by_std
+    )
+    joint_MG = normalise(rewards_MG)
+    per_variant_MG = np.stack([normalise(row_G) for row_G in rewards_MG])
+    by_grouping = {
+        "joint": joint_MG,
+        "per_variant": per_variant_MG,
+        "hierarchical": joint_MG + per_variant_MG,
     }
-    if grouping not in poolings:
-        raise unknown_name("grouping", grouping, poolings)
-    advantages_MG = poolings[grouping]()
+    if grouping not in by_grouping:
+        raise unknown_name("grouping", grouping, by_grouping)
+    advantages_MG = by_grouping[grouping]
     metrics = {
         "reward_std": pool_std(rewards_MG, std_correction),
         "zero_std": float(is_zero_std(rewards_MG)),

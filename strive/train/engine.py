@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strive.choices import Schedule
 from strive.errors import (
     CheckpointError,
     ConfigError,
@@ -152,7 +153,7 @@ def _checked_by_deepspeed(values: dict[str, Any], path: Path) -> Any:
     Raises:
         ConfigError: a key or value that it does not know or take.
     """
-    _deepspeed(on_cpu=not torch.cuda.is_available())
+    _import_deepspeed(on_cpu=not torch.cuda.is_available())
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
     from pydantic import ValidationError
@@ -248,6 +249,12 @@ class Engine:
         # Copied before DeepSpeed partitions: a copy made afterwards would have to be built anew and
         # cast, which rounds the rotary frequencies. A module copy keeps every dtype and buffer.
         self.reference: Any = copy.deepcopy(policy.model) if with_reference else None
+        on_cpu = processes.device.type == "cpu"
+        self._deepspeed = _import_deepspeed(on_cpu)
+        if not self._deepspeed.comm.is_initialized():
+            self._deepspeed.init_distributed(
+                dist_backend="gloo" if on_cpu else "nccl", auto_mpi_discovery=False, verbose=False
+            )
         self._engine = self._initialize(_Step(policy.model), optimizer)
         if self.stage == 0:
             # In bfloat16 DeepSpeed takes a step without gradients to make the moments, and Adam's
@@ -265,8 +272,7 @@ class Engine:
             parameter.register_hook(self._watch)
 
     def _initialize(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> Any:
-        deepspeed = _import_deepspeed(self.processes)
-        engine, *_ = deepspeed.initialize(
+        engine, *_ = self._deepspeed.initialize(
             model=module, optimizer=optimizer, config=copy.deepcopy(self._settings)
         )
         head = getattr(module.model, "lm_head", None)
@@ -274,7 +280,7 @@ class Engine:
             # Its weight is used in as many chunks as the completions need. Held for the whole pass
             # it is gathered once, so that all processes gather equally often.
             for parameter in head.parameters():
-                deepspeed.zero.register_external_parameter(module, parameter)
+                self._deepspeed.zero.register_external_parameter(module, parameter)
         return engine
 
     def _require_equal_reference(self) -> None:
@@ -301,7 +307,7 @@ class Engine:
         """Hold some parameters whole, where they are partitioned."""
         if self.stage < 3:
             return contextlib.nullcontext()
-        return _import_deepspeed(self.processes).zero.GatheredParameters(parameters)
+        return self._deepspeed.zero.GatheredParameters(parameters)
 
     def _watch(self, gradient: Tensor) -> None:
         self._num_bad += (~torch.isfinite(gradient)).any()
@@ -351,18 +357,15 @@ class Engine:
                 "not taken (lower learning_rate, or set dtype=float32)"
             )
         # At stage 0 without bf16 DeepSpeed clips but tells no norm.
-        plain_norm = self._gradient_norm() if self.stage == 0 else 0.0
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        plain_norm = 0.0
+        if self.stage == 0 and gradients:
+            plain_norm = torch.nn.utils.get_total_norm(gradients).item()
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         return plain_norm if norm is None else float(norm)
-
-    def _gradient_norm(self) -> float:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        if not gradients:
-            return 0.0
-        return torch.nn.utils.get_total_norm(gradients).item()
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
@@ -450,7 +453,7 @@ def _load_trained(src: dict[str, Tensor], dst: nn.Module) -> None:
         raise RuntimeError(f"'{wrong[0]}' is missing in it or unknown to the model")
 
 
-def _deepspeed(on_cpu: bool) -> Any:
+def _import_deepspeed(on_cpu: bool) -> Any:
     """Import DeepSpeed, quiet, and without compiling anything on a CPU."""
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -467,14 +470,17 @@ def _deepspeed(on_cpu: bool) -> Any:
     return deepspeed
 
 
-def _import_deepspeed(processes: Processes) -> Any:
-    """DeepSpeed with its process group."""
-    on_cpu = processes.device.type == "cpu"
-    deepspeed = _deepspeed(on_cpu)
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="gloo" if on_cpu else "nccl",
-            auto_mpi_discovery=False,
-            verbose=False,
-        )
-    return deepspeed
+def learning_rate_at(
+    update: int, *, num_updates: int, peak: float, warmup_steps: int, schedule: Schedule
+) -> float:
+    """Learning rate of optimiser step `update`, counted from 0.
+
+    Linear warm-up that reaches the peak in step `warmup_steps`, then constant, or a cosine that
+    would reach 0 in step `num_updates`.
+    """
+    if update < warmup_steps:
+        return peak * (update + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return peak
+    done = (update - warmup_steps) / max(1, num_updates - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

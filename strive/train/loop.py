@@ -29,7 +29,6 @@ from strive.models.loading import (
 from strive.progress import say, show
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine, read_deepspeed_preset
-from strive.train.first_step import first_step_warnings
 from strive.train.loggers import MetricWriters, require_loggers
 from strive.train.loss import load_loss
 from strive.train.metrics import completion_rows
@@ -55,7 +54,7 @@ from strive.train.start import (
 )
 from strive.train.step import StepResult, Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
-from strive.train.watch import LearningWatch
+from strive.train.watch import LearningWatch, first_step_warnings
 
 HeldOut = Callable[[Policy, Processes], Mapping[str, float]]
 """Held-out metrics of a policy, `accuracy` among them. All processes call it together; the main

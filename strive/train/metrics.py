@@ -4,7 +4,7 @@ Axes: M variants, G completions, K frames. A metric that does not apply (overlap
 evidence without spans) is NaN here and null in metrics.jsonl.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strive.train.advantages import is_zero_std
-
-FloatArray = NDArray[np.floating]
+from strive.train.advantages import FloatArray, is_zero_std
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class GroupOutcome:
     rewards_by_name: Mapping[str, FloatArray]
     advantages_MG: FloatArray
     measures: Mapping[str, float]
-    """What `advantages.group_advantages` says about the group."""
+    """The measures of `advantages.group_advantages`."""
 
 
 def variant_agreement(answers: Sequence[Sequence[str]]) -> float:
@@ -55,49 +53,36 @@ def summarise(outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
         known = [value for value in values if not np.isnan(value)]
         return float(np.mean(known)) if known else float("nan")
 
-    def over_groups(function: Callable[[GroupOutcome], float]) -> float:
-        return mean(function(outcome) for outcome in outcomes)
-
     def over_completions(grids: Iterable[NDArray[Any]]) -> float:
         return mean(float(value) for grid in grids for value in grid.ravel())
 
-    names = sorted({name for outcome in outcomes for name in outcome.rewards_by_name})
-    by_name = {
-        f"reward/{name}": over_completions(o.rewards_by_name[name] for o in outcomes)
-        for name in names
-    }
+    def over_groups(measure: str) -> float:
+        return mean(o.measures[measure] for o in outcomes)
+
+    rewards = [o.rewards_by_name for o in outcomes]
+    names = sorted({name for by_name in rewards for name in by_name})
+    # None where accuracy is no reward of the run: the means over none are NaN.
+    accuracies = [by_name["accuracy"] for by_name in rewards if "accuracy" in by_name]
     seen = [o.evidence_seen_M for o in outcomes if o.evidence_seen_M is not None]
     return {
         "reward/mean": over_completions(o.rewards_MG for o in outcomes),
-        **by_name,
-        "group/reward_std": over_groups(lambda o: o.measures["reward_std"]),
-        "group/zero_std_fraction": over_groups(lambda o: o.measures["zero_std"]),
-        "group/accuracy_zero_std_fraction": over_groups(_accuracy_is(is_zero_std)),
-        "group/between_variant_share": over_groups(lambda o: o.measures["between_variant_share"]),
-        "group/all_correct_fraction": over_groups(
-            _accuracy_is(lambda grid: bool((grid >= 1).all()))
-        ),
-        "group/all_wrong_fraction": over_groups(_accuracy_is(lambda grid: bool((grid <= 0).all()))),
+        **{f"reward/{name}": over_completions(by[name] for by in rewards) for name in names},
+        "group/reward_std": over_groups("reward_std"),
+        "group/zero_std_fraction": over_groups("zero_std"),
+        "group/accuracy_zero_std_fraction": mean(float(is_zero_std(grid)) for grid in accuracies),
+        "group/between_variant_share": over_groups("between_variant_share"),
+        "group/all_correct_fraction": mean(float((grid >= 1).all()) for grid in accuracies),
+        "group/all_wrong_fraction": mean(float((grid <= 0).all()) for grid in accuracies),
         "group/advantage_abs_max": max(o.measures["advantage_abs_max"] for o in outcomes),
-        "group/variant_agreement": over_groups(lambda o: variant_agreement(o.answers)),
+        "group/variant_agreement": mean(variant_agreement(o.answers) for o in outcomes),
         "group/mixed_evidence_fraction": mean(float(row.any() and not row.all()) for row in seen),
         "completion/length_mean": over_completions(o.lengths_MG for o in outcomes),
         "completion/truncated_fraction": over_completions(o.truncated_MG for o in outcomes),
         "completion/parsed_fraction": over_completions(o.parsed_MG for o in outcomes),
-        "variants/frame_overlap": over_groups(lambda o: o.frame_overlap),
-        "variants/effective_frames": over_groups(lambda o: o.effective_frames),
+        "variants/frame_overlap": mean(o.frame_overlap for o in outcomes),
+        "variants/effective_frames": mean(o.effective_frames for o in outcomes),
         "variants/evidence_seen": mean(float(row.mean()) for row in seen),
     }
-
-
-def _accuracy_is(test: Callable[[FloatArray], bool]) -> Callable[[GroupOutcome], float]:
-    """Apply a test to a group's accuracy rewards; NaN where accuracy is no reward of the run."""
-
-    def apply(outcome: GroupOutcome) -> float:
-        accuracy_MG = outcome.rewards_by_name.get("accuracy")
-        return float("nan") if accuracy_MG is None else float(test(accuracy_MG))
-
-    return apply
 
 
 def completion_rows(outcome: GroupOutcome, step: int) -> list[dict[str, Any]]:

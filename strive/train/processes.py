@@ -59,24 +59,22 @@ class Processes:
         """Collect one picklable object of each process, in order of rank, on every process."""
         if self.world_size == 1:
             return [item]
-        items: list[T | None] = [None] * self.world_size
+        items: list[Any] = [None] * self.world_size
         dist.all_gather_object(items, item)
-        return [item for item in items if item is not None]
+        return items
 
     def of_main(self, call: Callable[[], T]) -> T:
         """Let the main process make a call; what it returns or raises is every process's.
 
         An error of the main process alone would leave the others waiting for it.
         """
-        outcome: tuple[Any, StriveError | OSError | None] | None = None
+        outcome: tuple[Any, StriveError | OSError | None] = (None, None)
         if self.is_main:
             try:
                 outcome = (call(), None)
             except (StriveError, OSError) as error:
                 outcome = (None, error)
-        given = self.gather(outcome)[0]  # the others gave none
-        assert given is not None
-        value, failure = given
+        value, failure = self.gather(outcome)[0]
         if failure is not None:
             raise self.told_once(failure)
         answer: T = value
@@ -102,7 +100,7 @@ class Processes:
             yield
         except StriveError as error:
             failure = error
-        for (error_of_one,) in self.gather((failure,)):
+        for error_of_one in self.gather(failure):
             if error_of_one is not None:
                 raise self.told_once(error_of_one)
 
@@ -132,7 +130,14 @@ def start_processes() -> Processes:
     Raises:
         ConfigError: srun started several tasks and none of them a launcher.
     """
-    _refuse_bare_srun()
+    num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if num_tasks > 1 and "WORLD_SIZE" not in os.environ:
+        # srun sets no ranks: each of its tasks would train alone, into one run folder.
+        raise ConfigError(
+            f"srun started {num_tasks} tasks without a launcher, and each would train alone; start "
+            "one task a node with `srun --ntasks-per-node=1 torchrun ... -m strive.cli train ...` "
+            "(docs/scaling.md), or a single task"
+        )
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if has_gpu else torch.device("cpu")
@@ -149,17 +154,6 @@ def start_processes() -> Processes:
             dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=bound_to)
         atexit.register(_leave_group)
     return Processes(dist.get_rank(), dist.get_world_size(), device)
-
-
-def _refuse_bare_srun() -> None:
-    """srun sets no ranks, so that each of its tasks would train alone, into one run folder."""
-    num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if num_tasks > 1 and "WORLD_SIZE" not in os.environ:
-        raise ConfigError(
-            f"srun started {num_tasks} tasks without a launcher, and each would train alone; start "
-            "one task a node with `srun --ntasks-per-node=1 torchrun ... -m strive.cli train ...` "
-            "(docs/scaling.md), or a single task"
-        )
 
 
 def _leave_group() -> None:

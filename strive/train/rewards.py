@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strive.answers import (
     GradingRules,
@@ -27,8 +26,8 @@ from strive.answers import (
 from strive.errors import ConfigError, RewardError
 from strive.named import check_name, load_function, raised
 from strive.records import Record
+from strive.train.advantages import FloatArray
 
-FloatArray = NDArray[np.floating]
 RewardFunction = Callable[..., Sequence[float | None]]
 LARGEST = 1e150
 """Largest size of a reward: the squares that a group's std needs are still finite."""

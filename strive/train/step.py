@@ -27,7 +27,7 @@ from strive.models.lora import adapters_off
 from strive.models.sampling import Sampler
 from strive.models.vision import encode_videos
 from strive.train.advantages import group_advantages
-from strive.train.engine import Engine
+from strive.train.engine import Engine, learning_rate_at
 from strive.train.loss import Denominators, Objective, Surrogate, policy_loss
 from strive.train.metrics import GroupOutcome, summarise
 from strive.train.nonfinite import keeping_batch, keeping_completions
@@ -40,7 +40,6 @@ from strive.train.rollout import (
     roll_out,
     sampling_of,
 )
-from strive.train.schedule import learning_rate_at
 from strive.train.timing import Stopwatch
 
 
@@ -277,24 +276,20 @@ def _judge(
     )
 
 
-def _logprobs(trainer: Trainer, batch: MicroBatch) -> Tensor:
-    """Log-probs [N, L] of the policy, with a graph where gradients are on.
+def _logprobs(trainer: Trainer, batch: MicroBatch, reference: Any = None) -> Tensor:
+    """Log-probs [N, L] of the policy, with a graph where gradients are on, or of the reference.
 
-    The reference's, which the loss compares them with, are kept in `batch` at the first update.
+    Runs inside the engine's forward. The reference's are computed once a rollout, before the
+    policy's, and kept in `batch`.
     """
-    if trainer.config.beta > 0 and batch.reference_logprobs_NL is None:
-        # Before the policy's: DeepSpeed counts on a module's last forward before a backward pass
-        # being the one with a graph, which matters where policy and reference are one model.
+    config, is_policy = trainer.config, reference is None
+    if is_policy and config.beta > 0 and batch.reference_logprobs_NL is None:
+        # First: DeepSpeed counts on a module's last forward before a backward pass being the one
+        # with a graph, which matters where policy and reference are one model.
         with torch.no_grad(), adapters_off(trainer.reference):
             batch.reference_logprobs_NL = trainer.engine.reference_forward(
-                _logprobs_under, trainer, batch, trainer.reference
+                _logprobs, trainer, batch, trainer.reference
             )
-    return _logprobs_under(trainer, batch)
-
-
-def _logprobs_under(trainer: Trainer, batch: MicroBatch, reference: Any = None) -> Tensor:
-    """Log-probs [N, L] under the policy, or under the reference."""
-    config, is_policy = trainer.config, reference is None
     features = [rollout.features for rollout in batch.rollouts]
     if config.trainable == "all":
         # A tower that trains sees the videos again; else policy and reference share what it saw.

@@ -13,8 +13,8 @@ from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
 from strive.train import loop
 from strive.train.engine import PRESETS, Engine
-from strive.train.first_step import MISMATCH_BOUNDS
 from strive.train.processes import start_processes
+from strive.train.watch import MISMATCH_BOUNDS
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 
