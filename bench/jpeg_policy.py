@@ -15,7 +15,7 @@ from strive.models.inputs import VideoFrames, prepare_prompt
 from strive.models.language import language_forward
 from strive.models.loading import Policy, load_policy
 from strive.models.rows import packed_rows
-from strive.models.vision import encode_video, merge_features
+from strive.models.vision import encode_videos, merge_features
 from strive.records import Record
 from strive.variants import uniform_frames
 
@@ -64,7 +64,7 @@ def answer_logprobs(policy: Policy, record: Record, video: VideoFrames) -> tuple
     rows, source_BGL = packed_rows(
         policy, [prompt], tokens_L[None, None], np.array([[len(tokens_L)]])
     )
-    merged = merge_features(policy, [encode_video(policy, prompt)])
+    merged = merge_features(policy, encode_videos(policy, [prompt]))
     hidden_BTH = language_forward(policy, policy.model, rows, merged)
     logits_LV = policy.model.lm_head(hidden_BTH[0, torch.from_numpy(source_BGL[0, 0])])
     return logits_LV.double().log_softmax(-1), torch.from_numpy(tokens_L)

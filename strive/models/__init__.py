@@ -1,1 +1,1 @@
-"""What offline, online and evaluation share: policies, inputs, generation, log-probs."""
+"""Policies: families, inputs, rows, completions and log-probs, for offline, online, evaluation."""

@@ -30,7 +30,7 @@ TOWER_ATTENTION = "strive_flash_segments"
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """What the vision tower makes of one video, from before the mergers.
+    """The vision tower's output for one video, from before the mergers.
 
     Hidden states are in the order of `pixel_values` (four patches of a merged token stand side by
     side), so that one video is one slice of rows. `deepstack_SND` holds those of the layers that
@@ -40,11 +40,6 @@ class VisionFeatures:
     hidden_ND: Tensor
     deepstack_SND: tuple[Tensor, ...]
     grid_thw: Grid
-
-    def detach(self) -> "VisionFeatures":
-        """The same values without the graph, for a rollout or a reference model."""
-        deepstack = tuple(layer.detach() for layer in self.deepstack_SND)
-        return VisionFeatures(self.hidden_ND.detach(), deepstack, self.grid_thw)
 
 
 @dataclass(frozen=True)

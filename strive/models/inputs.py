@@ -5,24 +5,34 @@ ours: frames are snapped to the patch grid here (never enlarged beyond the snap)
 time is given, and position ids are computed once.
 """
 
+import hashlib
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strive.errors import ModelError
-from strive.models.loading import Policy
-from strive.models.positions import Grid, mean_seconds_per_slice, next_position
+from strive.errors import DiskError, ModelError
+from strive.files import atomic_file
+from strive.models.loading import OpenedModel, Policy
+from strive.models.positions import Grid, PositionRule, mean_seconds_per_slice, next_position
 from strive.records import VideoFrames
 
 MOST_SLENDER = 200
 """Length of a frame over its breadth that processors take at most."""
+_TEXTS_AT_ONCE = 1000
+_WORTH_KEEPING = 1000
+"""So many new counts are written for the next start; fewer take no time."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,13 @@ def prepare_prompts(
     `max_pixels` limits a frame's pixels further than the processor does by itself.
     """
     processor = policy.processor
-    clips = [_snap_video(policy, video, max_pixels) for video in videos]
+    clips = []
+    for video in videos:
+        num_frames, height, width = video.frames_KHWC.shape[:3]
+        if num_frames == 0:
+            raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
+        size = policy_size(processor, num_frames, height, width, max_pixels=max_pixels)
+        clips.append(_resized(video.frames_KHWC, size))
     patches = processor.video_processor(
         videos=clips,
         do_resize=False,
@@ -73,18 +89,38 @@ def prepare_prompts(
     )
     grids: list[Grid] = [tuple(grid) for grid in patches["video_grid_thw"].tolist()]
     pixels = patches["pixel_values_videos"].split([math.prod(grid) for grid in grids])
-    rendered = render_prompts(policy.processor, texts)
+    rendered = render_prompts(processor, texts)
     expanded = [
         policy.family.expand_prompt(
             processor, prompt, grid, video.pts_seconds_K, policy.position_rule
         )
         for prompt, grid, video in zip(rendered, grids, videos, strict=True)
     ]
-    rows = policy.tokenizer(expanded)["input_ids"]
-    return [
-        _assemble(policy, *parts)
-        for parts in zip(rows, grids, pixels, videos, rendered, strict=True)
-    ]
+    ids = policy.tokenizer(expanded)["input_ids"]
+    frames_per_slice = policy.config.vision_config.temporal_patch_size
+    prompts = []
+    for row, grid, pixel_values, video, text in zip(
+        ids, grids, pixels, videos, rendered, strict=True
+    ):
+        input_ids_P = np.asarray(row, dtype=np.int64)
+        video_mask_P = input_ids_P == policy.config.video_token_id
+        seconds = mean_seconds_per_slice(video.pts_seconds_K, frames_per_slice)
+        position_ids_3P = policy.family.position_ids(
+            policy.config, video_mask_P, grid, seconds, policy.position_rule
+        )
+        prompts.append(
+            PromptInputs(
+                input_ids_P=input_ids_P,
+                video_mask_P=video_mask_P,
+                position_ids_3P=position_ids_3P,
+                next_position=next_position(position_ids_3P),
+                pixel_values=pixel_values,
+                video_grid_thw=grid,
+                seconds_per_slice=seconds,
+                text=text,
+            )
+        )
+    return prompts
 
 
 def snapped_size(
@@ -154,15 +190,6 @@ def _resized(frames_KHWC: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
     return transforms.resize(frames, list(size), InterpolationMode.BICUBIC, antialias=True)
 
 
-def _snap_video(policy: Policy, video: VideoFrames, max_pixels: int | None) -> Tensor:
-    """Frames [K, 3, H, W] uint8 at the size at which the policy is shown them."""
-    num_frames, height, width = video.frames_KHWC.shape[:3]
-    if num_frames == 0:
-        raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
-    size = policy_size(policy.processor, num_frames, height, width, max_pixels=max_pixels)
-    return _resized(video.frames_KHWC, size)
-
-
 def render_prompts(processor: Any, texts: Sequence[str]) -> list[str]:
     """The processor's chat template: one user turn, the video before the text."""
     conversations = [
@@ -197,29 +224,87 @@ def as_plain_text(text: str, tokenizer: Any) -> str:
     return re.sub(pattern, lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
-def _assemble(
-    policy: Policy,
-    row: list[int],
-    grid_thw: Grid,
-    pixel_values: Tensor,
-    video: VideoFrames,
-    text: str,
-) -> PromptInputs:
-    input_ids_P = np.asarray(row, dtype=np.int64)
-    video_mask_P = input_ids_P == policy.config.video_token_id
-    seconds = mean_seconds_per_slice(
-        video.pts_seconds_K, policy.config.vision_config.temporal_patch_size
+# --- how long prompts are, before any is made ----------------------------------------------------
+
+
+def long_prompts(
+    opened: OpenedModel,
+    texts: Sequence[str],
+    sizes: Iterable[tuple[int, int]],
+    *,
+    limit: int,
+    num_frames: int,
+    longest_seconds: float,
+    max_pixels: int | None,
+    position_rule: PositionRule,
+    kept_in: Path | None = None,
+) -> dict[int, int]:
+    """Find the prompts of more than `limit` tokens: {place in `texts`: number of tokens}.
+
+    `sizes` are height and width of each text's frames as cached. A byte-level tokenizer makes at
+    most one token of a byte, so that only texts of more bytes than there is room for are tokenised:
+    of a corpus of ordinary questions, none. Their counts are kept in the folder `kept_in`, so that
+    a second start does not make them again.
+    """
+    around: dict[tuple[int, int], int] = {}
+    suspects: list[tuple[int, str, int]] = []
+    for place, (text, size) in enumerate(zip(texts, sizes, strict=True)):
+        if size not in around:
+            around[size] = _tokens_around(
+                opened, size, num_frames, longest_seconds, max_pixels, position_rule
+            )
+        room = limit - around[size]
+        if len(text) <= room and len(unicodedata.normalize("NFC", text).encode()) <= room:
+            continue
+        suspects.append((place, text, around[size]))
+    counts = _count_tokens(opened.processor.tokenizer, [text for _, text, _ in suspects], kept_in)
+    totals = {place: others + n for (place, _, others), n in zip(suspects, counts, strict=True)}
+    return {place: total for place, total in totals.items() if total > limit}
+
+
+def _count_tokens(tokenizer: Any, texts: Sequence[str], kept_in: Path | None) -> list[int]:
+    """Tokens of each text as it stands in a prompt, from what an earlier call kept if it can be."""
+    digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+    counts: dict[bytes, int] = {}
+    file = None
+    if kept_in is not None and len(texts) >= _WORTH_KEEPING:
+        vocabulary = tokenizer.backend_tokenizer.to_str().encode()
+        file = kept_in / f"{hashlib.blake2b(vocabulary, digest_size=8).hexdigest()}.parquet"
+        with suppress(OSError, pa.ArrowException, KeyError):  # it only saves time
+            table = pq.read_table(file)
+            counts = dict(zip(*(table[name].to_pylist() for name in ("text", "n")), strict=True))
+    by_digest = dict(zip(digests, texts, strict=True))
+    missing = {digest: text for digest, text in by_digest.items() if digest not in counts}
+    names = list(missing)
+    for start in range(0, len(names), _TEXTS_AT_ONCE):
+        batch = names[start : start + _TEXTS_AT_ONCE]
+        plain = [as_plain_text(missing[name], tokenizer) for name in batch]
+        rows = tokenizer(plain, add_special_tokens=False)["input_ids"]
+        counts.update(zip(batch, map(len, rows), strict=True))
+    if file is not None and len(missing) >= _WORTH_KEEPING:
+        with suppress(DiskError), atomic_file(file) as temporary:  # a cache may be read-only
+            pq.write_table(pa.table({"text": list(counts), "n": list(counts.values())}), temporary)
+    return [counts[digest] for digest in digests]
+
+
+def _tokens_around(
+    opened: OpenedModel,
+    size: tuple[int, int],
+    num_frames: int,
+    longest_seconds: float,
+    max_pixels: int | None,
+    position_rule: PositionRule,
+) -> int:
+    """Tokens of a prompt without its question: the turn, the video, and its times if written."""
+    processor, vision = opened.processor, opened.config.vision_config
+    height, width = policy_size(processor, num_frames, *size, max_pixels=max_pixels)
+    grid = (
+        -(-num_frames // vision.temporal_patch_size),
+        height // vision.patch_size,
+        width // vision.patch_size,
     )
-    position_ids_3P = policy.family.position_ids(
-        policy.config, video_mask_P, grid_thw, seconds, policy.position_rule
+    [rendered] = render_prompts(processor, [""])
+    expanded = opened.family.expand_prompt(
+        processor, rendered, grid, np.linspace(0.0, longest_seconds, num_frames), position_rule
     )
-    return PromptInputs(
-        input_ids_P=input_ids_P,
-        video_mask_P=video_mask_P,
-        position_ids_3P=position_ids_3P,
-        next_position=next_position(position_ids_3P),
-        pixel_values=pixel_values,
-        video_grid_thw=grid_thw,
-        seconds_per_slice=seconds,
-        text=text,
-    )
+    return len(processor.tokenizer(expanded)["input_ids"])

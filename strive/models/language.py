@@ -140,24 +140,16 @@ def attend(
             )
         return segment_attention(module, query, key, value, scale=scaling), None
     if query.shape[2] == 1:
-        return _attend_one(query, key, value, attention_mask, scaling), None
+        # One query per row: the heads that share a key head are queries of it, and nothing is
+        # copied. transformers does the same, but not within a compiled graph.
+        packed: Any = pack_gqa(query, query.shape[1] // key.shape[1])
+        output = nn.functional.scaled_dot_product_attention(
+            packed, key, value, attn_mask=attention_mask, scale=scaling
+        )
+        return output.reshape(len(query), 1, query.shape[1], query.shape[3]), None
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **options
     )
-
-
-def _attend_one(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
-) -> Tensor:
-    """One query per row: the heads that share a key head are queries of it, and nothing is copied.
-
-    transformers does the same, but not within a compiled graph.
-    """
-    packed: Any = pack_gqa(query, query.shape[1] // key.shape[1])
-    output = nn.functional.scaled_dot_product_attention(
-        packed, key, value, attn_mask=mask, scale=scale
-    )
-    return output.reshape(len(query), 1, query.shape[1], query.shape[3])
 
 
 class SplitSegments:
@@ -204,7 +196,7 @@ class SplitSegments:
 
 
 def _completion_mask(runs: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """What position t of any completion may see: [1, 1, longest, prompt + longest]."""
+    """Columns that position t of any completion may see: [1, 1, longest, prompt + longest]."""
     longest = max((length for segment, length in runs if segment > PROMPT), default=0)
     prompt = sum(length for segment, length in runs if segment == PROMPT)
     seen = torch.ones(longest, prompt + longest, dtype=torch.bool, device=device)

@@ -112,7 +112,7 @@ class Policy:
     eos_ids: tuple[int, ...]
     """Tokens that end a completion."""
     pad_id: int
-    """What fills a completion after its end."""
+    """Fills a completion after its end."""
     never_sampled_ids: Tensor
     """Vision placeholders and ids without a text: sampling them would break the next forward."""
     model_id: str
@@ -129,7 +129,7 @@ class Policy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """Type that the model computes in."""
         return self.model.dtype
 
 
@@ -166,7 +166,7 @@ def load_policy(
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """What is known of a policy before its weights are loaded."""
+    """A policy before its weights are loaded."""
 
     name: str
     config: Any

@@ -7,7 +7,7 @@ forward. Both give the same numbers (float32: to 1e-5) and the same gradients.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,14 +24,14 @@ from strive.models.loading import Policy
 from strive.models.rows import packed_rows
 from strive.models.vision import merge_features
 
-MODES: tuple[str, ...] = ("packed", "plain")
+MODES: tuple[str, ...] = get_args(LogProbMode)
 LOGITS_PER_CHUNK = 2**25
 """Most logits that exist at once: 128 MiB in float32, 220 tokens of a 152,000-word vocabulary."""
 
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Per token, for one prompt ([G, L]) or a batch of them ([B, G, L]); 0 past a length."""
+    """Per token of a batch of prompts, [B, G, L]; 0 past a length."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -39,33 +39,6 @@ class LogProbs:
     was not asked for."""
     mask: Tensor
     """True where there is a token."""
-
-
-def completion_logprobs(
-    policy: Policy,
-    prompt: PromptInputs,
-    features: VisionFeatures,
-    tokens_GL: Tensor,
-    lengths_G: Tensor,
-    *,
-    sampling_temperature: float = 1.0,
-    mode: LogProbMode = "packed",
-    attention: AttentionMode = "auto",
-    model: Any = None,
-) -> LogProbs:
-    """Log-probabilities [G, L] of one prompt's completions; see `completion_logprobs_batch`."""
-    batch = completion_logprobs_batch(
-        policy,
-        [prompt],
-        [features],
-        tokens_GL[None],
-        lengths_G[None],
-        sampling_temperature=sampling_temperature,
-        mode=mode,
-        attention=attention,
-        model=model,
-    )
-    return LogProbs(batch.logprobs[0], batch.entropy[0], batch.mask[0])
 
 
 def completion_logprobs_batch(
@@ -95,11 +68,15 @@ def completion_logprobs_batch(
         raise unknown_name("logprobs mode", mode, MODES)
     model = policy.model if model is None else model
     tokens, lengths = tokens_BGL.cpu().numpy(), lengths_BG.cpu().numpy()
+    mask_BGL = np.arange(tokens.shape[2]) < lengths[..., None]
     if mode == "packed":
-        hidden_NH = _packed_hidden(policy, model, prompts, features, tokens, lengths, attention)
+        rows, source_BGL = packed_rows(policy, prompts, tokens, lengths)
+        merged = merge_features(policy, features, model=model)
+        hidden_BTH = language_forward(policy, model, rows, merged, attention=attention)
+        row_N = torch.from_numpy(np.nonzero(mask_BGL)[0]).to(policy.device)
+        hidden_NH = hidden_BTH[row_N, torch.from_numpy(source_BGL[mask_BGL]).to(policy.device)]
     else:
         hidden_NH = _plain_hidden(policy, model, prompts, features, tokens, lengths)
-    mask_BGL = np.arange(tokens.shape[2]) < lengths[..., None]
     targets_N = torch.from_numpy(tokens[mask_BGL]).to(policy.device)
     logprobs_N, entropy_N = token_logprobs(
         model.lm_head,
@@ -167,26 +144,6 @@ def _chunk_logprobs(
     return chosen_C, entropy_C
 
 
-def _packed_hidden(
-    policy: Policy,
-    model: Any,
-    prompts: Sequence[PromptInputs],
-    features: Sequence[VisionFeatures],
-    tokens_BGL: NDArray[np.int64],
-    lengths_BG: NDArray[np.int64],
-    attention: AttentionMode,
-) -> Tensor:
-    """Hidden states [N, H] that predict each token, from one packed row per prompt."""
-    rows, source_BGL = packed_rows(policy, prompts, tokens_BGL, lengths_BG)
-    merged = merge_features(policy, features, model=model)
-    hidden_BTH = language_forward(policy, model, rows, merged, attention=attention)
-    mask_BGL = np.arange(tokens_BGL.shape[2]) < lengths_BG[..., None]
-    row_N, column_N = np.nonzero(mask_BGL)[0], source_BGL[mask_BGL]
-    return hidden_BTH[
-        torch.from_numpy(row_N).to(policy.device), torch.from_numpy(column_N).to(policy.device)
-    ]
-
-
 def _plain_hidden(
     policy: Policy,
     model: Any,
@@ -195,7 +152,10 @@ def _plain_hidden(
     tokens_BGL: NDArray[np.int64],
     lengths_BG: NDArray[np.int64],
 ) -> Tensor:
-    """The same from one full row per completion, through the model's own forward."""
+    """Hidden states [N, H] that predict each token, from one full row per completion.
+
+    Through the model's own forward.
+    """
     hidden: list[Tensor] = []
     for prompt, video, tokens_GL, lengths_G in zip(
         prompts, features, tokens_BGL, lengths_BG, strict=True

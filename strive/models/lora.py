@@ -44,7 +44,12 @@ def add_adapters(policy: Policy, *, targets: str, rank: int, alpha: int, seed: i
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_is_adapter(name))
         if ".lora_A." in name and not parameter.is_meta:
-            _draw(parameter, derive_seed(seed, "lora", name))
+            # On the CPU in float32, whatever the device and type: the same on every machine.
+            drawn = torch.empty(parameter.shape)
+            generator = torch.Generator().manual_seed(derive_seed(seed, "lora", name))
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            with torch.no_grad():
+                parameter.copy_(drawn)
 
 
 @contextlib.contextmanager
@@ -84,22 +89,11 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
             continue
         owner, _, kind = name.rpartition(".base_layer.")
         if owner in layers and kind == "weight":
-            value = _merge(layers[owner], value)
+            layer = layers[owner]
+            a, b = (part[_ADAPTER].weight.float() for part in (layer.lora_A, layer.lora_B))
+            value = (value.float() + layer.scaling[_ADAPTER] * (b @ a)).to(value.dtype).cpu()
         merged[_base_name(name)] = value
     return merged
-
-
-def _merge(layer: Any, weight: Tensor) -> Tensor:
-    a, b = (part[_ADAPTER].weight.float() for part in (layer.lora_A, layer.lora_B))
-    return (weight.float() + layer.scaling[_ADAPTER] * (b @ a)).to(weight.dtype).cpu()
-
-
-def _draw(parameter: Tensor, seed: int) -> None:
-    """On the CPU in float32, whatever the device and type: the same on every machine."""
-    drawn = torch.empty(parameter.shape)
-    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        parameter.copy_(drawn)
 
 
 def _target_names(model: nn.Module, family: Family, targets: str) -> list[str]:

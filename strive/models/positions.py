@@ -1,4 +1,4 @@
-"""What the families share of three-axis position ids (time, height, width), in plain NumPy.
+"""Three-axis position ids (time, height, width): the parts that families share, in plain NumPy.
 
 Computed here once and used by rollouts, log-probs and evaluation alike, because three pieces of
 code that each guess them is how trainers come to train on other positions than they sampled with.

@@ -54,7 +54,7 @@ class Completions:
 
 
 class Sampler(Protocol):
-    """What a rollout asks of whatever writes completions.
+    """Writes completions for a rollout.
 
     `decoding.Decoder` is the built-in one. An engine that takes no uniform numbers derives
     its seeds from them, so that a completion depends on its own numbers and the weights alone.

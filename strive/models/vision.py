@@ -34,12 +34,20 @@ def encode_videos(
     Many videos share a call, all of them with `in_one_call`. `with_graph` keeps what a gradient
     into the tower needs; without it nothing is recorded.
     """
-    features: list[VisionFeatures] = []
-    groups = [list(prompts)] if in_one_call else _groups_within(prompts, PATCHES_PER_CALL)
+    groups: list[list[PromptInputs]] = []
+    patches = 0
+    for prompt in prompts:
+        count = math.prod(prompt.video_grid_thw)
+        # Neighbours share a call as far as they fit into one; a long video goes alone.
+        fits = in_one_call or patches + count <= PATCHES_PER_CALL
+        if groups and fits:
+            groups[-1].append(prompt)
+            patches += count
+        else:
+            groups.append([prompt])
+            patches = count
     with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
-        for group in groups:
-            features += _encode_together(policy, group)
-    return features
+        return [video for group in groups for video in _encode_together(policy, group)]
 
 
 def _encode_together(policy: Policy, prompts: Sequence[PromptInputs]) -> list[VisionFeatures]:
@@ -54,30 +62,6 @@ def _encode_together(policy: Policy, prompts: Sequence[PromptInputs]) -> list[Vi
         VisionFeatures(rows[0], tuple(rows[1:]), grid)
         for *rows, grid in zip(*per_layer, grids, strict=True)
     ]
-
-
-def _groups_within(
-    prompts: Sequence[PromptInputs], most_patches: int
-) -> Iterator[list[PromptInputs]]:
-    """Neighbouring prompts whose videos fit into one call of the tower; a long one goes alone."""
-    group: list[PromptInputs] = []
-    patches = 0
-    for prompt in prompts:
-        count = math.prod(prompt.video_grid_thw)
-        if group and patches + count > most_patches:
-            yield group
-            group, patches = [], 0
-        group.append(prompt)
-        patches += count
-    if group:
-        yield group
-
-
-def encode_video(
-    policy: Policy, prompt: PromptInputs, *, with_graph: bool = False
-) -> VisionFeatures:
-    """Features of one prompt's video; see `encode_videos` for several at once."""
-    return encode_videos(policy, [prompt], with_graph=with_graph)[0]
 
 
 def merge_features(

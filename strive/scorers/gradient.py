@@ -31,7 +31,7 @@ from strive.models.language import language_forward
 from strive.models.loading import Policy, checkpoint_activations
 from strive.models.logprobs import token_logprobs
 from strive.models.rows import packed_rows
-from strive.models.vision import encode_video, merge_features
+from strive.models.vision import encode_videos, merge_features
 from strive.scorers import JointScorer, ScorerRequest
 from strive.scorers.common import token_ids
 from strive.scorers.policy import ScoringPolicy
@@ -124,7 +124,7 @@ def question_loss(policy: Policy, prompt: PromptInputs, pixels_ND: Tensor) -> Te
     rows, source_BGL = packed_rows(
         policy, [read], targets_L[None, None], np.array([[len(targets_L)]])
     )
-    merged = merge_features(policy, [encode_video(policy, read, with_graph=True)])
+    merged = merge_features(policy, encode_videos(policy, [read], with_graph=True))
     hidden_BTH = language_forward(policy, policy.model, rows, merged)
     logprobs_L, _ = token_logprobs(
         policy.model.lm_head,

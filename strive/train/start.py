@@ -18,7 +18,7 @@ from strive.cache.frames import FrameReader
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError, ConfigError
 from strive.groups import VariantReader, held_out_records
-from strive.models.lengths import long_prompts
+from strive.models.inputs import long_prompts
 from strive.models.loading import OpenedModel, Policy, open_model, require_trainable
 from strive.models.lora import add_adapters, base_parameters
 from strive.records import Record

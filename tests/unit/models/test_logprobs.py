@@ -10,7 +10,6 @@ from strive.models.inputs import PromptInputs, prepare_prompts
 from strive.models.loading import Policy, make_policy
 from strive.models.logprobs import (
     LogProbs,
-    completion_logprobs,
     completion_logprobs_batch,
     token_logprobs,
 )
@@ -140,9 +139,9 @@ def test_plain_equals_the_whole_model_on_pixels(policy: Policy) -> None:
     """The reference path itself, against the model fed with pixels and sliced by hand."""
     prompt = make_prompts(policy, count=1)[0]
     tokens, lengths = completions(policy, [prompt], [[5, 3]])
-    features = encode_videos(policy, [prompt])[0]
-    ours = completion_logprobs(
-        policy, prompt, features, tokens[0], lengths[0], sampling_temperature=0.7, mode="plain"
+    features = encode_videos(policy, [prompt])
+    ours = completion_logprobs_batch(
+        policy, [prompt], features, tokens, lengths, sampling_temperature=0.7, mode="plain"
     )
     for g, length in enumerate(lengths[0].tolist()):
         ids = torch.cat([torch.from_numpy(prompt.input_ids_P), tokens[0, g, :length]])
@@ -156,10 +155,10 @@ def test_plain_equals_the_whole_model_on_pixels(policy: Policy) -> None:
         ).logits[0]
         every = (logits[len(prompt.input_ids_P) - 1 : -1] / 0.7).log_softmax(-1)
         wanted = every.gather(1, tokens[0, g, :length, None])[:, 0]
-        torch.testing.assert_close(ours.logprobs[g, :length], wanted, atol=1e-5, rtol=0)
-        assert (ours.logprobs[g, length:] == 0).all()
+        torch.testing.assert_close(ours.logprobs[0, g, :length], wanted, atol=1e-5, rtol=0)
+        assert (ours.logprobs[0, g, length:] == 0).all()
         entropy = -(every.exp() * every).sum(-1)
-        torch.testing.assert_close(ours.entropy[g, :length], entropy, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.entropy[0, g, :length], entropy, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["packed", "plain"])
@@ -195,8 +194,11 @@ def test_one_prompt_equals_its_part_of_the_batch(policy: Policy) -> None:
     features = encode_videos(policy, prompts)
     batch = completion_logprobs_batch(policy, prompts, features, tokens, lengths)
     for i, prompt in enumerate(prompts):
-        alone = completion_logprobs(policy, prompt, features[i], tokens[i], lengths[i])
-        torch.testing.assert_close(alone.logprobs, batch.logprobs[i], atol=1e-5, rtol=0)
+        part = slice(i, i + 1)
+        alone = completion_logprobs_batch(
+            policy, [prompt], features[part], tokens[part], lengths[part]
+        )
+        torch.testing.assert_close(alone.logprobs, batch.logprobs[part], atol=1e-5, rtol=0)
 
 
 def test_a_reference_shares_features_and_takes_no_gradient(policy: Policy) -> None:

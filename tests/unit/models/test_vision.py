@@ -7,7 +7,7 @@ import torch
 
 from strive.models import vision
 from strive.models.loading import Policy
-from strive.models.vision import count_encodes, encode_video, encode_videos, merge_features
+from strive.models.vision import count_encodes, encode_videos, merge_features
 
 from .conftest import make_prompts
 
@@ -35,7 +35,7 @@ def test_encode_then_merge_equals_the_model(policy: Policy) -> None:
 def test_one_video_alone_equals_its_part_of_several(policy: Policy) -> None:
     prompts = make_prompts(policy, height=120, width=180)
     for prompt, together in zip(prompts, encode_videos(policy, prompts), strict=True):
-        alone = encode_video(policy, prompt)
+        [alone] = encode_videos(policy, [prompt])
         torch.testing.assert_close(alone.hidden_ND, together.hidden_ND, atol=1e-5, rtol=0)
         assert alone.grid_thw == together.grid_thw
 
@@ -54,10 +54,9 @@ def test_many_videos_take_several_calls(policy: Policy, monkeypatch: pytest.Monk
 
 def test_frozen_features_carry_no_graph_and_trained_ones_do(policy: Policy) -> None:
     prompt = make_prompts(policy, count=1)[0]
-    assert not encode_video(policy, prompt).hidden_ND.requires_grad
-    features = encode_video(policy, prompt, with_graph=True)
+    assert not encode_videos(policy, [prompt])[0].hidden_ND.requires_grad
+    [features] = encode_videos(policy, [prompt], with_graph=True)
     assert features.hidden_ND.requires_grad
-    assert not features.detach().hidden_ND.requires_grad
 
 
 def test_gradients_equal_the_models(policy: Policy) -> None:

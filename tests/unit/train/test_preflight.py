@@ -12,8 +12,7 @@ from strive.cache.layout import open_cache
 from strive.cache.questions import read_questions, write_questions
 from strive.errors import CacheError, ConfigError, ModelError
 from strive.lab.models import lab_model_path
-from strive.models.inputs import prepare_prompts
-from strive.models.lengths import long_prompts
+from strive.models.inputs import long_prompts, prepare_prompts
 from strive.models.loading import load_policy, open_model
 from strive.records import Record, VideoFrames, write_records
 from strive.train.data import TrainingData
