@@ -29,7 +29,7 @@ from strive.errors import DecodeError, ModelError, StriveError
 from strive.pipeline.options import frame_codec, make_frames_key
 from strive.pipeline.part import Part, StageCounts, is_commit_due
 from strive.pipeline.prepare import read_back
-from strive.pipeline.queues import BatchThreads, BoundedQueue, BusyClock, QueueClosed
+from strive.pipeline.queues import BatchThreads, BusyClock, CallQueue, QueueClosed
 from strive.pipeline.work import WorkItem, question_failure, video_failure
 from strive.records import Record
 from strive.scorers import scorer_faults
@@ -50,7 +50,6 @@ MAX_READ_THREADS = 4
 MAX_CPU_BATCHES = 8
 
 T = TypeVar("T")
-Call = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -146,9 +145,9 @@ class EmbedStage:
         self._on_video = on_video
         self.counts = StageCounts()
         self._preparing, self._embedding = BusyClock(), BusyClock()
-        self._inbox: BoundedQueue[Call] = BoundedQueue(MAX_ITEMS, MAX_INBOX_BYTES)
-        self._ready: BoundedQueue[Call] = BoundedQueue(4 * MAX_ITEMS, MAX_READY_BYTES)
-        self._writes: BoundedQueue[Call] = BoundedQueue(16 * MAX_ITEMS, MAX_WRITE_BYTES)
+        self._inbox = CallQueue(MAX_ITEMS, MAX_INBOX_BYTES)
+        self._ready = CallQueue(4 * MAX_ITEMS, MAX_READY_BYTES)
+        self._writes = CallQueue(16 * MAX_ITEMS, MAX_WRITE_BYTES)
         self._fault: BaseException | None = None
         self._fault_lock = threading.Lock()
         # Of the reader.
@@ -167,7 +166,7 @@ class EmbedStage:
         self._threads = [
             threading.Thread(target=self._run, args=(loop,), name=f"strive-{name}", daemon=True)
             for name, loop in (
-                ("read", self._read_loop),
+                ("read", self._inbox.make_calls),
                 ("models", self._models_loop),
                 ("write", self._write_loop),
             )
@@ -197,12 +196,12 @@ class EmbedStage:
             StriveError: a fault of the stage, such as a full disk.
         """
         if item.part is not None:
-            self._put(partial(self._read_embeddings, item))
+            self._put(self._read_embeddings, item)
         elif outcome is None:
-            self._put(partial(self._read_cached, item))
+            self._put(self._read_cached, item)
         else:
             num_bytes = outcome.value.num_bytes if outcome.error is None else 0
-            self._put(partial(self._read_decoded, item, outcome), num_bytes)
+            self._put(self._read_decoded, item, outcome, num_bytes=num_bytes)
 
     def flush(self) -> None:
         """Return when everything that was put is committed.
@@ -211,7 +210,7 @@ class EmbedStage:
             StriveError: a fault of the stage.
         """
         is_committed = threading.Event()
-        self._put(partial(self._flush_batchers, is_committed))
+        self._put(self._flush_batchers, is_committed)
         while not is_committed.wait(0.2):
             self._raise_fault()
         self._raise_fault()
@@ -252,10 +251,10 @@ class EmbedStage:
         is_embedding = any(not future.done() for _, future in self._at_work)
         return is_embedding or any(thread.is_alive() for thread in self._threads)
 
-    def _put(self, call: Call, num_bytes: int = 0) -> None:
+    def _put(self, call: Callable[..., None], *arguments: Any, num_bytes: int = 0) -> None:
         self._raise_fault()
         try:
-            self._inbox.put(call, num_bytes)
+            self._inbox.put(call, *arguments, num_bytes=num_bytes)
         except QueueClosed:
             self._raise_fault()
             raise
@@ -280,7 +279,7 @@ class EmbedStage:
 
     # --- in each thread --------------------------------------------------------------------------
 
-    def _run(self, loop: Call) -> None:
+    def _run(self, loop: Callable[[], None]) -> None:
         try:
             loop()
         except QueueClosed:
@@ -291,12 +290,6 @@ class EmbedStage:
             self._inbox.close(drop=True)
             self._ready.close(drop=True)
             self._writes.close()
-
-    def _to_models(self, call: Callable[..., None], *arguments: Any, num_bytes: int = 0) -> None:
-        self._ready.put(partial(call, *arguments), num_bytes)
-
-    def _to_writer(self, call: Callable[..., None], *arguments: Any, num_bytes: int = 0) -> None:
-        self._writes.put(partial(call, *arguments), num_bytes)
 
     def _attempt(
         self, request: EmbedRequest, records: Sequence[Record], compute: Callable[[], T]
@@ -315,22 +308,16 @@ class EmbedStage:
         seconds, checksum = time.monotonic() - started, request.video.checksum
         for record in records:
             row = question_failure(record, failure, seconds, request.session, checksum)
-            self._to_writer(self._part.add_failure, row)
+            self._writes.put(self._part.add_failure, row)
         return None
 
     # --- in the reader ---------------------------------------------------------------------------
-
-    def _read_loop(self) -> None:
-        while True:
-            call = self._inbox.get()
-            assert call is not None
-            call()
 
     def _read_embeddings(self, item: WorkItem) -> None:
         assert item.part is not None
         videos = list(read_embeddings(item.part, item.checksums))
         num_bytes = sum(video.embeddings_FD.nbytes for video in videos)
-        self._to_models(self._score_cached, item, videos, num_bytes=num_bytes)
+        self._ready.put(self._score_cached, item, videos, num_bytes=num_bytes)
 
     def _read_cached(self, item: WorkItem) -> None:
         (video_id,) = item.video_ids
@@ -348,11 +335,11 @@ class EmbedStage:
             row = video_failure(
                 video_id, outcome.error, outcome.seconds, self._frames_key, self._video_root
             )
-            self._to_writer(self._part.add_failure, row)
-            self._to_models(self._finish_video, VideoProgress(video_id))
+            self._writes.put(self._part.add_failure, row)
+            self._ready.put(self._finish_video, VideoProgress(video_id))
             return
         encoded: EncodedVideo = outcome.value
-        self._to_writer(self._part.add_frames, encoded, num_bytes=encoded.num_bytes)
+        self._writes.put(self._part.add_frames, encoded, num_bytes=encoded.num_bytes)
         with self._preparing:
             checksum = frames_checksum(encoded.frames)
         facts = encoded.facts
@@ -367,13 +354,13 @@ class EmbedStage:
         """Hand a video to each scorer that has to look at it; read frames only if one does."""
         video.num_scorers_left = len(item.records)
         if not item.records:
-            self._to_models(self._finish_video, video)
+            self._ready.put(self._finish_video, video)
         frames_FHWC: np.ndarray | None = None
         for key in item.records:
             session = self._sessions[key]
             request = EmbedRequest(session, video, item.records[key][video.video_id])
             if session.mode == "frame_free":
-                self._to_models(self._run_whole, request, None)
+                self._ready.put(self._run_whole, request, None)
                 continue
             if frames_FHWC is None:
                 with self._preparing:
@@ -381,7 +368,7 @@ class EmbedStage:
             if session.mode == "batched":
                 self._fill_batches(request, frames_FHWC)
             else:
-                self._to_models(self._run_whole, request, frames_FHWC, num_bytes=frames_FHWC.nbytes)
+                self._ready.put(self._run_whole, request, frames_FHWC, num_bytes=frames_FHWC.nbytes)
 
     def _fill_batches(self, request: EmbedRequest, frames_FHWC: np.ndarray) -> None:
         session = request.session
@@ -405,15 +392,15 @@ class EmbedStage:
                     self._batchers[session.key] = Batcher(scorer.batch_size, pinned=pinned)
                 batches = list(self._batchers[session.key].add(request, prepared))
         if prepared is None:
-            self._to_models(self._finish_scorer, request)
+            self._ready.put(self._finish_scorer, request)
         for batch in batches:
-            self._to_models(self._start_batch, batch, num_bytes=int(batch.prepared.nbytes))
+            self._ready.put(self._start_batch, batch, num_bytes=int(batch.prepared.nbytes))
 
     def _flush_batchers(self, is_committed: threading.Event) -> None:
         for batcher in self._batchers.values():
             for batch in batcher.flush():
-                self._to_models(self._start_batch, batch, num_bytes=int(batch.prepared.nbytes))
-        self._to_models(self._flush_models, is_committed)
+                self._ready.put(self._start_batch, batch, num_bytes=int(batch.prepared.nbytes))
+        self._ready.put(self._flush_models, is_committed)
 
     # --- in the models thread --------------------------------------------------------------------
 
@@ -428,7 +415,7 @@ class EmbedStage:
                 seconds = time.monotonic() - self._part_started
                 if is_commit_due(self._num_part_videos, self._num_part_bytes, seconds):
                     self._score_embedded()
-                    self._to_writer(self._part.commit)
+                    self._writes.put(self._part.commit)
                     self._begin_part()
         finally:
             if self._batch_threads is not None:
@@ -441,8 +428,8 @@ class EmbedStage:
     def _flush_models(self, is_committed: threading.Event) -> None:
         self._wait_for_batches()
         self._score_embedded()
-        self._to_writer(self._part.commit)
-        self._to_writer(is_committed.set)
+        self._writes.put(self._part.commit)
+        self._writes.put(is_committed.set)
         self._begin_part()
 
     def _start_batch(self, batch: Batch) -> None:
@@ -500,11 +487,11 @@ class EmbedStage:
                 score = partial(self._score, request, record, frames_FHWC)
                 rows = self._attempt(request, [record], score)
                 if rows:
-                    self._to_writer(self._part.add_scores, session.key, rows)
+                    self._writes.put(self._part.add_scores, session.key, rows)
                 elif rows is not None:
-                    self._to_writer(self.counts.add, StageCounts(num_unscorable=1))
+                    self._writes.put(self.counts.add, StageCounts(num_unscorable=1))
         if session.mode == "joint":
-            self._to_writer(self.counts.add, StageCounts(num_embedded=1))
+            self._writes.put(self.counts.add, StageCounts(num_embedded=1))
         self._finish_scorer(request)
 
     def _score(
@@ -528,7 +515,9 @@ class EmbedStage:
         if embeddings is not None:
             self._unscored.setdefault(session.key, []).append((embeddings, request.records))
             num_bytes = embeddings.embeddings_FD.nbytes
-            self._to_writer(self._part.add_embeddings, session.key, embeddings, num_bytes=num_bytes)
+            self._writes.put(
+                self._part.add_embeddings, session.key, embeddings, num_bytes=num_bytes
+            )
         self._finish_scorer(request)
 
     def _score_embedded(self) -> None:
@@ -563,8 +552,8 @@ class EmbedStage:
                 continue
             error = DecodeError("nonfinite", f"question {question_id} has scores that are NaN")
             failure = question_failure(by_id[question_id], error, 0.0, session, row.frames_checksum)
-            self._to_writer(self._part.add_failure, failure)
-        self._to_writer(self._part.add_scores, key, finite)
+            self._writes.put(self._part.add_failure, failure)
+        self._writes.put(self._part.add_scores, key, finite)
 
     def _finish_scorer(self, request: EmbedRequest) -> None:
         request.video.num_scorers_left -= 1
@@ -580,10 +569,7 @@ class EmbedStage:
 
     def _write_loop(self) -> None:
         try:
-            while True:
-                call = self._writes.get()
-                assert call is not None
-                call()
+            self._writes.make_calls()
         except QueueClosed:
             self._part.commit()  # the end, or a fault elsewhere: what is finished is kept
             raise

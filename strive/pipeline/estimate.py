@@ -14,10 +14,9 @@ from strive.cache.layout import CacheLayout
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError
 from strive.pipeline.options import make_frames_key, prepare_rule
-from strive.pipeline.prepare import next_decoder, prepare_video, read_back
+from strive.pipeline.prepare import decode_pool, read_back
 from strive.pipeline.work import Work
 from strive.scorers import scorer_faults
-from strive.video.worker import Job, WorkerPool
 
 NUM_TRIED = 4
 # One row of the videos part: four lists of 64 numbers, and the rest.
@@ -133,14 +132,11 @@ def _spread(video_ids: list[str]) -> list[str]:
 
 def _try_decoding(options: PrecomputeConfig, work: Work, sample: _Sample) -> None:
     rule = prepare_rule(options)
-    video_ids = _spread(work.to_decode)
-    jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in video_ids)
-    with WorkerPool(
-        prepare_video,
-        jobs,
+    with decode_pool(
+        _spread(work.to_decode),
+        rule,
         num_workers=1,
         timeout_seconds=options.decode_timeout_seconds,
-        retry=next_decoder,
     ) as pool:
         for outcome in pool:
             sample.num_videos += 1

@@ -1,10 +1,11 @@
 """One video, from file to encoded frames (a decode worker's job) and back. No torch here."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from strive.video.decode import DecodedVideo, decode_frames
 from strive.video.frame_plan import FramePlan
 from strive.video.repair import REPAIRABLE_KINDS, repaired_copies
 from strive.video.source import DEFAULT_MAX_MISSING, MaxMissing
-from strive.video.worker import Job, scratch_folder
+from strive.video.worker import Job, WorkerPool, scratch_folder
 
 MOST_DIGESTED_BYTES = 2**28
 """Of a failed file: 0.3 s of reading. A sparse file says terabytes that nobody wrote."""
@@ -51,15 +52,24 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     """
     path = _find(video_id, rule)
     before = _stamp(path)
-    with _naming_file(path, before):
+    try:
         decoded, repaired = _decode(path, rule)
+    except DecodeError as error:
+        if before is not None:
+            digest = None
+            with suppress(OSError):
+                # With a digest, a new time stamp alone is no reason to try the file again.
+                if before[0] <= MOST_DIGESTED_BYTES:
+                    digest = content_digest(path)[1]
+            error.known_as = (*before, digest)
+        raise
     frames = tuple(rule.codec.encode(frame_HWC) for frame_HWC in decoded.frames_FHWC)
     size_bytes, digest = content_digest(path)
     after = _stamp(path)
     if before != after:
-        error = DecodeError("changed", f"{path} was written to while it was read")
-        error.known_as = before and (*before, None)
-        raise error
+        changed = DecodeError("changed", f"{path} was written to while it was read")
+        changed.known_as = before and (*before, None)
+        raise changed
     facts = replace(decoded.facts, repaired=repaired)
     return EncodedVideo(video_id, facts, size_bytes, digest, frames, after and after[1])
 
@@ -87,8 +97,16 @@ def read_back(
 
 def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:
     """Decode a file, else (where the rule says so) the first repaired copy that decodes."""
+    decode = partial(
+        decode_frames,
+        plan=rule.plan,
+        max_pixels=rule.max_pixels,
+        decoders=rule.decoders,
+        max_missing=rule.max_missing,
+        allow_damaged=rule.allow_damaged,
+    )
     try:
-        return _decode_as_it_is(path, rule), ""
+        return decode(path), ""
     except DecodeError as error:
         if not rule.repair or error.kind not in REPAIRABLE_KINDS:
             raise
@@ -96,22 +114,11 @@ def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:
     with tempfile.TemporaryDirectory(prefix="strive-repair-", dir=scratch_folder()) as folder:
         for copy, how in repaired_copies(path, Path(folder)):
             try:
-                return _decode_as_it_is(copy, rule), how
+                return decode(copy), how
             except DecodeError as error:
                 if error.kind not in REPAIRABLE_KINDS:
                     raise
     raise DecodeError(first.kind, f"{first.args[-1]}; repair did not help")
-
-
-def _decode_as_it_is(path: Path, rule: PrepareRule) -> DecodedVideo:
-    return decode_frames(
-        path,
-        rule.plan,
-        max_pixels=rule.max_pixels,
-        decoders=rule.decoders,
-        max_missing=rule.max_missing,
-        allow_damaged=rule.allow_damaged,
-    )
 
 
 def _find(video_id: str, rule: PrepareRule) -> Path:
@@ -136,21 +143,18 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_size, modified_ns(status)
 
 
-@contextmanager
-def _naming_file(path: Path, stamp: tuple[int, int] | None) -> Iterator[None]:
-    """Note on a failure which file it was, by its stamp from before and, of no large file, its
-    digest: with one, a time stamp alone is no reason to try it again.
-    """
-    try:
-        yield
-    except DecodeError as error:
-        if stamp is not None:
-            digest = None
-            with suppress(OSError):
-                if stamp[0] <= MOST_DIGESTED_BYTES:
-                    digest = content_digest(path)[1]
-            error.known_as = (*stamp, digest)
-        raise
+def decode_pool(
+    video_ids: Iterable[str], rule: PrepareRule, *, num_workers: int, timeout_seconds: float
+) -> WorkerPool:
+    """Return workers that prepare videos; after a kill or crash, once more by the next decoder."""
+    jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in video_ids)
+    return WorkerPool(
+        prepare_video,
+        jobs,
+        num_workers=num_workers,
+        timeout_seconds=timeout_seconds,
+        retry=next_decoder,
+    )
 
 
 def next_decoder(job: Job, error: DecodeError) -> Job | None:

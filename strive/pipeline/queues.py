@@ -1,4 +1,4 @@
-"""Bounded queues, a clock and batch threads: what the threads of the embedding stage share."""
+"""Bounded queues of calls, a clock and batch threads, for the threads of the embedding stage."""
 
 import queue
 import sys
@@ -7,75 +7,87 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-T = TypeVar("T")
-
 
 class QueueClosed(Exception):  # noqa: N818 - the end of a stream, not a fault
-    """The queue is closed: a getter has had everything, or a putter has no one to serve it."""
+    """A queue is closed: every call was made, or nobody will make another."""
 
 
-class BoundedQueue(Generic[T]):
-    """Holds at most `max_items` items and `max_bytes` bytes (one item always fits)."""
+class CallQueue:
+    """Calls for one thread to make, in order: at most `max_items`, whose arguments have at most
+    `max_bytes` bytes (one call always fits).
+    """
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
         self._max_items, self._max_bytes = max_items, max_bytes
-        self._items: deque[tuple[T, int]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], int]] = deque()
         self._num_bytes = 0
         self._closed = self._dropped = False
         self._changed = threading.Condition()
 
-    def put(self, item: T, num_bytes: int = 0) -> None:
-        """Add an item, waiting while there is no room.
+    def put(self, function: Callable[..., Any], *arguments: Any, num_bytes: int = 0) -> None:
+        """Add a call, waiting while there is no room.
 
         Raises:
-            QueueClosed: nobody will get it.
+            QueueClosed: nobody will make it.
         """
         with self._changed:
-            while not self._closed and self._items and self._is_full(num_bytes):
+            while not self._closed and self._calls and self._is_full(num_bytes):
                 self._changed.wait()
             if self._closed:
                 raise QueueClosed
-            self._items.append((item, num_bytes))
+            self._calls.append((partial(function, *arguments), num_bytes))
             self._num_bytes += num_bytes
             self._changed.notify_all()
 
-    def get(self, timeout_seconds: float | None = None) -> T | None:
-        """Remove and return the oldest item; None when none came in time.
+    def get(self, timeout_seconds: float | None = None) -> Callable[[], Any] | None:
+        """Remove and return the oldest call; None when none came in time.
 
         Raises:
             QueueClosed: the queue is closed, and empty or dropped.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         with self._changed:
-            while not self._items or self._dropped:
+            while not self._calls or self._dropped:
                 if self._closed:
                     raise QueueClosed
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return None
                 self._changed.wait(left)
-            item, num_bytes = self._items.popleft()
+            call, num_bytes = self._calls.popleft()
             self._num_bytes -= num_bytes
             self._changed.notify_all()
-            return item
+            return call
+
+    def make_calls(self) -> None:
+        """Make all calls as they come, in this thread.
+
+        Raises:
+            QueueClosed: the queue is closed, and empty or dropped.
+        """
+        while True:
+            call = self.get()
+            assert call is not None
+            call()
 
     def close(self, *, drop: bool = False) -> None:
-        """Accept nothing more; what is there can still be got unless it is dropped."""
+        """Accept nothing more; calls that are there are still made unless they are dropped."""
         with self._changed:
             self._closed = True
             if drop:
                 self._dropped = True
-                self._items.clear()
+                self._calls.clear()
                 self._num_bytes = 0
             self._changed.notify_all()
 
     def _is_full(self, num_bytes: int) -> bool:
         over = self._num_bytes + num_bytes > self._max_bytes
-        return over or len(self._items) >= self._max_items
+        return over or len(self._calls) >= self._max_items
 
 
 class BusyClock:

@@ -92,7 +92,8 @@ def connected(ray: Any, num_cpus: int | None) -> Iterator[Cluster]:
         ConfigError: RAY_ADDRESS names a cluster that does not answer, or the cluster refuses.
     """
     if ray.is_initialized():
-        yield _look_at(ray, f"Ray cluster {_address(ray)}")
+        address = ray.get_runtime_context().gcs_address
+        yield _look_at(ray, f"Ray cluster {address}")
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = _find_cluster()
@@ -172,10 +173,6 @@ def _answers(address: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def _address(ray: Any) -> str:
-    return str(ray.get_runtime_context().gcs_address)
 
 
 def _look_at(ray: Any, description: str) -> Cluster:

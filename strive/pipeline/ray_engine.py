@@ -121,9 +121,12 @@ def run_with_ray(
                     driver.run(items, 1)
                 driver.give_up(items.values())
             except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
+                # Ray's errors carry whole tracebacks; the last line says what happened.
+                lines = [line for line in str(error).strip().splitlines() if line.strip()]
+                reason = (lines or [type(error).__name__])[-1].strip()[:300]
                 raise TooManyFailuresError(
-                    f"{cluster.description} ended the run ({_last_line(error)}); what was "
-                    "committed is kept, the same command goes on"
+                    f"{cluster.description} ended the run ({reason}); what was committed is kept, "
+                    "the same command goes on"
                 ) from error
             finally:
                 summary.num_nodes_used = len(driver.node_ids)
@@ -168,15 +171,12 @@ class _Driver:
                     for key in report.items:
                         items.pop(key, None)
             finally:
-                close = getattr(rows, "close", None)
-                if close is not None:
-                    close()
+                getattr(rows, "close", lambda: None)()
 
     def _dataset(self, items: list[WorkItem], batch_videos: int) -> Any:
         per_task = len(items) // (4 * max(self.cluster.num_cpus, 1))
         num_blocks = -(-len(items) // min(max(per_task, 1), MAX_VIDEOS_PER_TASK))
-        options = self.options
-        sessions = [scorer.session for scorer in self.work.scorers]
+        options, sessions = self.options, [scorer.session for scorer in self.work.scorers]
         paths = CallerPaths(str(Path.cwd()), tuple(sys.path))
         arguments = (options, sessions, [session.key for session in sessions], paths)
         decoded = self.ray.data.from_items(
@@ -282,12 +282,6 @@ def _quiet(ray: Any) -> Iterator[Any]:
             setattr(context, name, value)
 
 
-def _last_line(error: BaseException) -> str:
-    """Ray's errors carry whole tracebacks; the last line says what happened."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[-1].strip()[:300]
-
-
 # --- on the nodes ---------------------------------------------------------------------------------
 
 
@@ -332,7 +326,15 @@ class Embedder:
         self._node_id = _node_id()
         try:
             paths.enter()
-            _check_keys(sessions, keys)
+            for session, key in zip(sessions, keys, strict=True):
+                here = session.loaded_key()
+                if here != key:  # its scores are not to be stored under the driver's key
+                    raise ModelError(
+                        f"scorer '{session.name}' is {here} on node {self._node_id[:8]} but {key} "
+                        "where the command was given (another device, number type, model file or "
+                        "library version); give --device and --dtype, and the same versions on "
+                        "all nodes"
+                    )
         except StriveError as error:
             self._fault = error  # raised by the driver, as if it had met it itself
         except Exception as error:  # an actor that cannot begin would be begun again and again
@@ -347,7 +349,11 @@ class Embedder:
         nodes = frozenset({self._node_id, *(one.node_id for one in decoded)})
         counts, fault, lost = StageCounts(), self._fault, ""
         if fault is None:
-            stage = self._stage_at_work()
+            stage = self._stage
+            if stage is None:  # the first batch, or one after a fault
+                writer = f"{writer_name(self._options)}-{self._node_id[:6]}{os.getpid()}"
+                stage = self._stage = EmbedStage(self._options, self._sessions, writer=writer)
+                stage.start()
             try:
                 for one in decoded:
                     stage.put(one.item, one.outcome)
@@ -370,29 +376,6 @@ class Embedder:
             fault,
         )
         return {"report": [report]}
-
-    def _stage_at_work(self) -> EmbedStage:
-        """Return the stage of this actor; after a fault, a fresh one."""
-        if self._stage is None:
-            writer = f"{writer_name(self._options)}-{self._node_id[:6]}{os.getpid()}"
-            self._stage = EmbedStage(self._options, self._sessions, writer=writer).__enter__()
-        return self._stage
-
-
-def _check_keys(sessions: Sequence[ScorerSession], keys: Sequence[str]) -> None:
-    """Load the scorers, and refuse to store under the driver's key what differs here.
-
-    Raises:
-        ModelError: a scorer has another key on this node.
-    """
-    for session, key in zip(sessions, keys, strict=True):
-        here = session.loaded_key()
-        if here != key:
-            raise ModelError(
-                f"scorer '{session.name}' is {here} on node {_node_id()[:8]} but {key} where the "
-                "command was given (another device, number type, model file or library version); "
-                "give --device and --dtype, and the same versions on all nodes"
-            )
 
 
 def _node_id() -> str:

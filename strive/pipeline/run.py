@@ -26,7 +26,7 @@ from strive.pipeline.options import (
     prepare_rule,
     writer_name,
 )
-from strive.pipeline.prepare import next_decoder, prepare_video
+from strive.pipeline.prepare import decode_pool
 from strive.pipeline.summary import PrecomputeSummary, check_failures, count_results, new_summary
 from strive.pipeline.work import (
     SelectedRecords,
@@ -39,7 +39,6 @@ from strive.progress import show_progress
 from strive.scorers import ScorerRequest
 from strive.scorers.session import ScorerSession
 from strive.video.decode import decoder_order, decoder_versions
-from strive.video.worker import Job, WorkerPool
 
 SummaryHook = Callable[[PrecomputeSummary], None]
 
@@ -161,8 +160,17 @@ def _run(
         stage = EmbedStage(options, sessions, writer=writer_name(options), on_video=advance)
         try:
             with stage:
-                if work.to_decode:
-                    _decode(options, work, stage, summary)
+                num_workers = min(options.workers or default_workers(), len(work.to_decode))
+                if num_workers:
+                    summary.num_workers = num_workers
+                    with decode_pool(
+                        work.to_decode,
+                        prepare_rule(options),
+                        num_workers=num_workers,
+                        timeout_seconds=options.decode_timeout_seconds,
+                    ) as pool:
+                        for outcome in pool:
+                            stage.put(work.item_of(outcome.key, decode=True), outcome)
                 for item in work.cached_items(layout):
                     stage.put(item)
         finally:
@@ -173,24 +181,6 @@ def _run(
                 # interpreter down around it could crash.
                 code = getattr(sys.exception(), "exit_code", Interrupted.exit_code)
                 atexit.register(_leave_at_once, stage, code)
-
-
-def _decode(
-    options: PrecomputeConfig, work: Work, stage: EmbedStage, summary: PrecomputeSummary
-) -> None:
-    """Decode the videos that the cache lacks and put them into the stage."""
-    rule = prepare_rule(options)
-    jobs = (Job(video_id, {"video_id": video_id, "rule": rule}) for video_id in work.to_decode)
-    summary.num_workers = min(options.workers or default_workers(), len(work.to_decode))
-    with WorkerPool(
-        prepare_video,
-        jobs,
-        num_workers=summary.num_workers,
-        timeout_seconds=options.decode_timeout_seconds,
-        retry=next_decoder,
-    ) as pool:
-        for outcome in pool:
-            stage.put(work.item_of(outcome.key, decode=True), outcome)
 
 
 def _leave_at_once(stage: EmbedStage, exit_code: int) -> None:

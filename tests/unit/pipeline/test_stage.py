@@ -20,7 +20,7 @@ from strive.errors import ModelError
 from strive.lab.models import lab_model_path
 from strive.pipeline.embed import Batch, Batcher, EmbedRequest, VideoProgress
 from strive.pipeline.part import StageCounts
-from strive.pipeline.queues import BoundedQueue, BusyClock, QueueClosed
+from strive.pipeline.queues import BusyClock, CallQueue, QueueClosed
 from strive.pipeline.run import precompute
 from strive.records import shard_of, write_records
 from strive.scorers import BatchedScorer, ScorerRequest, load_scorer
@@ -133,44 +133,51 @@ def test_batches_are_cut_across_videos() -> None:
     assert list(batcher.flush()) == []
 
 
+def number_of(calls: CallQueue) -> int:
+    call = calls.get()
+    assert call is not None
+    return int(call())
+
+
 def test_a_queue_waits_for_room_by_count_and_by_bytes() -> None:
-    bounded: BoundedQueue[int] = BoundedQueue(2, 100)
-    bounded.put(0, 500)  # one item always fits
+    calls = CallQueue(2, 100)
+    calls.put(int, 0, num_bytes=500)  # one call always fits
     done = []
 
     def put() -> None:
         for number in (1, 2, 3):
-            bounded.put(number, 40)
+            calls.put(int, number, num_bytes=40)
             done.append(number)
 
     thread = threading.Thread(target=put)
     thread.start()
     time.sleep(0.1)
     assert done == []
-    assert bounded.get() == 0
+    assert number_of(calls) == 0
     time.sleep(0.1)
     assert done == [1, 2]
-    assert [bounded.get() for _ in range(3)] == [1, 2, 3]
+    assert [number_of(calls) for _ in range(3)] == [1, 2, 3]
     thread.join()
-    assert bounded.get(timeout_seconds=0.01) is None
+    assert calls.get(timeout_seconds=0.01) is None
 
 
 def test_a_closed_queue_ends_both_sides() -> None:
-    bounded: BoundedQueue[int] = BoundedQueue(4, 100)
-    bounded.put(1)
-    bounded.close()
+    calls = CallQueue(4, 100)
+    made: list[int] = []
+    calls.put(made.append, 1)
+    calls.close()
     with pytest.raises(QueueClosed):
-        bounded.put(2)
-    assert bounded.get() == 1
+        calls.put(made.append, 2)
     with pytest.raises(QueueClosed):
-        bounded.get()
-    dropped: BoundedQueue[int] = BoundedQueue(1, 100)
-    dropped.put(1)
+        calls.make_calls()
+    assert made == [1]
+    dropped = CallQueue(1, 100)
+    dropped.put(made.append, 1)
     ended = []
 
     def put_in_vain() -> None:
         with pytest.raises(QueueClosed):
-            dropped.put(2)
+            dropped.put(made.append, 2)
         ended.append(True)
 
     waiting = threading.Thread(target=put_in_vain)
