@@ -160,7 +160,8 @@ class EmbedStage:
         self._batch_threads: BatchThreads | None = None
         self._at_work: deque[tuple[Batch, Future[np.ndarray]]] = deque()
         self._unscored: dict[str, list[tuple[VideoEmbeddings, Sequence[Record]]]] = {}
-        self._begin_part()
+        self._num_part_videos = self._num_part_bytes = 0
+        self._part_started = time.monotonic()
         # Of the writer.
         self._part = Part(self._layout, self._frames_key, self.counts, writer=writer)
         self._threads = [
@@ -414,23 +415,25 @@ class EmbedStage:
                     call()
                 seconds = time.monotonic() - self._part_started
                 if is_commit_due(self._num_part_videos, self._num_part_bytes, seconds):
-                    self._score_embedded()
-                    self._writes.put(self._part.commit)
-                    self._begin_part()
+                    self._commit_part()
         finally:
             if self._batch_threads is not None:
                 self._batch_threads.stop()
 
-    def _begin_part(self) -> None:
-        self._num_part_videos = self._num_part_bytes = 0
-        self._part_started = time.monotonic()
-
     def _flush_models(self, is_committed: threading.Event) -> None:
         self._wait_for_batches()
-        self._score_embedded()
-        self._writes.put(self._part.commit)
+        self._commit_part()
         self._writes.put(is_committed.set)
-        self._begin_part()
+
+    def _commit_part(self) -> None:
+        """Score the questions of the videos that were embedded since the last part, and end it."""
+        unscored, self._unscored = self._unscored, {}
+        for key, pairs in unscored.items():
+            records = {video.video_id: some for video, some in pairs}
+            self._score_split(key, [video for video, _ in pairs], records)
+        self._writes.put(self._part.commit)
+        self._num_part_videos = self._num_part_bytes = 0
+        self._part_started = time.monotonic()
 
     def _start_batch(self, batch: Batch) -> None:
         """Embed a batch: here, or on a CPU beside others in a thread of its own."""
@@ -519,13 +522,6 @@ class EmbedStage:
                 self._part.add_embeddings, session.key, embeddings, num_bytes=num_bytes
             )
         self._finish_scorer(request)
-
-    def _score_embedded(self) -> None:
-        """Score the questions of the videos that were embedded since the last part."""
-        unscored, self._unscored = self._unscored, {}
-        for key, pairs in unscored.items():
-            records = {video.video_id: some for video, some in pairs}
-            self._score_split(key, [video for video, _ in pairs], records)
 
     def _score_cached(self, item: WorkItem, videos: list[VideoEmbeddings]) -> None:
         for key, records in item.records.items():

@@ -95,20 +95,21 @@ def connected(ray: Any, num_cpus: int | None) -> Iterator[Cluster]:
         address = ray.get_runtime_context().gcs_address
         yield _look_at(ray, f"Ray cluster {address}")
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = _find_cluster()
+    description = f"Ray cluster {address}"
+    settings: dict[str, Any] = {"address": address}
+    if address is None:
+        description = "Ray on this machine"
+        settings = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     try:
-        if address is None:
+        try:
             with _own_stderr_kept():
-                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-            yield _look_at(ray, "Ray on this machine")
-        else:
-            try:
-                with _own_stderr_kept():
-                    ray.init(address=address, **quiet)
-            except (ConnectionError, ray.exceptions.RayError) as error:
-                raise ConfigError(refusal(address, error)) from None
-            yield _look_at(ray, f"Ray cluster {address}")
+                ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ray.exceptions.RayError) as error:
+            if address is None:
+                raise
+            raise ConfigError(refusal(address, error)) from None
+        yield _look_at(ray, description)
     finally:
         ray.shutdown()
 

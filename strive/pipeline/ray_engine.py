@@ -88,9 +88,7 @@ class DecodedItem:
     node_id: str
 
 
-def run_with_ray(
-    options: PrecomputeConfig, layout: CacheLayout, work: Work, summary: PrecomputeSummary
-) -> None:
+def run_with_ray(options: PrecomputeConfig, work: Work, summary: PrecomputeSummary) -> None:
     """Do the work of a call on Ray; settings and questions are already committed.
 
     Raises:

@@ -141,7 +141,7 @@ def _run(
     if options.engine == "ray":
         from strive.pipeline.ray_engine import run_with_ray
 
-        run_with_ray(options, layout, work, summary)
+        run_with_ray(options, work, summary)
         return
     started = time.monotonic()
     sessions = [scorer.session for scorer in work.scorers]
