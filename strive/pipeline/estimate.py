@@ -3,13 +3,15 @@
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from strive.cache.frames import EncodedVideo, FrameReader
+from strive.cache.frames import FrameReader
 from strive.cache.layout import CacheLayout
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError
@@ -17,6 +19,7 @@ from strive.pipeline.options import make_frames_key, prepare_rule
 from strive.pipeline.prepare import decode_pool, read_back
 from strive.pipeline.work import Work
 from strive.scorers import scorer_faults
+from strive.video.worker import Outcome
 
 NUM_TRIED = 4
 # One row of the videos part: four lists of 64 numbers, and the rest.
@@ -47,46 +50,6 @@ class Estimate:
     num_workers: int
 
 
-@dataclass(slots=True)
-class _Sample:
-    """A few videos that were tried; bytes are of frames, and of float16 embeddings."""
-
-    num_videos: int = 0
-    num_failed: int = 0
-    frame_bytes: list[int] = field(default_factory=list)
-    embedding_bytes: list[int] = field(default_factory=list)
-    decode_seconds: list[float] = field(default_factory=list)
-    embed_seconds: list[float] = field(default_factory=list)
-
-    def embed(
-        self, work: Work, video_id: str, frames_FHWC: np.ndarray, pts_seconds_F: np.ndarray
-    ) -> None:
-        """Run every scorer once on a video.
-
-        Raises:
-            ScorerError: a scorer raised what no one foresaw.
-        """
-        started, num_bytes = time.monotonic(), 0
-        for scorer in work.scorers:
-            if video_id not in scorer.to_embed:
-                continue
-            session = scorer.session
-            records = scorer.to_score.get(video_id, [])
-            try:
-                with scorer_faults(session.name, f"on video '{video_id}'"):
-                    if session.mode in ("batched", "split"):
-                        model: Any = session.scorer
-                        num_bytes += np.asarray(model.embed_frames(frames_FHWC)).size * 2
-                    else:
-                        for record in records:
-                            session.score_one(record, frames_FHWC, pts_seconds_F, "")
-            except DecodeError:  # it would be this video's failure row
-                self.num_failed += 1
-                return
-        self.embedding_bytes.append(num_bytes)
-        self.embed_seconds.append(time.monotonic() - started)
-
-
 def estimate_work(options: PrecomputeConfig, layout: CacheLayout, work: Work) -> Estimate:
     """Decode and embed a few evenly chosen videos and scale up; nothing is written.
 
@@ -98,25 +61,42 @@ def estimate_work(options: PrecomputeConfig, layout: CacheLayout, work: Work) ->
     for scorer in work.scorers:
         if scorer.to_embed:
             scorer.session.mode  # noqa: B018 - loaded now: that is no time of a video
+    decode_seconds: list[float] = []
+    embed_seconds: list[float] = []
+    frame_bytes: list[int] = []
+    embedding_bytes: list[int] = []
+    num_tried = num_failed = 0
+    with closing(_sample(options, layout, work)) as sample:
+        for video_id, outcome, frames_FHWC, pts_seconds_F in sample:
+            num_tried += 1
+            if outcome is not None:
+                decode_seconds.append(outcome.seconds)
+                if outcome.error is not None:
+                    num_failed += 1
+                    continue
+                frame_bytes.append(outcome.value.num_bytes)
+            started = time.monotonic()
+            try:
+                num_bytes = _embed(work, video_id, frames_FHWC, pts_seconds_F)
+            except DecodeError:  # it would be this video's failure row
+                num_failed += 1
+                continue
+            embedding_bytes.append(num_bytes)
+            embed_seconds.append(time.monotonic() - started)
     num_workers = min(options.workers or default_workers(), max(len(work.to_decode), 1))
-    sample = _Sample()
-    if work.to_decode:
-        _try_decoding(options, work, sample)
-    else:
-        _try_cached(options, layout, work, sample)
     num_embed = len(set().union(*(scorer.to_embed for scorer in work.scorers)))
-    per_decode, per_embed = _mean(sample.decode_seconds), _mean(sample.embed_seconds)
-    num_bytes = len(work.to_decode) * (_mean(sample.frame_bytes) + _ROW_BYTES_PER_VIDEO)
-    num_bytes += num_embed * _mean(sample.embedding_bytes)
+    per_decode, per_embed = _mean(decode_seconds), _mean(embed_seconds)
+    num_bytes_on_disk = len(work.to_decode) * (_mean(frame_bytes) + _ROW_BYTES_PER_VIDEO)
+    num_bytes_on_disk += num_embed * _mean(embedding_bytes)
     return Estimate(
         num_videos_to_decode=len(work.to_decode),
         num_videos_to_embed=num_embed,
         num_questions_to_score=sum(
             len(records) for scorer in work.scorers for records in scorer.to_score.values()
         ),
-        num_videos_tried=sample.num_videos,
-        num_tried_failed=sample.num_failed,
-        bytes_on_disk=int(num_bytes),
+        num_videos_tried=num_tried,
+        num_tried_failed=num_failed,
+        bytes_on_disk=int(num_bytes_on_disk),
         bytes_free=shutil.disk_usage(_existing(options.cache)).free,
         seconds=max(len(work.to_decode) * per_decode / num_workers, num_embed * per_embed),
         decode_seconds_per_video=per_decode,
@@ -125,44 +105,49 @@ def estimate_work(options: PrecomputeConfig, layout: CacheLayout, work: Work) ->
     )
 
 
+def _sample(
+    options: PrecomputeConfig, layout: CacheLayout, work: Work
+) -> Generator[tuple[str, Outcome | None, np.ndarray, np.ndarray]]:
+    """Yield a few videos: what became of decoding them (None: read), frames, times in seconds."""
+    if work.to_decode:
+        rule = prepare_rule(options)
+        video_ids = _spread(work.to_decode)
+        timeout_seconds = options.decode_timeout_seconds
+        with decode_pool(video_ids, rule, num_workers=1, timeout_seconds=timeout_seconds) as pool:
+            for outcome in pool:
+                if outcome.error is not None:
+                    yield outcome.key, outcome, np.empty(0), np.empty(0)
+                else:
+                    frames_FHWC = read_back(outcome.value, rule.codec)
+                    yield outcome.key, outcome, frames_FHWC, outcome.value.facts.pts_seconds_F
+    elif work.to_read:
+        reader = FrameReader(layout, make_frames_key(options))
+        for video_id in _spread(work.to_read):
+            facts = reader.info(video_id)
+            frames_FHWC = reader.read(video_id, range(facts.num_frames))
+            yield video_id, None, frames_FHWC, facts.pts_seconds_F
+
+
 def _spread(video_ids: list[str]) -> list[str]:
-    """Take a few, evenly."""
+    """Choose a few, evenly."""
     return video_ids[:: max(1, len(video_ids) // NUM_TRIED)][:NUM_TRIED]
 
 
-def _try_decoding(options: PrecomputeConfig, work: Work, sample: _Sample) -> None:
-    rule = prepare_rule(options)
-    with decode_pool(
-        _spread(work.to_decode),
-        rule,
-        num_workers=1,
-        timeout_seconds=options.decode_timeout_seconds,
-    ) as pool:
-        for outcome in pool:
-            sample.num_videos += 1
-            sample.decode_seconds.append(outcome.seconds)
-            if outcome.error is not None:
-                sample.num_failed += 1
-                continue
-            video: EncodedVideo = outcome.value
-            sample.frame_bytes.append(video.num_bytes)
-            frames_FHWC = read_back(video, rule.codec)
-            sample.embed(work, outcome.key, frames_FHWC, video.facts.pts_seconds_F)
-
-
-def _try_cached(
-    options: PrecomputeConfig, layout: CacheLayout, work: Work, sample: _Sample
-) -> None:
-    """Embed a few of the cached videos that a scorer has not seen."""
-    video_ids = _spread(work.to_read)
-    if not video_ids:
-        return
-    reader = FrameReader(layout, make_frames_key(options))
-    for video_id in video_ids:
-        sample.num_videos += 1
-        info = reader.info(video_id)
-        frames_FHWC = reader.read(video_id, range(info.num_frames))
-        sample.embed(work, video_id, frames_FHWC, info.pts_seconds_F)
+def _embed(work: Work, video_id: str, frames_FHWC: np.ndarray, pts_seconds_F: np.ndarray) -> int:
+    """Run every scorer once on a video and return what its float16 embeddings would take."""
+    num_bytes = 0
+    for scorer in work.scorers:
+        if video_id not in scorer.to_embed:
+            continue
+        session = scorer.session
+        with scorer_faults(session.name, f"on video '{video_id}'"):
+            if session.mode in ("batched", "split"):
+                model: Any = session.scorer
+                num_bytes += np.asarray(model.embed_frames(frames_FHWC)).size * 2
+            else:
+                for record in scorer.to_score.get(video_id, []):
+                    session.score_one(record, frames_FHWC, pts_seconds_F, "")
+    return num_bytes
 
 
 def _mean(values: list[float] | list[int]) -> float:

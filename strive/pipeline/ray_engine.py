@@ -53,12 +53,11 @@ MIN_LOST_BATCHES = 4
 class Report:
     """An actor's account of one batch.
 
-    `items` are committed. With `lost` some fault of a scorer ended the batch, and the rest of it is
-    to be done again; a `fault` ends the run.
+    `items` (their keys) are committed. With `lost` some fault of a scorer ended the batch, and the
+    rest of it is to be done again; a `fault` ends the run.
     """
 
     items: tuple[str, ...]
-    video_ids: tuple[str, ...]
     counts: StageCounts
     node_ids: frozenset[str]
     lost: str = ""
@@ -165,9 +164,7 @@ class _Driver:
             try:
                 for row in rows:
                     report: Report = row["report"]
-                    self._add(report)
-                    for key in report.items:
-                        items.pop(key, None)
+                    self._add(report, [items.pop(key) for key in report.items if key in items])
             finally:
                 getattr(rows, "close", lambda: None)()
 
@@ -204,7 +201,7 @@ class _Driver:
             )
         return reports
 
-    def _add(self, report: Report) -> None:
+    def _add(self, report: Report, done: list[WorkItem]) -> None:
         self.summary.add(report.counts)
         self.node_ids |= report.node_ids
         if report.fault is not None:
@@ -216,7 +213,7 @@ class _Driver:
                     f"a scorer failed on {self._lost.total()} batches ({report.lost}); what was "
                     "committed is kept, the same command goes on"
                 )
-        new = set(report.video_ids) - self._seen
+        new = {video_id for item in done for video_id in item.video_ids} - self._seen
         self._seen |= new
         frames = self.summary.num_frames / max(time.monotonic() - self._started, 1e-9)
         self.progress.note(f"{frames:.0f} frames/s, {self.summary.failed_text}")
@@ -364,16 +361,8 @@ class Embedder:
                 else:  # the batch is divided, so that only the guilty video fails
                     lost = f"{type(error).__name__}: {error}"[:300]
             counts = stage.take_counts()
-        done = [] if fault is not None or lost else [one.item for one in decoded]
-        report = Report(
-            tuple(item.key for item in done),
-            tuple(video_id for item in done for video_id in item.video_ids),
-            counts,
-            nodes,
-            lost,
-            fault,
-        )
-        return {"report": [report]}
+        done = () if fault is not None or lost else tuple(one.item.key for one in decoded)
+        return {"report": [Report(done, counts, nodes, lost, fault)]}
 
 
 def _node_id() -> str:

@@ -1,4 +1,4 @@
-"""What a call of the offline stage reports, and the error of one on which too much failed."""
+"""The report of a call of the offline stage, and the error of one on which too much failed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,17 +123,17 @@ def count_results(
         cached = read_video_states(layout, summary.frames_key)
         summary.num_ok = sum(video_id in cached for video_id in selected.by_video)
     rule = DrawRule(training.num_frames, training.frame_temperature, training.score_transform)
-    asked_ids = {record.question_id for record in selected.records}
+    question_ids = {record.question_id for record in selected.records}
     for scorer in work.scorers:
         states = read_score_states(layout, scorer.session.key)
         truncated = [
             state.text_truncated
             for question_id, state in states.items()
-            if question_id in asked_ids and state.text_truncated is not None
+            if question_id in question_ids and state.text_truncated is not None
         ]
         share = sum(truncated) / len(truncated) if truncated else None
         summary.truncated_share[scorer.session.name] = share
-        if asked_ids & states.keys():
+        if question_ids & states.keys():
             reader = ScoreReader(layout, scorer.session.key, selected.records)
             found = (reader.get(record.question_id) for record in selected.records)
             summary.peaks[scorer.session.name] = typical_peak(

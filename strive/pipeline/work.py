@@ -104,9 +104,9 @@ def _as_a_run_reads(
     return tuple(sampled.values())
 
 
-def write_sample_ids(options: PrecomputeConfig, asked: SelectedRecords) -> Path | None:
+def write_sample_ids(options: PrecomputeConfig, selected: SelectedRecords) -> Path | None:
     """Write the ids of a sample beside the cache, for whoever wants to train on the same."""
-    if asked.sample_ids is None:
+    if selected.sample_ids is None:
         return None
     what = f"subset-{options.subset}"
     content: dict[str, Any] = {"subset": options.subset, "seed": options.seed}
@@ -115,7 +115,7 @@ def write_sample_ids(options: PrecomputeConfig, asked: SelectedRecords) -> Path 
         content = {"for_config": options.for_config, **content}
     path = options.cache.parent / f"{options.cache.name}-{what}-seed-{options.seed}.json"
     content["filters"] = [list(pair) for pair in options.filters]
-    content["question_ids"] = list(asked.sample_ids)
+    content["question_ids"] = list(selected.sample_ids)
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != content:
         commit_json(path, content)
     return path
