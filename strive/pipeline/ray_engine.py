@@ -296,11 +296,12 @@ def decode_item(
         _worker = _worker or Worker()
         (video_id,) = item.video_ids
         job = Job(video_id, {"video_id": video_id, "rule": rule})
+        started = time.monotonic()
         try:
             outcome = run_job(_worker, prepare_video, job, timeout_seconds, next_decoder)
         except (StriveError, OSError) as error:
             unexpected = DecodeError("unexpected", f"{type(error).__name__}: {error}")
-            outcome = Outcome(video_id, None, unexpected, 0.0)
+            outcome = Outcome(video_id, None, unexpected, time.monotonic() - started)
     # One object a row: a column of its own for outcomes would turn absent ones into NaN.
     return {"decoded": DecodedItem(item, outcome, _node_id())}
 
