@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from strive.errors import short_reason
+
 Status = Literal["ok", "missing", "optional"]
 
 
@@ -79,9 +81,7 @@ def check_import(module: str, package: str) -> Iterator[Finding]:
     try:
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
-        yield Finding(
-            package, "missing", " ".join(str(error).split())[:100], f"pip install {package}"
-        )
+        yield Finding(package, "missing", short_reason(error, 100), f"pip install {package}")
         return
     yield Finding(package, "ok", _version(package))
 

@@ -9,7 +9,6 @@ extra fields out of `__init__` (errors cross process borders and must pickle).
 """
 
 import difflib
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -128,10 +127,22 @@ class Interrupted(StriveError, RuntimeError):  # noqa: N818 - an interruption, n
     exit_code = 130
 
 
-def short_reason(error: Exception | str) -> str:
-    """Write what another library said as part of a line, cut between words."""
-    text = str(error) or type(error).__name__
-    return textwrap.shorten(text, 240, placeholder=" ...")
+def short_reason(error: BaseException | str, limit: int = 240, *, kind: bool = False) -> str:
+    """Write what another library said as part of a line of ours, cut between words.
+
+    With `kind` the error's class stands in front.
+    """
+    text = " ".join(str(error).split())
+    if kind or not text:
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    if len(text) <= limit:
+        return text
+    return text[: limit - 4].rsplit(" ", 1)[0] + " ..."
+
+
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of what another library said, of those that go on with details."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

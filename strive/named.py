@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from strive.errors import ConfigError, MissingInputError, unknown_name
+from strive.errors import ConfigError, MissingInputError, short_reason, unknown_name
 
 
 def check_name(what: str, name: str, known: Mapping[str, Any]) -> None:
@@ -66,8 +66,8 @@ def load_function(what: str, place: str, *, or_a: type | None = None) -> Callabl
 
 
 def raised(error: BaseException) -> str:
-    """What a user's code raised, in one line: its kind, its message, its place in their file."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300].removesuffix(":")
+    """Say in one line what a user's code raised: its kind, its message, its place in their file."""
+    text = short_reason(error, 300, kind=True)
     others = (f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}", "<")
     theirs = [
         frame

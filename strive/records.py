@@ -25,6 +25,7 @@ from strive.errors import (
     ConfigError,
     MissingInputError,
     RecordsError,
+    first_line,
     unknown_name,
 )
 from strive.progress import one_line
@@ -526,6 +527,6 @@ def _parquet_rows(path: Path, wanted: Collection[str]) -> Iterator[Any]:
 
 def _syntax_error(path: Path, number: int, what: str, error: Exception) -> RecordsError:
     """Build the one-line error of a file that cannot be read on from a row."""
-    lines = str(error).removeprefix("b'").replace("\\n", "\n").splitlines()
-    reason = lines[0].strip() if lines else type(error).__name__
+    # ijson's errors hold bytes as they are written in Python.
+    reason = first_line(str(error).removeprefix("b'").replace("\\n", "\n") or type(error).__name__)
     return RecordsError(f"{path}, row {number}: not valid {what} ({reason})")

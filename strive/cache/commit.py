@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from strive.errors import CacheDamageError
+from strive.errors import CacheDamageError, first_line
 from strive.files import atomic_file, write_atomically
 
 
@@ -101,7 +101,7 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
             return part.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise CacheDamageError(
-            f"{path} is damaged ({_first_line(error)}); remove it and run precompute again"
+            f"{path} is damaged ({first_line(error)}); remove it and run precompute again"
         ) from None
 
 
@@ -130,7 +130,7 @@ def read_table(path: Path, wanted: pa.Schema, columns: list[str] | None = None) 
         return table.cast(wanted)
     except (pa.ArrowException, ValueError) as error:
         raise CacheDamageError(
-            f"{path} does not have the expected columns ({_first_line(error)})"
+            f"{path} does not have the expected columns ({first_line(error)})"
         ) from None
 
 
@@ -159,7 +159,3 @@ def flat_lists(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(0), np.zeros(1, np.int64)
     bounds = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     return np.concatenate(values), bounds
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

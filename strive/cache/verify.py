@@ -22,7 +22,7 @@ from strive.cache.frames import (
     shard_path,
 )
 from strive.cache.layout import CacheLayout, make_key, open_cache, read_fields
-from strive.errors import CacheDamageError, MissingInputError, OutsideRootError
+from strive.errors import CacheDamageError, MissingInputError, OutsideRootError, first_line
 from strive.files import content_digest, resolve_video
 from strive.progress import show_progress
 
@@ -76,7 +76,7 @@ def _whole_parts(
         except CacheDamageError as error:
             problems.append(str(error))
         except pa.ArrowException as error:
-            problems.append(f"{path} is damaged ({str(error).splitlines()[0]})")
+            problems.append(f"{path} is damaged ({first_line(error)})")
         else:
             yield table
 

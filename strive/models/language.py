@@ -24,7 +24,7 @@ from transformers.integrations.sdpa_attention import (
 from transformers.masking_utils import sdpa_mask
 
 from strive.choices import AttentionMode
-from strive.errors import ConfigError, ModelError, unknown_name
+from strive.errors import ConfigError, ModelError, short_reason, unknown_name
 from strive.models.family import MergedFeatures
 from strive.models.loading import Policy
 from strive.models.rows import PADDING, PROMPT, Rows
@@ -331,7 +331,7 @@ def compile_whole(
         try:
             return whole(*arguments, **named)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            reason = short_reason(error.__cause__ or error, 200)
             raise ModelError(f"torch cannot compile {name} here ({reason}); set {without}") from (
                 error
             )

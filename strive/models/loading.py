@@ -14,7 +14,7 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from strive.errors import ConfigError, MissingInputError, ModelError, short_reason
+from strive.errors import ConfigError, MissingInputError, ModelError, first_line, short_reason
 from strive.files import expanded
 from strive.models.family import Family
 from strive.models.positions import PositionRule, check_rule
@@ -44,9 +44,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).splitlines()[0][:200]
         raise ConfigError(
-            f"--device {name} cannot be used here ({line}); use auto or cpu"
+            f"--device {name} cannot be used here ({short_reason(first_line(error))}); use auto or "
+            "cpu"
         ) from None
     return device
 

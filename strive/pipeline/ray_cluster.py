@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from strive import __version__
-from strive.errors import ConfigError
+from strive.errors import ConfigError, first_line
 from strive.files import TEMPORARY_PREFIX, disk_error
 
 PROBE_SECONDS = 120.0
@@ -116,7 +116,7 @@ def connected(ray: Any, num_cpus: int | None) -> Iterator[Cluster]:
 
 def refusal(address: str, error: BaseException) -> str:
     """Say why a cluster that answers does not let this program in, and what can be done."""
-    reason, cause = _first_line(error), error
+    reason, cause = first_line(error), error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if "InvalidAuthToken" in str(cause):
@@ -218,7 +218,7 @@ def check_nodes(ray: Any, cluster: Cluster, *, cache: Path, video_root: Path) ->
             try:
                 problem = ray.get(answer, timeout=PROBE_SECONDS)
             except (ray.exceptions.RayError, TimeoutError) as error:
-                problem = f"does not run this program ({_first_line(error)})"
+                problem = f"does not run this program ({first_line(error)})"
             if problem:
                 raise ConfigError(
                     f"node {node.address} of the {cluster.description} {problem}; --cache and "
@@ -237,7 +237,3 @@ def _look_from_node(probe: str, token: str, video_root: str, version: str) -> st
     if not Path(video_root).is_dir():
         return f"does not see the video root {video_root}"
     return "" if version == __version__ else f"has strive {__version__}, not {version}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -27,6 +27,7 @@ from strive.errors import (
     ModelError,
     NonFiniteError,
     nearest,
+    short_reason,
 )
 from strive.files import expanded
 from strive.models.loading import Policy
@@ -173,7 +174,7 @@ def _checked_by_deepspeed(values: dict[str, Any], path: Path) -> Any:
         ]
         raise ConfigError(f"{path}: {'; '.join(problems)}") from None
     except (DeepSpeedConfigError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = short_reason(error, 300)
         raise ConfigError(f"{path}: DeepSpeed does not take it: {reason}") from None
     unknown = [f"'{key}'{nearest(key, asked.asked)}" for key in values if key not in asked.asked]
     if unknown:
@@ -419,7 +420,7 @@ class Engine:
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = short_reason(error, 200, kind=True)
             raise CheckpointError(
                 f"{folder} holds no complete checkpoint ({reason}); remove it to resume from the "
                 "one before"

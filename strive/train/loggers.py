@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from strive.configs.schema import TrainConfig
-from strive.errors import ConfigError
+from strive.errors import ConfigError, short_reason
 from strive.progress import say
 from strive.train.processes import Processes
 from strive.train.run_folder import RunFolder
@@ -77,7 +77,7 @@ class WandbLogger:
                 settings=wandb.Settings(console="off", silent=True, save_code=False),
             )
         except (wandb.Error, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = short_reason(error, 200)
             raise ConfigError(
                 f"logger wandb cannot start ({reason}); run `wandb login`, or set "
                 "WANDB_MODE=offline, or leave wandb out of loggers"
@@ -192,7 +192,7 @@ class MetricWriters:
         # The one place that catches whatever comes: training must outlive its curves.
         except Exception as error:
             del self._loggers[name]
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = short_reason(error, 200, kind=True)
             say(
                 f"warning: logger {name} failed {when} and gets nothing more ({reason}); "
                 "metrics.jsonl goes on"

@@ -30,7 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from strive.errors import CheckpointError
+from strive.errors import CheckpointError, short_reason
 from strive.files import (
     append_text,
     atomic_file,
@@ -207,7 +207,7 @@ class RunFolder:
                 if reason is None and _STATE_KEYS - self.read_state(step).keys():
                     reason = f"{CHECKPOINT_STATE} is no state that a run wrote"
             except (OSError, ValueError, AttributeError, RecursionError) as error:
-                reason = f"{CHECKPOINT_STATE}: {' '.join(str(error).split())[:80]}"
+                reason = f"{CHECKPOINT_STATE}: {short_reason(error, 80)}"
             found[step] = reason
         return dict(sorted(found.items()))
 
@@ -371,7 +371,7 @@ def _telling_damage(path: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = short_reason(error, 120)
         raise CheckpointError(f"{path} is damaged ({reason}); {way_out}") from error
 
 

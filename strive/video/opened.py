@@ -14,7 +14,7 @@ from av.codec.context import Flags
 from av.sidedata import sidedata
 from av.stream import Disposition
 
-from strive.errors import DecodeError
+from strive.errors import DecodeError, first_line
 from strive.video.containers import FORMAT_WHITELIST, IMAGE_ROWS, begins_like_a_video
 
 # FFmpeg's own messages would go to the terminal past the progress bar; errors come as exceptions.
@@ -74,8 +74,7 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
 
 def error_text(error: BaseException) -> str:
     """Return an error's first line without the path that FFmpeg appends."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split("; last error log")[0].split(": 'file:")[0]
+    return first_line(error).split("; last error log")[0].split(": 'file:")[0]
 
 
 def video_stream(opened: av.container.InputContainer, name: str) -> av.VideoStream:
