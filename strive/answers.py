@@ -9,7 +9,7 @@ regression reward). Rule set `tolerant` reads what a person would accept (below)
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, get_args
@@ -229,30 +229,12 @@ _DIRECT_SUFFIX = {
 }
 
 
-def _body(record: Record) -> str:
-    # No newline before "Options:": that is how Video-R1 joins them.
-    if record.problem_type == "multiple choice":
-        return record.problem + "Options:\n" + "".join(f"{option}\n" for option in record.options)
-    return record.problem
-
-
-def _video_r1(record: Record) -> str:
-    return f"{_body(record)}\n{_VIDEO_R1_INSTRUCTION}{_VIDEO_R1_SUFFIX[record.problem_type]}"
-
-
-def _video_r1_eval(record: Record) -> str:
-    return f"{_body(record)}\n{_VIDEO_R1_EVAL_INSTRUCTION}{_VIDEO_R1_SUFFIX[record.problem_type]}"
-
-
-def _direct(record: Record) -> str:
-    return f"{_body(record)}\n{_DIRECT_SUFFIX[record.problem_type]}"
-
-
-TEMPLATES: dict[str, Callable[[Record], str]] = {
-    "video_r1": _video_r1,
-    "video_r1_eval": _video_r1_eval,
-    "direct": _direct,
-    "short": _body,
+# {template: what follows the question, and what follows that, by problem type}
+TEMPLATES: dict[str, tuple[str, dict[str, str]]] = {
+    "video_r1": (_VIDEO_R1_INSTRUCTION, _VIDEO_R1_SUFFIX),
+    "video_r1_eval": (_VIDEO_R1_EVAL_INSTRUCTION, _VIDEO_R1_SUFFIX),
+    "direct": ("", _DIRECT_SUFFIX),
+    "short": ("", {}),
 }
 """`video_r1`: the RL prompt; `video_r1_eval`: its evaluation script's wording; `direct`: the answer
 alone; `short`: the question and its options without any instruction."""
@@ -266,7 +248,12 @@ def build_question(record: Record, template: str) -> str:
     """
     if template not in TEMPLATES:
         raise unknown_name("prompt_template", template, TEMPLATES)
-    return TEMPLATES[template](record)
+    text = record.problem
+    if record.problem_type == "multiple choice":
+        # No newline before "Options:": that is how Video-R1 joins them.
+        text += "Options:\n" + "".join(f"{option}\n" for option in record.options)
+    instruction, suffixes = TEMPLATES[template]
+    return f"{text}\n{instruction}{suffixes[record.problem_type]}" if suffixes else text
 
 
 # --- extraction ---------------------------------------------------------------------------------
@@ -322,7 +309,18 @@ def grade(
         answer, gold = plain_text(answer), plain_text(gold)
     if not answer or not gold:
         return 0.0
-    return _GRADERS[rules][problem_type](answer, gold)
+    if problem_type in ("numerical", "regression"):
+        return _grade_numbers(problem_type, answer, gold, is_strict=rules == "video_r1")
+    if problem_type == "free-form":
+        return _mean_rouge(answer, gold)
+    if rules == "tolerant":
+        letter = read_letter(gold) if problem_type == "multiple choice" else None
+        if letter:
+            return float(read_letter(answer) == letter)
+        answer, gold = _fold(answer), _fold(gold)
+    return (
+        float(answer == gold) if problem_type == "multiple choice" else _one_minus_wer(answer, gold)
+    )
 
 
 def grade_completion(
@@ -354,49 +352,20 @@ def _strict_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _same_text(answer: str, gold: str) -> float:
-    return float(answer == gold)
-
-
-def _same_letter(answer: str, gold: str) -> float:
-    letter = read_letter(gold)
-    return float(read_letter(answer) == letter) if letter else float(_fold(answer) == _fold(gold))
-
-
-def _numerical_video_r1(answer: str, gold: str) -> float:
-    # Both or neither must hold a "." or ",": "5.0" is not "5" here.
-    if any(mark in answer for mark in ".,") != any(mark in gold for mark in ".,"):
+def _grade_numbers(problem_type: str, answer: str, gold: str, *, is_strict: bool) -> float:
+    read = _strict_number if is_strict else read_number
+    found, wanted = read(answer), read(gold)
+    if found is None or wanted is None:
         return 0.0
-    return _equal_to_two_places(_strict_number(answer), _strict_number(gold))
-
-
-def _numerical_tolerant(answer: str, gold: str) -> float:
-    return _equal_to_two_places(read_number(answer), read_number(gold))
-
-
-def _equal_to_two_places(answer: float | None, gold: float | None) -> float:
-    if answer is None or gold is None:
-        return 0.0
-    return float(round(answer, 2) == round(gold, 2))
-
-
-def _relative_closeness(answer: float | None, gold: float | None) -> float:
-    """1 - clip((|answer - gold| + 1e-9) / (|gold| + 1e-9), 0, 1)."""
-    if answer is None or gold is None:
-        return 0.0
-    return 1.0 - min(1.0, (abs(answer - gold) + 1e-9) / (abs(gold) + 1e-9))
-
-
-def _regression_video_r1(answer: str, gold: str) -> float:
-    return _relative_closeness(_strict_number(answer), _strict_number(gold))
-
-
-def _regression_tolerant(answer: str, gold: str) -> float:
-    answer_number, gold_number = read_number(answer), read_number(gold)
-    # The source's formula gives 0 to an exact answer when the gold is 0.
-    if answer_number is not None and answer_number == gold_number:
+    if problem_type == "numerical":
+        # Video-R1: both or neither must hold a "." or ",": "5.0" is not "5" there.
+        if is_strict and any(m in answer for m in ".,") != any(m in gold for m in ".,"):
+            return 0.0
+        return float(round(found, 2) == round(wanted, 2))
+    # The formula, which is Video-R1's, gives 0 to an exact answer when the gold is 0.
+    if not is_strict and found == wanted:
         return 1.0
-    return _relative_closeness(answer_number, gold_number)
+    return 1.0 - min(1.0, (abs(found - wanted) + 1e-9) / (abs(wanted) + 1e-9))
 
 
 def _fold(text: str) -> str:
@@ -413,10 +382,6 @@ def _one_minus_wer(answer: str, gold: str) -> float:
     return max(0.0, 1.0 - edits / len(gold.split()))
 
 
-def _one_minus_folded_wer(answer: str, gold: str) -> float:
-    return _one_minus_wer(_fold(answer), _fold(gold))
-
-
 @lru_cache(maxsize=1)
 def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
@@ -428,24 +393,6 @@ def _mean_rouge(answer: str, gold: str) -> float:
     """Mean of the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, with stemming."""
     scores = _rouge_scorer().score(gold, answer)
     return float(sum(score.fmeasure for score in scores.values()) / len(scores))
-
-
-_GRADERS: dict[str, dict[str, Callable[[str, str], float]]] = {
-    "video_r1": {
-        "multiple choice": _same_text,
-        "numerical": _numerical_video_r1,
-        "OCR": _one_minus_wer,
-        "free-form": _mean_rouge,
-        "regression": _regression_video_r1,
-    },
-    "tolerant": {
-        "multiple choice": _same_letter,
-        "numerical": _numerical_tolerant,
-        "OCR": _one_minus_folded_wer,
-        "free-form": _mean_rouge,
-        "regression": _regression_tolerant,
-    },
-}
 
 
 # --- solutions that no answer can earn -----------------------------------------------------------
