@@ -1,4 +1,4 @@
-"""What `train --dry-run` looks like on a terminal."""
+"""Tables of `train --dry-run` on a terminal."""
 
 import json
 from collections.abc import Mapping

@@ -43,12 +43,12 @@ from strive.train.start import (
     comparable_cache,
     first_step_of,
     holding,
-    how_it_goes_on,
     make_trainable,
     preflight,
     records_digest,
     require_same_records,
     require_same_start,
+    resume_notes,
     try_first_question,
     weights_digest,
 )
@@ -182,7 +182,7 @@ def _check_start(start: _Start, resume: bool) -> None:
     processes.of_main(lambda: require_same_records(folder, first_step, data))
     processes.of_main(lambda: try_first_question(config, data, start.rewards, first_step))
     if processes.is_main:
-        for text in how_it_goes_on(folder, first_step) if resume else ():
+        for text in resume_notes(folder, first_step) if resume else ():
             say(f"train: {text}")
         scorer = f"scores of {data.scorer_name}" if data.scorer_name else "no scores needed"
         show(

@@ -1,4 +1,4 @@
-"""What a run would do and need, without loading weights or computing a step (`train --dry-run`).
+"""The plan of a run, without loading weights or computing a step (`train --dry-run`).
 
 Bytes and seconds are sums of a few terms, which docs/scaling.md derives; their inputs are returned
 beside them. Where memory runs out in a run, the same estimate chooses the settings that are named.

@@ -69,7 +69,7 @@ _STATE_KEYS = {"step", "config", "cache", "start_digest", "world_size", "zero_st
 
 @dataclass(frozen=True)
 class Best:
-    """Which policy is in `best/`."""
+    """The policy in `best/`: when it was reached, and how good it was."""
 
     step: int
     """Steps that had been done; 0 is the policy that the run began with."""
@@ -107,7 +107,7 @@ class RunFolder:
         self._rows: list[dict[str, Any]] = []
 
     def names(self) -> list[Path]:
-        """What is there under the names that a run writes, the lock left out."""
+        """Paths that exist under a name that a run writes, the lock left out."""
         finished = (
             *(self.config_file, self.metrics_file, self.held_out_file, self.completions),
             *(self.checkpoints, self.best, self.final, self.nonfinite, self.failed_reward),
@@ -118,7 +118,7 @@ class RunFolder:
         return [path for path in names if os.path.lexists(path)]
 
     def temporaries(self) -> tuple[list[Path], list[Path]]:
-        """Temporary names of what a run writes: of files, and of folders."""
+        """Names that files, and folders, have while a run writes or removes them."""
         files = (self.config_file, self.metrics_file, self.held_out_file, self.wandb_file)
         policies = (self.best, self.final, self.best_of_checkpoint)
         return (
@@ -188,7 +188,7 @@ class RunFolder:
         )
 
     def damaged_checkpoints(self) -> dict[int, str]:
-        """What is wrong with each checkpoint that is not as it was written, by step."""
+        """The damage of each checkpoint that is not as it was written, by step."""
         return {step: reason for step, reason in self._damage_by_step().items() if reason}
 
     def whole_checkpoint_steps(self) -> list[int]:
@@ -216,7 +216,7 @@ class RunFolder:
         return self.checkpoints / checkpoint_name(step)
 
     def read_state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says about the run that wrote it."""
+        """A checkpoint's state.json: its step, and the run that wrote it."""
         return json.loads((self.checkpoint(step) / CHECKPOINT_STATE).read_text(encoding="utf-8"))
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -224,7 +224,7 @@ class RunFolder:
         _write(self.config_file, json.dumps(config, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any]:
-        """What `write_config` wrote."""
+        """The content of config.json."""
         return json.loads(self.config_file.read_text(encoding="utf-8"))
 
     def wandb_run_id(self) -> str:
@@ -237,10 +237,10 @@ class RunFolder:
         return run_id
 
     def read_best(self) -> Best | None:
-        """What `best/` holds; None where there is none."""
+        """The record of the policy in `best/`; None where there is none."""
         return _read_best(self.best)
 
-    def put_best(self, folder: Path, best: Best) -> None:
+    def replace_best(self, folder: Path, best: Best) -> None:
         """Make a finished folder beside it the new `best/`."""
         state = json.dumps(asdict(best), indent=2) + "\n"
         _write(folder / BEST_STATE, state)
@@ -248,7 +248,7 @@ class RunFolder:
         if before is not None and before.step <= max(self.checkpoint_steps(), default=-1):
             self.forget_earlier_best()
             self.best.rename(self.best_of_checkpoint)
-        put_finished(folder, self.best)
+        commit_folder(folder, self.best)
 
     def forget_earlier_best(self) -> None:
         """Drop the best policy before `best/`: the newest checkpoint has seen the latter."""
@@ -278,7 +278,7 @@ class RunFolder:
         self._rows = []
 
     def surviving(self, step: int) -> tuple[dict[Path, str], dict[Path, pa.Table | None]]:
-        """What is left of the logs and of each part of the completions after `step` steps.
+        """Texts of the logs and parts of the completions that a cut back to `step` steps leaves.
 
         A part that stays as it is is left out, one that goes is None.
 
@@ -325,7 +325,7 @@ class RunFolder:
                 path.unlink()
         for path in folders:
             if path.is_dir() and not path.is_symlink():
-                remove_unnamed(path)
+                remove_leftover(path)
         remove(self.final)
         best, earlier = self.read_best(), _read_best(self.best_of_checkpoint)
         if best is not None and best.step > _last_evaluated(step):
@@ -384,7 +384,7 @@ def _read_best(folder: Path) -> Best | None:
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    """What of a folder has a name that matches as a whole, in order."""
+    """Paths in a folder whose whole name matches, in order."""
     return sorted(path for path in folder.glob("*") if re.fullmatch(pattern, path.name))
 
 
@@ -423,7 +423,7 @@ def _write_part(path: Path, table: pa.Table) -> None:
 # so that removing it removes no others, and none that somebody has edited since.
 
 
-def put_finished(temporary: Path, target: Path) -> None:
+def commit_folder(temporary: Path, target: Path) -> None:
     """Let a finished folder appear under its name, in the place of the one there.
 
     Its files are on the disk by then, and have the modes that the user's umask gives: some
@@ -447,7 +447,7 @@ def put_finished(temporary: Path, target: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What of a finished folder is missing or changed, by its own list; None where nothing is.
+    """The first damage of a finished folder by its own list: a file is missing, or has changed.
 
     A small file is known by its content, a large one by its size; `state.json`, which readers check
     themselves, may have been edited. Earlier versions wrote no list.
@@ -474,12 +474,12 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink() and any((path / m).is_file() for m in _MARKS):
         leftover = path.with_name(f"{path.name}{TEMPORARY_ENDS[1]}")
         path.rename(leftover)
-        remove_unnamed(leftover)
+        remove_leftover(leftover)
     elif os.path.lexists(path):
         path.rename(_name_to_keep(path))
 
 
-def remove_unnamed(leftover: Path) -> None:
+def remove_leftover(leftover: Path) -> None:
     """Remove a folder that has no more, or not yet, a name of its own."""
     listed = leftover / WRITTEN
     if listed.is_file():
@@ -514,7 +514,7 @@ def _lines_of_files(folder: Path) -> dict[Path, str]:
 
 
 def _content(path: Path) -> str:
-    """What tells an edited file: its digest, and of a large one (weights) its size."""
+    """A file's digest, or its size where it is large (weights): an edited file has another."""
     size = path.lstat().st_size
     if path.is_symlink() or size > _MOST_DIGESTED_BYTES:
         return str(size)

@@ -1,9 +1,7 @@
 """One run at a time in a folder: `RUN/run.lock`, held by the main process as long as it runs.
 
 The kernel holds the lock, so it ends with the process, however that ends. The file says who holds
-it. It is removed at the end; one that `kill -9` left behind locks nobody out. A process that
-removes the file holds its lock, and one that gets the lock looks whether the file is still there:
-of several that start at once a single one wins.
+it. It is removed at the end; one that `kill -9` left behind locks nobody out.
 """
 
 import contextlib
@@ -41,7 +39,7 @@ class RunLock:
         except OSError:
             return False
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Make the folder where it is missing, and be its only process until `release`.
 
         Raises:
@@ -57,7 +55,8 @@ class RunLock:
                 self._made = [*self._made, *(p for p in missing if p not in self._made)]
                 descriptor, before = _open(self.file)
             except FileNotFoundError:
-                continue  # the folder was that of a start which was refused this very moment
+                # A start that was refused this very moment has removed the folder.
+                continue
             except OSError as error:
                 self._remove_made()
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -66,8 +65,9 @@ class RunLock:
                     "--run-dir"
                 ) from error
             if before == b"" and tries_left:
+                # Another start makes the file this very moment.
                 os.close(descriptor)
-                time.sleep(_SECONDS_BETWEEN)  # another start makes it this very moment
+                time.sleep(_SECONDS_BETWEEN)
                 continue
             try:
                 self._lock(descriptor, before)
@@ -75,6 +75,7 @@ class RunLock:
                 os.close(descriptor)
                 self._remove_made()
                 raise
+            # Only a holder removes the file: of several that start at once a single one wins.
             if _is_still(self.file, descriptor):
                 self._descriptor, self._before = descriptor, before
                 return

@@ -21,7 +21,13 @@ from strive.errors import ConfigError
 from strive.files import as_disk_error, disk_error
 from strive.models.loading import save_policy
 from strive.models.lora import merged_state_dict
-from strive.train.run_folder import CHECKPOINT_STATE, Best, RunFolder, checkpoint_name, put_finished
+from strive.train.run_folder import (
+    CHECKPOINT_STATE,
+    Best,
+    RunFolder,
+    checkpoint_name,
+    commit_folder,
+)
 from strive.train.step import Trainer
 
 BEST_METRIC = "accuracy"
@@ -76,7 +82,7 @@ def write_checkpoint(trainer: Trainer, folder: RunFolder, step: int, about: dict
         }
         with written_whole(temporary):
             (temporary / CHECKPOINT_STATE).write_text(json.dumps(state, indent=2) + "\n")
-            put_finished(temporary, folder.checkpoint(step))
+            commit_folder(temporary, folder.checkpoint(step))
         folder.prune_checkpoints(trainer.config.keep_checkpoints)
         folder.forget_earlier_best()
 
@@ -100,7 +106,7 @@ def write_final(trainer: Trainer, folder: RunFolder, about: Mapping[str, Any]) -
         about,
         trainer.config.steps,
         folder.last_metrics,
-        lambda temporary: put_finished(temporary, folder.final),
+        lambda temporary: commit_folder(temporary, folder.final),
     )
 
 
@@ -135,7 +141,7 @@ def keep_if_best(
             about,
             step,
             lambda: {f"held-out {name}": value for name, value in held_out.items()},
-            lambda temporary: folder.put_best(temporary, candidate),
+            lambda temporary: folder.replace_best(temporary, candidate),
         )
         return candidate
     return before

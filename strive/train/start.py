@@ -1,4 +1,4 @@
-"""Everything that a run looks at before it changes anything: its folder, its records, its policy.
+"""Checks of a start, before anything is changed: the run folder, the records, the policy.
 
 A start is new, or goes on after a checkpoint of the very same run. What makes learning impossible
 is an error, what makes it worse is a line. Most of it is known from the configuration, the cache
@@ -50,10 +50,10 @@ _VALUES_PER_TENSOR = 64
 
 @contextmanager
 def holding(folder: RunFolder, look: Callable[[], int], processes: Processes) -> Iterator[int]:
-    """Keep other runs out of a folder; gives what `look` finds there: the steps already done.
+    """Keep other runs out of a folder, and yield the number of steps that `look` finds done.
 
-    The main process looks and holds for all; where it refuses, so does every other. Left before
-    the run began, the folder is as it was.
+    The main process looks and locks for all; where it refuses, so does every other. If the block
+    ends before the run began, the folder is as it was.
 
     Raises:
         CheckpointError, DiskError: what `look` raises; the folder is in use or cannot be.
@@ -63,7 +63,7 @@ def holding(folder: RunFolder, look: Callable[[], int], processes: Processes) ->
         # Before anything is made. Where a run is or was, its lock is asked first: it may just run.
         if not folder.lock.left_by_a_run():
             look()
-        folder.lock.take()
+        folder.lock.acquire()
         return look()
 
     try:
@@ -75,7 +75,7 @@ def holding(folder: RunFolder, look: Callable[[], int], processes: Processes) ->
 def first_step_of(
     folder: RunFolder, config: TrainConfig, data: TrainingData, processes: Processes, resume: bool
 ) -> int:
-    """How many steps the newest whole checkpoint of the run folder has done; 0 for a new run.
+    """Steps that the newest whole checkpoint of the run folder has done; 0 for a new run.
 
     Raises:
         CheckpointError: there is a run and no `resume`, or it was another run, or something else,
@@ -157,13 +157,13 @@ def comparable(config: TrainConfig) -> dict[str, Any]:
 
 
 def comparable_cache(data: TrainingData) -> dict[str, Any]:
-    """What of the cache a resumed run must share."""
+    """Keys and size of the cache, which a resumed run must share."""
     described = data.describe()
     return {key: described[key] for key in ("frames_key", "scorer_key", "num_questions")}
 
 
-def how_it_goes_on(folder: RunFolder, first_step: int) -> Iterator[str]:
-    """What a user who said --resume should know: a line each."""
+def resume_notes(folder: RunFolder, first_step: int) -> Iterator[str]:
+    """Lines for a user who said --resume: gaps in the log, damaged checkpoints, nothing there."""
     missing = set(range(1, first_step + 1)) - folder.logged_steps()
     if missing:
         yield (
@@ -260,7 +260,8 @@ def _too_long(
         kept_in=frames.folder.parents[1] / "prompt-tokens",
     )
     if found and not (may_skip and config.skip_long_prompts):
-        place = max(found, key=lambda place: found[place])
+        longest_index = max(found, key=lambda index: found[index])
+        longest_id, longest_tokens = records[longest_index].question_id, found[longest_index]
         room = (
             f"max_prompt_tokens={limit:,}"
             if config.max_prompt_tokens
@@ -274,13 +275,13 @@ def _too_long(
         )
         raise ConfigError(
             f"prompts of {len(found)} of {len(records)} {what} are longer than {room} (the "
-            f"longest: '{records[place].question_id}' with {found[place]:,}); {way_out}"
+            f"longest: '{longest_id}' with {longest_tokens:,}); {way_out}"
         )
-    return [records[place].question_id for place in found]
+    return [records[index].question_id for index in found]
 
 
 def start_lines(config: TrainConfig, data: VariantReader) -> list[str]:
-    """What a start says of its data, a line each; nothing where there is nothing to say."""
+    """Lines about the data: what is left out, differs from the cache or was noted, the draws."""
     lines = []
     if data.num_left_out:
         lines.append(f"left out: {data.left_out_text()}")

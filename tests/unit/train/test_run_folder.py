@@ -42,7 +42,7 @@ def put_best(folder, step, value):
     policy = folder.root / "best.tmp"
     policy.mkdir()
     (policy / "weights").write_text(f"of step {step}")
-    folder.put_best(policy, Best(step, "accuracy", value))
+    folder.replace_best(policy, Best(step, "accuracy", value))
 
 
 def weights_of_best(folder):

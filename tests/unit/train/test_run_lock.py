@@ -17,7 +17,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from strive.train.run_lock import RunLock
-RunLock(Path(sys.argv[1])).take()
+RunLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -45,32 +45,32 @@ def test_another_process_is_refused_until_a_kill(held_elsewhere):
     said = (root / "run.lock").read_bytes()
     lock = RunLock(root)
     with pytest.raises(RunInUseError) as refused:
-        lock.take()
+        lock.acquire()
     assert f"{root} is in use by another run (process {process.pid} on " in str(refused.value)
     assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
     assert (root / "run.lock").read_bytes() == said
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert lock.left_by_a_run()
-    lock.take()
+    lock.acquire()
     assert json.loads((root / "run.lock").read_bytes())["pid"] == os.getpid()
     # Refused after all: what the killed process left says again what it said.
     lock.release(begun=False, keep=False)
     assert (root / "run.lock").read_bytes() == said
-    lock.take()
+    lock.acquire()
     lock.release(begun=True, keep=False)
     assert root.is_dir() and not list(root.iterdir())
 
 
 def test_a_start_that_never_became_a_run_leaves_nothing(tmp_path):
     lock = RunLock(tmp_path / "a" / "b" / "run")
-    lock.take()
+    lock.acquire()
     assert [path.name for path in (tmp_path / "a" / "b" / "run").iterdir()] == ["run.lock"]
     lock.release(begun=False, keep=False)
     assert not list(tmp_path.iterdir())
     (tmp_path / "mine").mkdir()
     lock = RunLock(tmp_path / "mine")
-    lock.take()
+    lock.acquire()
     lock.release(begun=False, keep=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]  # it was there before
 
@@ -90,7 +90,7 @@ def test_a_lock_file_that_no_run_wrote_is_refused_and_stays(tmp_path, content):
     file = tmp_path / "run.lock"
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"run.lock was not written by a run"):
-        RunLock(tmp_path).take()
+        RunLock(tmp_path).acquire()
     assert file.read_bytes() == content
 
 
@@ -105,7 +105,7 @@ def test_of_starts_at_once_one_wins(tmp_path):
             lock = RunLock(root)
             together.wait()
             try:
-                lock.take()
+                lock.acquire()
                 won.append(lock)
             except CheckpointError as error:
                 refused.append(error)
@@ -129,7 +129,7 @@ def test_no_two_hold_while_others_come_and_go(tmp_path):
         while not stop.is_set():
             lock = RunLock(root)
             try:
-                lock.take()
+                lock.acquire()
             except CheckpointError:
                 continue
             inside.append(lock)
@@ -150,17 +150,17 @@ def test_no_two_hold_while_others_come_and_go(tmp_path):
 
 def test_a_lock_on_a_file_that_was_just_removed_is_none(tmp_path, monkeypatch):
     first, second = RunLock(tmp_path / "run"), RunLock(tmp_path / "run")
-    first.take()
+    first.acquire()
 
     def after_the_first_has_gone(descriptor):
         first.release(begun=False, keep=False)
         return try_lock(descriptor)
 
     monkeypatch.setattr(run_lock, "try_lock", after_the_first_has_gone)
-    second.take()
+    second.acquire()
     monkeypatch.undo()
     with pytest.raises(RunInUseError):
-        RunLock(tmp_path / "run").take()
+        RunLock(tmp_path / "run").acquire()
     second.release(begun=False, keep=False)
     assert not list(tmp_path.iterdir())
 
@@ -168,8 +168,8 @@ def test_a_lock_on_a_file_that_was_just_removed_is_none(tmp_path, monkeypatch):
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_lock, "try_lock", lambda descriptor: None)
     first, second = RunLock(tmp_path), RunLock(tmp_path)
-    first.take()
-    second.take()
+    first.acquire()
+    second.acquire()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all("file system without locks" in line for line in said)
     assert f"(run.lock names process {os.getpid()} on " in said[1]
@@ -178,7 +178,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
 def test_a_place_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CheckpointError, match="cannot use run folder"):
-        RunLock(tmp_path / "file" / "run").take()
+        RunLock(tmp_path / "file" / "run").acquire()
     with pytest.raises(CheckpointError, match=r"cannot make /proc/nope/run.lock"):
-        RunLock(Path("/proc/nope")).take()
+        RunLock(Path("/proc/nope")).acquire()
     assert (tmp_path / "file").read_text() == "mine"

@@ -203,7 +203,7 @@ def files_of_at_most(num_bytes):
         ("write_checkpoint", "loop", "checkpoints/step-000001.tmp"),
         ("write_final", "loop", "final.tmp"),
         ("keep_if_best", "loop", "best.tmp"),
-        ("put_finished", "saves", "checkpoints/step-000001.tmp"),
+        ("commit_folder", "saves", "checkpoints/step-000001.tmp"),
     ],
 )
 def test_a_full_disk_is_one_line_and_leaves_no_half(
@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half(
     real = getattr(__import__(f"strive.train.{module}", fromlist=[function]), function)
 
     def on_a_full_disk(*arguments):
-        with files_of_at_most(20 if function == "put_finished" else 300_000):
+        with files_of_at_most(20 if function == "commit_folder" else 300_000):
             return real(*arguments)
 
     held_out = tmp_path / "held_out.jsonl"

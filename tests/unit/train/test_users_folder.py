@@ -19,7 +19,7 @@ from strive.errors import (
 from strive.lab.models import lab_model_path
 from strive.train.loggers import LOGGERS
 from strive.train.loop import train
-from strive.train.run_folder import RunFolder, put_finished
+from strive.train.run_folder import RunFolder, commit_folder
 
 # As the first version wrote it.
 CONFIG = {
@@ -67,7 +67,7 @@ def put_tree(folder, target):
     """A finished policy or checkpoint, as a run leaves it."""
     temporary = target.with_name(f"{target.name}.tmp")
     write(temporary, "state.json", "weights/one.pt", content='{"step": 1}')
-    put_finished(temporary, target)
+    commit_folder(temporary, target)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_folder_that_no_run_marked_is_moved_aside_whole(folder, tmp_path, caps
     write(folder.root, "final/model.safetensors")
     write(tmp_path, "elsewhere/weights", "elsewhere/.strive-files")
     (folder.root / "best").symlink_to(tmp_path / "elsewhere")
-    put_finished(_written(folder, "best.tmp"), folder.best)
+    commit_folder(_written(folder, "best.tmp"), folder.best)
     folder.cut_back(0)
     assert (folder.root / "final-kept" / "model.safetensors").read_text() == "mine"
     assert (folder.root / "best-kept").is_symlink() and (tmp_path / "elsewhere/weights").is_file()
