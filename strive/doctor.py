@@ -26,30 +26,26 @@ class Finding:
     fix: str = ""
 
 
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
-
-
-def check_python() -> Iterator[Finding]:
-    """Report the interpreter; 3.11 is the oldest that is supported."""
-    fits = sys.version_info >= (3, 11)
-    yield Finding(
-        "Python",
-        "ok" if fits else "missing",
-        platform.python_version(),
-        "" if fits else "install Python 3.11 or newer and make the environment again",
-    )
+def _look(what: str, is_fine: bool, found: str, fix: str, otherwise: Status = "missing") -> Finding:
+    """Return what was found; the fix is told only where it is needed."""
+    return Finding(what, "ok" if is_fine else otherwise, found, "" if is_fine else fix)
 
 
 def check_machine() -> Iterator[Finding]:
-    """Report cores and free disk in the working folder."""
-    free_gib = shutil.disk_usage(".").free / 2**30
+    """Report the interpreter (3.11 is the oldest that is supported), cores, and free disk here."""
+    yield _look(
+        "Python",
+        sys.version_info >= (3, 11),
+        platform.python_version(),
+        "install Python 3.11 or newer and make the environment again",
+    )
     yield Finding("processor", "ok", f"{os.cpu_count()} cores, {platform.machine()}")
-    yield Finding(
+    free_gib = shutil.disk_usage(".").free / 2**30
+    yield _look(
         "free disk here",
-        "ok" if free_gib > 2 else "missing",
+        free_gib > 2,
         f"{free_gib:.0f} GiB",
-        "" if free_gib > 2 else "free some space, or put --workspace on another disk",
+        "free some space, or put --workspace on another disk",
     )
 
 
@@ -78,30 +74,30 @@ def check_torch() -> Iterator[Finding]:
 
 def check_import(module: str, package: str) -> Iterator[Finding]:
     """Report whether a required package imports, not only whether it is installed."""
+    problem = ""
     try:
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
-        yield Finding(package, "missing", short_reason(error, 100), f"pip install {package}")
-        return
-    yield Finding(package, "ok", _version(package))
+        problem = short_reason(error, 100)
+    found = problem or importlib.metadata.version(package)
+    yield _look(package, not problem, found, f"pip install {package}")
 
 
 def check_torchcodec() -> Iterator[Finding]:
     """Report the optional decoder, which needs FFmpeg's shared libraries on the system."""
-    decoders = importlib.import_module("strive.video.decoders")
-    problem = decoders.torchcodec_import_error()
-    yield Finding(
+    rgb_decoders = importlib.import_module("strive.video.rgb_decoders")
+    problem = rgb_decoders.torchcodec_import_error()
+    yield _look(
         "torchcodec",
-        "optional" if problem else "ok",
-        f"not usable: {problem[:80]}" if problem else _version("torchcodec"),
-        f"not needed (PyAV decodes); for --decoder torchcodec: {decoders.TORCHCODEC_FIX}"
-        if problem
-        else "",
+        not problem,
+        f"not usable: {problem[:80]}" if problem else importlib.metadata.version("torchcodec"),
+        f"not needed (PyAV decodes); for --decoder torchcodec: {rgb_decoders.TORCHCODEC_FIX}",
+        otherwise="optional",
     )
 
 
 def check_ffmpeg() -> Iterator[Finding]:
-    """Report the bundled FFmpeg binary (lab clips) and the system's shared libraries."""
+    """Report the bundled FFmpeg binary, which writes the lab's clips."""
     try:
         binary = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
         text = subprocess.run(
@@ -117,14 +113,12 @@ def check_ffmpeg() -> Iterator[Finding]:
 def check_compiler() -> Iterator[Finding]:
     """Report a C++ compiler; STRIVE needs none, DeepSpeed's fused GPU optimisers do."""
     found = shutil.which("g++")
-    yield Finding(
+    yield _look(
         "C++ compiler",
-        "ok" if found else "optional",
+        bool(found),
         found or "none: not needed",
-        ""
-        if found
-        else "only for DeepSpeed's fused or CPU-offload optimisers: "
-        "apt-get install g++ ninja-build",
+        "only for DeepSpeed's fused or CPU-offload optimisers: apt-get install g++ ninja-build",
+        otherwise="optional",
     )
 
 
@@ -135,20 +129,18 @@ def check_hub() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("Hugging Face hub", "missing", str(error), "pip install huggingface_hub")
         return
-    offline = constants.HF_HUB_OFFLINE
-    yield Finding(
+    is_offline = constants.HF_HUB_OFFLINE
+    yield _look(
         "Hugging Face hub",
-        "optional" if offline else "ok",
-        f"{'offline, ' if offline else 'not asked, '}cache {constants.HF_HUB_CACHE}",
-        "unset HF_HUB_OFFLINE to download models; lab:... models need no download"
-        if offline
-        else "",
+        not is_offline,
+        f"{'offline' if is_offline else 'not asked'}, cache {constants.HF_HUB_CACHE}",
+        "unset HF_HUB_OFFLINE to download models; lab:... models need no download",
+        otherwise="optional",
     )
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
-    "Python": check_python,
-    "processor and disk": check_machine,
+    "Python, processor and disk": check_machine,
     "torch and GPUs": check_torch,
     "transformers": lambda: check_import("transformers", "transformers"),
     "open_clip": lambda: check_import("open_clip", "open_clip_torch"),

@@ -17,6 +17,7 @@ from strive.commands.common import (
 )
 from strive.files import plain_json
 
+MARKS = {"ok": "[green]ok[/]", "optional": "[yellow]optional[/]", "missing": "[red]missing[/]"}
 SHOWN_MEASURES = ("auc", "accuracy_uniform", "accuracy_evidence", "accuracy_blank")
 """Of all that a recipe measured on held-out clips: what says whether the frames matter."""
 
@@ -66,26 +67,21 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(plain_json(findings))
     else:
-        _print_findings(findings)
-        ready, not_ready = verdict(findings)
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for heading in ("what", "", "found", "fix"):
+            table.add_column(heading, overflow="fold")
+        for finding in findings:
+            table.add_row(finding.what, MARKS[finding.status], finding.found, finding.fix)
         console = make_console()
+        console.print(table)
+        ready, not_ready = verdict(findings)
         console.print(f"Ready: {', '.join(ready) or 'nothing'}.", markup=False)
         for use, reason in not_ready.items():
             console.print(f"Not ready: {use}, because {reason}.", markup=False)
     if any(finding.status == "missing" for finding in findings):
         raise typer.Exit(1)
-
-
-def _print_findings(findings: list) -> None:
-    from rich.table import Table
-
-    marks = {"ok": "[green]ok[/]", "optional": "[yellow]optional[/]", "missing": "[red]missing[/]"}
-    table = Table(box=None, pad_edge=False)
-    for heading in ("what", "", "found", "fix"):
-        table.add_column(heading, overflow="fold")
-    for finding in findings:
-        table.add_row(finding.what, marks[finding.status], finding.found, finding.fix)
-    make_console().print(table)
 
 
 def lab_build(

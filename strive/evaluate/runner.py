@@ -224,7 +224,15 @@ def evaluate(
         answered: list[Sample] = []
         failures: list[Failure] = []
         if num_missing:
-            policy = policy or _load(config)
+            if policy is None:
+                from strive.models.loading import load_policy
+
+                policy = load_policy(
+                    config.model,
+                    dtype=config.dtype,
+                    device=config.device,
+                    position_rule=config.position_rule,
+                )
             with show_progress("evaluate", num_missing, "questions") as bar:
                 for name, rows in missing.items():
                     for batch in evaluate_policy(policy, rows, source, config, name):
@@ -314,17 +322,6 @@ def _with_device(config: EvaluateConfig) -> EvaluateConfig:
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     return config.model_copy(update={"device": str(device), "dtype": dtype})
-
-
-def _load(config: EvaluateConfig) -> Policy:
-    from strive.models.loading import load_policy
-
-    return load_policy(
-        config.model,
-        dtype=config.dtype,
-        device=config.device,
-        position_rule=config.position_rule,
-    )
 
 
 def _settings(config: EvaluateConfig, source: FrameSource) -> dict[str, Any]:
