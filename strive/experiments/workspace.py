@@ -18,7 +18,6 @@ from strive.errors import CacheError, CheckpointError
 from strive.files import expanded
 from strive.lab.models import lab_model_path
 from strive.lab.world import WorldSummary, build_world, read_world
-from strive.progress import show_progress
 
 DEFAULT_CLIPS = 400
 DEFAULT_SEED = 0
@@ -111,14 +110,11 @@ def ensure_lab(
         found = read_world(workspace.lab)
         if found is not None:
             return found
-    clips = num_clips or DEFAULT_CLIPS
-    with show_progress("lab clips", clips, "clips") as progress:
-        return build_world(
-            workspace.lab,
-            num_clips=clips,
-            seed=DEFAULT_SEED if seed is None else seed,
-            progress=lambda _done, _total: progress.advance(),
-        )
+    return build_world(
+        workspace.lab,
+        num_clips=num_clips or DEFAULT_CLIPS,
+        seed=DEFAULT_SEED if seed is None else seed,
+    )
 
 
 def require_lab_cache(workspace: Workspace) -> Path:

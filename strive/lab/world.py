@@ -8,7 +8,6 @@ A folder holds `clips/`, `train.jsonl`, `held_out.jsonl`, `test.jsonl` and, writ
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from strive.files import file_digest, write_atomically
 from strive.lab.questions import draw_questions, to_record
 from strive.lab.render import render_slots
 from strive.lab.scene import Difficulty, Scene, draw_scene
+from strive.progress import show_progress
 from strive.records import Record, write_records
 from strive.seeding import derive_rng
 
@@ -39,17 +39,9 @@ _CODEC_ARGUMENTS: dict[str, dict[str, str | int]] = {
         "x265-params": "log-level=none:pools=none:frame-threads=1",
     },
     "vp9": {"vcodec": "libvpx-vp9", "crf": 24, "b:v": 0, "deadline": "realtime", "cpu-used": 8},
-    "av1": {
-        "vcodec": "libsvtav1",
-        "preset": 12,
-        "crf": 24,
-        "svtav1-params": "lp=1",
-    },
+    "av1": {"vcodec": "libsvtav1", "preset": 12, "crf": 24, "svtav1-params": "lp=1"},
 }
 _SUFFIX = {"h264": ".mp4", "hevc": ".mp4", "vp9": ".webm", "av1": ".mp4"}
-
-Progress = Callable[[int, int], None]
-"""Called with (clips done, clips in all)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +93,8 @@ def build_world(
     seed: int,
     difficulty: Difficulty | None = None,
     workers: int = 2,
-    progress: Progress | None = None,
 ) -> WorldSummary:
-    """Build the world into `root`, or return at once if it is there already.
+    """Build the world into `root`, or return at once if it is there already; shows progress.
 
     A build that was interrupted goes on where it stopped.
 
@@ -113,7 +104,6 @@ def build_world(
         seed: decides everything that is drawn.
         difficulty: see `Difficulty`.
         workers: clips encoded at a time.
-        progress: called after each clip.
 
     Raises:
         ConfigError: a parameter is out of range, or the folder holds a world of other parameters.
@@ -142,7 +132,7 @@ def build_world(
     write_atomically(root / "building.json", json.dumps(parameters, indent=1), knob="--workspace")
 
     scenes = [draw_scene(seed, clip, difficulty) for clip in range(num_clips)]
-    digests = _encode_all(scenes, root / "clips", workers=workers, progress=progress)
+    digests = _encode_all(scenes, root / "clips", workers)
     records: dict[str, list[Record]] = {split: [] for split in SPLITS}
     for scene in scenes:
         records[split_of_clip(scene.clip)].extend(clip_records(scene, seed))
@@ -219,9 +209,7 @@ def encode_clip(scene: Scene, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _encode_all(
-    scenes: list[Scene], folder: Path, *, workers: int, progress: Progress | None
-) -> list[str]:
+def _encode_all(scenes: list[Scene], folder: Path, workers: int) -> list[str]:
     """Encode what is missing; returns the SHA-256 of every clip file, in clip order."""
 
     def encode_one(scene: Scene) -> str:
@@ -233,10 +221,10 @@ def _encode_all(
     digests: list[str] = []
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        for digest in pool.map(encode_one, scenes):
-            digests.append(digest)
-            if progress is not None:
-                progress(len(digests), len(scenes))
+        with show_progress("lab clips", len(scenes), "clips") as progress:
+            for digest in pool.map(encode_one, scenes):
+                digests.append(digest)
+                progress.advance()
     finally:
         pool.shutdown(cancel_futures=True)
     return digests

@@ -6,7 +6,7 @@ import pytest
 from strive.errors import ConfigError
 from strive.lab.render import render_slots
 from strive.lab.scene import Difficulty, draw_scene
-from strive.lab.world import build_world, read_world, split_of_clip
+from strive.lab.world import build_world, encode_clip, read_world, split_of_clip
 from strive.records import read_records
 
 decord = pytest.importorskip("decord")
@@ -82,14 +82,18 @@ def test_clips_do_not_depend_on_how_many_there_are(world, tmp_path):
     assert (fewer.root / "train.jsonl").read_text().splitlines() == rows[:8]
 
 
-def test_an_interrupted_build_goes_on(world, tmp_path):
+def test_an_interrupted_build_goes_on(world, tmp_path, monkeypatch):
     root = tmp_path / "world"
 
-    def stop(done, total):
-        raise KeyboardInterrupt
+    def encode_two(scene, path):
+        if scene.clip == 2:
+            raise KeyboardInterrupt
+        encode_clip(scene, path)
 
-    with pytest.raises(KeyboardInterrupt):
-        build_world(root, num_clips=NUM_CLIPS, seed=0, workers=1, progress=stop)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("strive.lab.world.encode_clip", encode_two)
+        build_world(root, num_clips=NUM_CLIPS, seed=0, workers=1)
+    assert len(list((root / "clips").iterdir())) == 2
     assert read_world(root) is None
     with pytest.raises(ConfigError):
         build_world(root, num_clips=NUM_CLIPS, seed=9)
