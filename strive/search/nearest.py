@@ -5,6 +5,7 @@ of them go into one flat faiss index, in memory, from the parts that the cache h
 Axes: V videos, P quarters of a video, F pool frames, D dimensions.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -132,12 +133,29 @@ class SearchSource:
         rows_FD: np.ndarray = self._index.reconstruct_n(start, end - start)
         return rows_FD
 
-    def nearest(self, query_D: np.ndarray, count: int) -> list[tuple[int, int]]:
-        """Return (video number, frame) of the rows with the largest inner product, best first."""
-        _, rows = self._index.search(query_D.astype(np.float32)[None], min(count, self.num_frames))
-        found = rows[0][rows[0] >= 0]
-        numbers = np.searchsorted(self.starts_V, found, side="right") - 1
-        return list(zip(numbers.tolist(), (found - self.starts_V[numbers]).tolist(), strict=True))
+    def nearest(
+        self, query_D: np.ndarray, top: int, per_video: int | None = None
+    ) -> list[tuple[int, int, float]]:
+        """Return (video number, frame, cosine) of the nearest frames, best first."""
+        # The index proposes by inner products in float32; cosines of the stored rows decide.
+        count = 2 * top + 16
+        while True:
+            _, (rows,) = self._index.search(query_D[None], min(count, self.num_frames))
+            numbers = np.searchsorted(self.starts_V, rows, side="right") - 1
+            scored = []
+            for number, frame in zip(numbers.tolist(), rows - self.starts_V[numbers], strict=True):
+                (cosine,) = cosines(self.rows(number)[frame : frame + 1], query_D)
+                scored.append((number, int(frame), float(cosine)))
+            scored.sort(key=lambda item: (-item[2], item[0], item[1]))
+            num_taken: Counter[int] = Counter()
+            chosen = []
+            for number, frame, score in scored:
+                num_taken[number] += 1
+                if per_video is None or num_taken[number] <= per_video:
+                    chosen.append((number, frame, score))
+            if len(chosen) >= top or count >= self.num_frames:
+                return chosen[:top]
+            count *= 4
 
     def duplicates_of(
         self, numbers: Sequence[int], threshold: float, *, show: bool = False
@@ -207,7 +225,7 @@ def search_text(
     _check_threshold(threshold)
     source = SearchSource(cache, scorer)
     query_D = embed_text(source.layout, source.info, text.strip(), scorer_model)
-    chosen = _best_frames(source, query_D, top, per_video)
+    chosen = source.nearest(query_D, top, per_video)
     numbers = {number for number, _, _ in chosen}
     twins: dict[str, list[str]] = {}
     for pair in source.duplicates_of(sorted(numbers), threshold):
@@ -288,29 +306,6 @@ def agreement_of(
     means_O = cosine_EF[np.arange(len(short_E)), nearer_OE].mean(axis=1)
     best = int(means_O.argmax())
     return float(means_O[best]), float(max(offsets_O[best], 0.0))
-
-
-def _best_frames(
-    source: SearchSource, query_D: np.ndarray, top: int, per_video: int | None
-) -> list[tuple[int, int, float]]:
-    """Return (video number, frame, cosine); the index proposes, the stored rows decide."""
-    count = 2 * top + 16
-    while True:
-        candidates = source.nearest(query_D, count)
-        scored = [
-            (number, frame, float(cosines(source.rows(number)[frame : frame + 1], query_D)[0]))
-            for number, frame in candidates
-        ]
-        scored.sort(key=lambda item: (-item[2], item[0], item[1]))
-        taken: dict[int, int] = {}
-        chosen = []
-        for number, frame, score in scored:
-            taken[number] = taken.get(number, 0) + 1
-            if per_video is None or taken[number] <= per_video:
-                chosen.append((number, frame, score))
-        if len(chosen) >= top or count >= source.num_frames:
-            return chosen[:top]
-        count *= 4
 
 
 def _empty_index(dimension: int) -> Any:

@@ -26,6 +26,7 @@ from strive.errors import (
 from strive.pipeline.run import precompute
 from strive.records import write_records
 from strive.report.pages import render_duplicates_page, render_search_page
+from strive.scorers import cosines
 from strive.search.nearest import (
     DuplicatePair,
     SearchSource,
@@ -38,10 +39,18 @@ from strive.seeding import derive_rng
 WEIGHTS = "pipeline.toy_scorer:make_weights"
 
 
+@pytest.fixture(scope="module")
+def made_cache(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    write_records(folder / "records.jsonl", [question(n, f"clip{n // 2}.mp4") for n in range(8)])
+    precompute(World(clip_folder, folder / "records.jsonl").options(folder / "cache"))
+    return folder / "cache"
+
+
 @pytest.fixture
-def cache(world: World, tmp_path: Path) -> Path:
-    precompute(world.options(tmp_path / "cache"))
-    return tmp_path / "cache"
+def cache(made_cache: Path, tmp_path: Path) -> Path:
+    """A cache of the world's clips, a test's own."""
+    return Path(shutil.copytree(made_cache, tmp_path / "cache"))
 
 
 def every_score(cache: Path, question_id: str, video_id: str) -> list[tuple[float, str, int]]:
@@ -116,11 +125,15 @@ def test_the_stored_rows_are_searched_to_the_last_bit(tmp_path: Path) -> None:
     source = SearchSource(layout.root, None)
     assert (len(source.ids), source.num_frames) == (40, 2000)
     np.testing.assert_array_equal(source.rows(source.ids.index("v07")), stored[7])
-    everything = stored.astype(np.float32).reshape(-1, 24)
+    everything = stored.reshape(-1, 24)
     for query_D in rng.normal(size=(20, 24)).astype(np.float32):
-        best = np.argsort(-(everything @ query_D))[:10]
-        found = [int(source.ids[v][1:]) * 50 + f for v, f in source.nearest(query_D, 10)]
-        assert found == best.tolist()
+        scores = cosines(everything, query_D)
+        best = np.argsort(-scores, kind="stable")[:10]
+        found = [
+            (int(source.ids[video][1:]) * 50 + frame, score)
+            for video, frame, score in source.nearest(query_D, 10)
+        ]
+        assert found == [(row, scores[row]) for row in best.tolist()]
 
 
 def add_states(layout: CacheLayout, videos: list[VideoEmbeddings]) -> None:
