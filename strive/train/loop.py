@@ -156,7 +156,7 @@ def _open_data(
     require_loggers(config.loggers)
     require_gradient(config.attention, processes.device)
     read_deepspeed_preset(config.deepspeed)
-    load_loss(config.objective, config.surrogate)
+    load_loss(config)
     rewards = load_rewards(list(config.rewards))
     shard(range(config.questions_per_step), config.num_variants, 0, processes.world_size)
     return TrainingData(config), rewards
@@ -244,11 +244,9 @@ def build_trainer(
         with_reference=config.beta > 0 and not is_own_reference,
     )
     reference = policy.model if is_own_reference else engine.reference
-    objective, surrogate = load_loss(config.objective, config.surrogate)
     sampler = Decoder(policy, mode=config.decode)
-    return Trainer(
-        config, policy, reference, engine, processes, rewards, objective, surrogate, sampler
-    )
+    loss_rule = load_loss(config)
+    return Trainer(config, policy, reference, engine, processes, rewards, loss_rule, sampler)
 
 
 def _open_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[PreparedQuestion]]:

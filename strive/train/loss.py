@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from strive.choices import Ratio
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, unknown_name
 from strive.named import check_name, load_function, raised
 
@@ -94,6 +95,21 @@ def clip_surrogate(
 SURROGATES: dict[str, Surrogate] = {"clip": clip_surrogate}
 
 
+@dataclass(frozen=True)
+class LossRule:
+    """How the loss of a step is made; the fields are the configuration's."""
+
+    objective: Objective = OBJECTIVES["grpo"]
+    surrogate: Surrogate = clip_surrogate
+    ratio: Ratio = "token"
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    beta: float = 0.0
+    correct_kl_bias: bool = False
+    """Weigh k3 by the ratio: on-policy the value stays, and the gradient becomes an unbiased one of
+    the KL divergence (DeepSeek-V3.2, arXiv:2512.02556; TRL's default)."""
+
+
 def k3_divergence(logprobs: Tensor, reference: Tensor) -> Tensor:
     """k3 estimate of KL(policy || reference) per token: exp(r - l) - (r - l) - 1, at least 0."""
     difference = reference - logprobs
@@ -118,18 +134,9 @@ def policy_loss(
     advantages_N: Tensor,
     mask_NL: Tensor,
     denominators: Denominators,
-    objective: Objective = OBJECTIVES["grpo"],
-    surrogate: Surrogate = clip_surrogate,
-    ratio: Ratio = "token",
-    epsilon: float = 0.2,
-    epsilon_high: float | None = None,
-    beta: float = 0.0,
-    correct_kl_bias: bool = False,
+    rule: LossRule = LossRule(),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 1, negated: - surrogate(w, A) + beta k3, over tokens weighted by the objective.
-
-    `correct_kl_bias` weighs k3 by w: on-policy the value stays, and the gradient becomes an
-    unbiased one of the KL divergence (DeepSeek-V3.2, arXiv:2512.02556; TRL's default).
 
     Returns the micro-batch's share of the step's loss, with a graph even where the mask is empty,
     and detached scalars that add up over micro-batches and processes: `policy` and `kl` (their
@@ -137,16 +144,16 @@ def policy_loss(
     """
     mask_NL = mask_NL.to(logprobs_NL.dtype)
     lengths_N = mask_NL.sum(dim=1)
-    weights_N = objective.weights(lengths_N, denominators)
-    ratio_NL = policy_ratio(logprobs_NL, old_logprobs_NL, mask_NL, ratio)
-    low, high = 1.0 - epsilon, 1.0 + (epsilon if epsilon_high is None else epsilon_high)
-    gain_NL, clipped_NL = surrogate(
+    weights_N = rule.objective.weights(lengths_N, denominators)
+    ratio_NL = policy_ratio(logprobs_NL, old_logprobs_NL, mask_NL, rule.ratio)
+    epsilon_high = rule.epsilon if rule.epsilon_high is None else rule.epsilon_high
+    gain_NL, clipped_NL = rule.surrogate(
         ratio_NL=ratio_NL,
         advantages_N1=advantages_N.to(logprobs_NL.dtype)[:, None],
         logprobs_NL=logprobs_NL,
         mask_NL=mask_NL,
-        low=low,
-        high=high,
+        low=1.0 - rule.epsilon,
+        high=1.0 + epsilon_high,
     )
     # A shape that broadcasts would be a silent other loss.
     for what, found, wanted in (
@@ -161,10 +168,10 @@ def policy_loss(
     policy = -(weights_N * (gain_NL * mask_NL).sum(dim=1)).sum()
 
     kl = torch.zeros_like(policy)
-    if beta > 0:
+    if rule.beta > 0:
         assert reference_logprobs_NL is not None
         divergence_NL = k3_divergence(logprobs_NL, reference_logprobs_NL) * mask_NL
-        if correct_kl_bias:
+        if rule.correct_kl_bias:
             divergence_NL = divergence_NL * ratio_NL
         kl = (weights_N * divergence_NL.sum(dim=1)).sum()
     metrics = {
@@ -173,18 +180,19 @@ def policy_loss(
         "clipped_tokens": (clipped_NL * mask_NL).sum().detach(),
         "tokens": mask_NL.sum().detach(),
     }
-    return policy + beta * kl, metrics
+    return policy + rule.beta * kl, metrics
 
 
-def load_loss(objective: str, surrogate: str) -> tuple[Objective, Surrogate]:
-    """Look up an objective and a surrogate; a user's own are imported by `module:function`.
+def load_loss(config: TrainConfig) -> LossRule:
+    """Look up a run's objective and surrogate; a user's own are imported by `module:function`.
 
-    An own objective is an `Objective`, or a function that gives its weights. What is imported is
-    called once on two completions, so that its mistakes show before a model is loaded.
+    An own objective is an `Objective`, or a function that gives its weights. Both are called once
+    on two completions, so that mistakes show before a model is loaded.
 
     Raises:
         UnknownNameError, MissingInputError, ConfigError: no such name, or it cannot be used.
     """
+    objective, surrogate = config.objective, config.surrogate
     check_name("objective", objective, OBJECTIVES)
     check_name("surrogate", surrogate, SURROGATES)
     weighing = OBJECTIVES.get(objective) or load_function(
@@ -192,21 +200,28 @@ def load_loss(objective: str, surrogate: str) -> tuple[Objective, Surrogate]:
     )
     if not isinstance(weighing, Objective):
         weighing = Objective(weighing)
-    gain = SURROGATES.get(surrogate) or load_function(f"surrogate '{surrogate}'", surrogate)
+    rule = LossRule(
+        weighing,
+        SURROGATES.get(surrogate) or load_function(f"surrogate '{surrogate}'", surrogate),
+        config.ratio,
+        config.epsilon,
+        config.epsilon_high,
+        config.beta,
+        config.correct_kl_bias,
+    )
     try:
         loss, _ = policy_loss(
             torch.full((2, 3), -1.0, requires_grad=True),
             old_logprobs_NL=torch.full((2, 3), -1.0),
-            reference_logprobs_NL=None,
+            reference_logprobs_NL=torch.full((2, 3), -1.0),
             advantages_N=torch.tensor([1.0, -1.0]),
             mask_NL=torch.tensor([[True, True, True], [True, False, False]]),
             denominators=Denominators(num_completions=2, num_tokens=4, max_new_tokens=8),
-            objective=weighing,
-            surrogate=gain,
+            rule=rule,
         )
         loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever a user's function does
         raise ConfigError(
             f"objective={objective} with surrogate={surrogate} cannot be used: {raised(error)}"
         ) from error
-    return weighing, gain
+    return rule

@@ -13,7 +13,6 @@ import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from strive.train.rollout import MicroBatch, PreparedQuestion
 @contextmanager
 def keeping_batch(
     folder: Path | None,
+    prepared: Sequence[PreparedQuestion],
     micro_batches: Sequence[MicroBatch],
     outcomes: Sequence[GroupOutcome],
     processes: Processes,
-    *,
     step: int,
 ) -> Iterator[None]:
     """Where the block finds the batch not finite, write this process's share of it.
@@ -47,11 +46,12 @@ def keeping_batch(
     except NonFiniteError as error:
         if folder is None:
             raise
+        groups, tensors = _batch(prepared, micro_batches, outcomes)
+        rank, place = processes.rank, f"the batch is in {folder}"
+        described = {"step": step, "rank": rank, "reason": str(error), "groups": groups}
         try:
-            write_batch(
-                folder, micro_batches, outcomes, step=step, rank=processes.rank, reason=str(error)
-            )
-            place = f"the batch is in {folder}"
+            _write_json(folder / f"rank-{rank}.json", described)
+            save_file(tensors, folder / f"rank-{rank}.safetensors")
         except OSError as failure:
             place = f"the batch could not be written to {folder} ({failure})"
         raise processes.told_once(NonFiniteError(f"{error}; {place}")) from error
@@ -98,86 +98,66 @@ def keeping_completions(
         raise RewardError(f"{error}; {place}") from error
 
 
-def write_batch(
-    folder: Path,
+def _batch(
+    prepared: Sequence[PreparedQuestion],
     micro_batches: Sequence[MicroBatch],
     outcomes: Sequence[GroupOutcome],
-    *,
-    step: int,
-    rank: int,
-    reason: str,
-) -> None:
-    """Write one process's groups as JSON and safetensors.
-
-    Raises:
-        OSError: the disk takes no more.
-    """
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """One process's groups, as JSON and as tensors."""
     outcome_of = {outcome.question_id: outcome for outcome in outcomes}
-    # Each variant with the log-probs [G, L] that were computed of it.
-    variants = [
-        (rollout, {name: rows[place] for name, rows in _logprobs(batch).items()})
-        for batch in micro_batches
-        for place, rollout in enumerate(batch.rollouts)
-    ]
+    rollouts = [rollout for batch in micro_batches for rollout in batch.rollouts]
+    computed = {
+        "policy": [batch.policy_logprobs_NL for batch in micro_batches],
+        "old": [batch.old_logprobs_NL for batch in micro_batches],
+        "reference": [batch.reference_logprobs_NL for batch in micro_batches],
+    }
+    logprobs_VGL = {
+        name: torch.cat([v for v in values if v is not None]).unflatten(0, (len(rollouts), -1))
+        for name, values in computed.items()
+        if values[0] is not None
+    }
     groups: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
-    for question_id, members in groupby(
-        variants, key=lambda pair: pair[0].prepared.question.record.question_id
-    ):
-        rollouts, logprobs = zip(*members, strict=True)
-        own = [rollout.variant for rollout in rollouts]
-        outcome, record = outcome_of[question_id], rollouts[0].prepared.question.record
-        logprobs_MGL = {
-            name: torch.stack([of_one[name] for of_one in logprobs]) for name in logprobs[0]
+    start = 0
+    for number, of_question in enumerate(prepared):
+        rows = slice(start, start + len(of_question.prompts))
+        start = rows.stop
+        record, own = of_question.question.record, list(of_question.question.variants)
+        outcome = outcome_of[record.question_id]
+        arrays = {
+            "lengths_MG": outcome.lengths_MG[own],
+            "rewards_MG": outcome.rewards_MG[own],
+            "advantages_MG": outcome.advantages_MG[own],
+            "frame_index_MK": outcome.frame_index_MK[own],
         }
         of_group = {
-            "tokens_MGL": torch.stack([rollout.tokens_GL for rollout in rollouts]),
-            "lengths_MG": torch.from_numpy(outcome.lengths_MG[own]),
-            "rewards_MG": torch.from_numpy(outcome.rewards_MG[own]),
-            "advantages_MG": torch.from_numpy(outcome.advantages_MG[own]),
-            "frame_index_MK": torch.from_numpy(outcome.frame_index_MK[own]),
-            **{f"{name}_logprobs_MGL": values for name, values in logprobs_MGL.items()},
+            "tokens_MGL": torch.stack([rollout.tokens_GL for rollout in rollouts[rows]]),
+            **{name: torch.from_numpy(values) for name, values in arrays.items()},
+            **{f"{name}_logprobs_MGL": values[rows] for name, values in logprobs_VGL.items()},
         }
         for name, tensor in of_group.items():
             # A copy: safetensors takes no views of one storage.
-            tensors[f"{len(groups)}/{name}"] = tensor.detach().cpu().clone().contiguous()
+            tensors[f"{number}/{name}"] = tensor.detach().cpu().clone().contiguous()
         groups.append(
             {
-                "group": len(groups),
-                "question_id": question_id,
+                "group": number,
+                "question_id": record.question_id,
                 "video_id": record.video_id,
                 "solution": record.solution,
                 "variants": own,
-                "frame_index": outcome.frame_index_MK[own].tolist(),
-                "prompts": [rollout.prompt.text for rollout in rollouts],
-                "completions": [rollout.texts for rollout in rollouts],
-                "lengths": outcome.lengths_MG[own].tolist(),
-                "rewards": _plain(outcome.rewards_MG[own].tolist()),
-                "advantages": _plain(outcome.advantages_MG[own].tolist()),
+                "frame_index": arrays["frame_index_MK"].tolist(),
+                "prompts": [prompt.text for prompt in of_question.prompts],
+                "completions": [rollout.texts for rollout in rollouts[rows]],
+                "lengths": arrays["lengths_MG"].tolist(),
+                "rewards": _plain(arrays["rewards_MG"].tolist()),
+                "advantages": _plain(arrays["advantages_MG"].tolist()),
                 "finite_logprobs": {
-                    name: bool(torch.isfinite(values).all())
-                    for name, values in logprobs_MGL.items()
+                    name: bool(torch.isfinite(values[rows]).all())
+                    for name, values in logprobs_VGL.items()
                 },
             }
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / f"rank-{rank}.safetensors")
-    described = {"step": step, "rank": rank, "reason": reason, "groups": groups}
-    _write_json(folder / f"rank-{rank}.json", described)
-
-
-def _logprobs(batch: MicroBatch) -> dict[str, Tensor]:
-    """The log-probs [B, G, L] of a micro-batch by name, as far as they were computed."""
-    computed = {
-        "policy": batch.policy_logprobs_NL,
-        "old": batch.old_logprobs_NL,
-        "reference": batch.reference_logprobs_NL,
-    }
-    return {
-        name: values_NL.unflatten(0, (len(batch.rollouts), -1))
-        for name, values_NL in computed.items()
-        if values_NL is not None
-    }
+    return groups, tensors
 
 
 def _write_json(file: Path, described: Mapping[str, Any]) -> None:

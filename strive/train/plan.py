@@ -63,7 +63,7 @@ def dry_run(
         ConfigError, CacheError, ModelError: what `train` would stop at.
     """
     read_deepspeed_preset(config.deepspeed)
-    load_loss(config.objective, config.surrogate)
+    load_loss(config)
     data = TrainingData(config)
     shard(range(config.questions_per_step), config.num_variants, 0, num_processes)
     lines = preflight(config, data)

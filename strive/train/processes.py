@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from strive.errors import ConfigError, StriveError
 
@@ -46,14 +45,12 @@ class Processes:
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Add up named numbers over all processes; all must pass the same names."""
-        if self.world_size == 1:
-            return dict(values)
-        names = sorted(values)
-        return dict(zip(names, self._reduce([values[n] for n in names]).tolist(), strict=True))
+        parts = self.gather(dict(values))
+        return {name: sum(part[name] for part in parts) for name in values}
 
     def any(self, flag: bool) -> bool:
         """Tell whether the flag is set on at least one process."""
-        return flag if self.world_size == 1 else bool(self._reduce([float(flag)]).item() > 0)
+        return any(self.gather(flag))
 
     def gather(self, item: T) -> list[T]:
         """Collect one picklable object of each process, in order of rank, on every process."""
@@ -114,11 +111,6 @@ class Processes:
         """Wait for all processes."""
         if self.world_size > 1:
             dist.barrier()
-
-    def _reduce(self, values: list[float]) -> Tensor:
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return total
 
 
 def start_processes() -> Processes:

@@ -28,7 +28,7 @@ from strive.models.sampling import Sampler
 from strive.models.vision import encode_videos
 from strive.train.advantages import group_advantages
 from strive.train.engine import Engine, learning_rate_at
-from strive.train.loss import Denominators, Objective, Surrogate, policy_loss
+from strive.train.loss import Denominators, LossRule, policy_loss
 from strive.train.metrics import GroupOutcome, summarise
 from strive.train.nonfinite import keeping_batch, keeping_completions
 from strive.train.processes import Processes
@@ -55,8 +55,7 @@ class Trainer:
     engine: Engine
     processes: Processes
     reward_functions: dict[str, RewardFunction]
-    objective: Objective
-    surrogate: Surrogate
+    loss_rule: LossRule
     sampler: Sampler
     """Writes the completions of a rollout with the weights as they are."""
 
@@ -140,13 +139,7 @@ def train_step(
                     advantages_N=batch.advantages_N.to(logprobs_NL.device),
                     mask_NL=batch.mask_NL.to(logprobs_NL.device),
                     denominators=denominators,
-                    objective=trainer.objective,
-                    surrogate=trainer.surrogate,
-                    ratio=config.ratio,
-                    epsilon=config.epsilon,
-                    epsilon_high=config.epsilon_high,
-                    beta=config.beta,
-                    correct_kl_bias=config.correct_kl_bias,
+                    rule=trainer.loss_rule,
                 )
             if needs_backward:
                 with watch.measure("time/backward"):
@@ -165,7 +158,7 @@ def train_step(
             schedule=config.schedule,
         )
         with (
-            keeping_batch(nonfinite_folder, micro_batches, outcomes, processes, step=step + 1),
+            keeping_batch(nonfinite_folder, prepared, micro_batches, outcomes, processes, step + 1),
             watch.measure("time/backward"),
         ):
             grad_norms.append(engine.step(learning_rate))
@@ -197,13 +190,8 @@ def _loss_metrics(sums_by_update: Sequence[Mapping[str, float]], beta: float) ->
     }
 
 
-@dataclass(frozen=True)
-class _Written:
-    """The G completions of one variant, on whichever process: what its rewards are given."""
-
-    texts: tuple[str, ...]
-    token_lists: list[list[int]]
-    truncated_G: NDArray[np.bool_]
+_Written = tuple[tuple[str, ...], list[list[int]], NDArray[np.bool_]]
+"""One variant's texts, token ids and whether they were cut [G], on whichever process."""
 
 
 def _judge_groups(
@@ -214,16 +202,16 @@ def _judge_groups(
     Processes hold consecutive variants, equally many each.
     """
     processes, num_variants = trainer.processes, trainer.config.num_variants
-    own = [_Written(r.texts, r.token_lists, r.truncated_G.numpy()) for r in rollouts]
+    own: list[_Written] = [(r.texts, r.token_lists, r.truncated_G.numpy()) for r in rollouts]
     written = [variant for part in processes.gather(own) for variant in part]
     judged = []
     with processes.together():
         for place, rollout in enumerate(rollouts, start=processes.rank * len(rollouts)):
             if rollout.variant == 0:
                 written_M = written[place : place + num_variants]
-                texts = [variant.texts for variant in written_M]
+                texts_M = [texts for texts, _, _ in written_M]
                 with keeping_completions(
-                    failed_folder, rollout.prepared, texts, step=step + 1, rank=processes.rank
+                    failed_folder, rollout.prepared, texts_M, step=step + 1, rank=processes.rank
                 ):
                     judged.append(_judge(trainer, rollout.prepared, written_M))
     return [outcome for part in processes.gather(judged) for outcome in part]
@@ -234,8 +222,9 @@ def _judge(
 ) -> GroupOutcome:
     """Rewards of a group's completions and their advantages over the group (Eq. 3)."""
     config, question = trainer.config, prepared.question
-    completions = [text for written in written_M for text in written.texts]
-    token_lists = [tokens for written in written_M for tokens in written.token_lists]
+    texts_MG, tokens_MG, truncated_M = zip(*written_M, strict=True)
+    completions = [text for texts in texts_MG for text in texts]
+    token_lists = [tokens for variant in tokens_MG for tokens in variant]
     shape = (len(written_M), -1)
     totals_N, by_name = compute_rewards(
         trainer.reward_functions,
@@ -253,19 +242,18 @@ def _judge(
         grouping=config.grouping,
         std_correction=config.std_correction,
         epsilon=config.advantage_epsilon,
-        divide_by_std=trainer.objective.divide_by_std,
+        divide_by_std=trainer.loss_rule.objective.divide_by_std,
     )
-    texts = tuple(written.texts for written in written_M)
     return GroupOutcome(
         question_id=question.record.question_id,
         frame_index_MK=question.frame_index_MK,
         frame_overlap=question.frame_overlap,
         effective_frames=question.effective_frames,
         evidence_seen_M=question.evidence_seen_M,
-        texts=texts,
-        answers=tuple(tuple(extract_answer_or_text(text) for text in row) for row in texts),
+        texts=texts_MG,
+        answers=tuple(tuple(extract_answer_or_text(text) for text in row) for row in texts_MG),
         lengths_MG=np.array([len(tokens) for tokens in token_lists]).reshape(shape),
-        truncated_MG=np.stack([written.truncated_G for written in written_M]),
+        truncated_MG=np.stack(truncated_M),
         parsed_MG=np.array(
             [is_parsed(question.record.problem_type, extract_answer(text)) for text in completions]
         ).reshape(shape),

@@ -8,8 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, UnknownNameError
-from strive.train.loss import OBJECTIVES, Denominators, k3_divergence, load_loss, policy_loss
+from strive.train.loss import (
+    OBJECTIVES,
+    Denominators,
+    LossRule,
+    k3_divergence,
+    load_loss,
+    policy_loss,
+)
 
 ONE_TOKEN = Denominators(num_completions=1, num_tokens=1, max_new_tokens=1)
 
@@ -24,7 +32,7 @@ def one_token(ratio, advantage, **options):
         advantages_N=torch.tensor([advantage], dtype=torch.float64),
         mask_NL=torch.ones(1, 1),
         denominators=ONE_TOKEN,
-        **options,
+        rule=LossRule(**options),
     )
     loss.backward()
     return loss.item(), logprobs_NL.grad.item(), metrics["clipped_tokens"].item()
@@ -71,8 +79,7 @@ def test_a_corrected_kl_by_hand():
         advantages_N=torch.zeros(1),
         mask_NL=torch.ones(1, 1),
         denominators=ONE_TOKEN,
-        beta=1.0,
-        correct_kl_bias=True,
+        rule=LossRule(beta=1.0, correct_kl_bias=True),
     )
     loss.backward()
     assert loss.item() == metrics["kl"].item() == pytest.approx(0.460279, abs=1e-6)
@@ -97,7 +104,7 @@ def test_normalisers_by_hand(objective, loss):
         advantages_N=torch.tensor([2.0, -1.0]),
         mask_NL=torch.tensor([[1, 0, 0], [1, 1, 1]]),
         denominators=Denominators(num_completions=2, num_tokens=4, max_new_tokens=8),
-        objective=OBJECTIVES[objective],
+        rule=LossRule(OBJECTIVES[objective]),
     )
     assert got.item() == pytest.approx(loss)
 
@@ -157,8 +164,8 @@ def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high, 
         "epsilon_high": epsilon_high,
         "beta": beta,
         "correct_kl_bias": correct_kl_bias,
-        "denominators": Denominators(11, max(1, int(data[3].sum())), 9),
     }
+    denominators = Denominators(11, max(1, int(data[3].sum())), 9)
     logprobs_NL, old_NL, reference_NL, mask_NL, advantages_N = data
     loss, metrics = policy_loss(
         logprobs_NL,
@@ -166,10 +173,10 @@ def test_equals_the_slow_definition(seed, objective, ratio, beta, epsilon_high, 
         reference_logprobs_NL=reference_NL,
         advantages_N=advantages_N,
         mask_NL=mask_NL,
-        objective=OBJECTIVES[objective],
-        **options,
+        denominators=denominators,
+        rule=LossRule(OBJECTIVES[objective], **options),
     )
-    slow = slow_loss(data, objective=objective, **options)
+    slow = slow_loss(data, objective=objective, denominators=denominators, **options)
     assert loss.item() == pytest.approx(slow, rel=1e-9, abs=1e-12)
     assert loss.item() == pytest.approx((metrics["policy"] + beta * metrics["kl"]).item())
 
@@ -183,8 +190,7 @@ def loss_of_rows(data, rows, denominators, **options):
         advantages_N=advantages_N[rows],
         mask_NL=mask_NL[rows],
         denominators=denominators,
-        beta=0.04,
-        **options,
+        rule=LossRule(beta=0.04, **options),
     )
     return loss
 
@@ -232,7 +238,7 @@ def test_sequence_ratio_reads_as_eq1():
         advantages_N=torch.ones(1),
         mask_NL=torch.ones(1, 2),
         denominators=ONE_TOKEN,
-        ratio="sequence",
+        rule=LossRule(ratio="sequence"),
     )
     assert loss.item() == pytest.approx(-1.155)
 
@@ -246,8 +252,7 @@ def test_an_empty_mask_gives_zero_with_a_graph():
         advantages_N=torch.ones(2),
         mask_NL=torch.zeros(2, 3),
         denominators=Denominators(2, 0, 3),
-        objective=OBJECTIVES["dapo"],
-        beta=0.1,
+        rule=LossRule(OBJECTIVES["dapo"], beta=0.1),
     )
     loss.backward()
     assert loss.item() == 0 and (logprobs_NL.grad == 0).all()
@@ -262,11 +267,15 @@ def test_padding_of_any_value_changes_nothing():
     assert dirty.item() == pytest.approx(clean.item(), rel=1e-12)
 
 
+def named(objective, surrogate):
+    return TrainConfig(objective=objective, surrogate=surrogate, beta=0)
+
+
 def test_unknown_names_list_the_known():
     with pytest.raises(UnknownNameError, match="dapo, dr_grpo, grpo"):
-        load_loss("ppo", "clip")
+        load_loss(named("ppo", "clip"))
     with pytest.raises(UnknownNameError, match="clip, module:function"):
-        load_loss("grpo", "clipped")
+        load_loss(named("grpo", "clipped"))
     with pytest.raises(UnknownNameError, match="sequence, token"):
         loss_of_rows(batch(), slice(None), ONE_TOKEN, ratio="geometric")
 
@@ -301,10 +310,10 @@ def own(tmp_path, monkeypatch):
 
 
 def test_an_own_surrogate_and_objective(own):
-    objective, surrogate = load_loss("my_loss:square_root", "my_loss:cispo")
-    assert not objective.divide_by_std
-    as_function, _ = load_loss("my_loss:by_square_root", "clip")
-    assert as_function.divide_by_std and as_function.weights is objective.weights
+    rule = load_loss(named("my_loss:square_root", "my_loss:cispo"))
+    assert not rule.objective.divide_by_std
+    as_function = load_loss(named("my_loss:by_square_root", "clip")).objective
+    assert as_function.divide_by_std and as_function.weights is rule.objective.weights
     # One completion of 4 tokens, weight 1 / (1 * 2); ratios e^0.3 (capped at 1.2), e^-0.1, 1, 1:
     # gradient -min(w, 1.2) A / 2.
     logprobs_NL = torch.tensor([[0.3, -0.1, 0.0, 0.0]], requires_grad=True)
@@ -315,8 +324,7 @@ def test_an_own_surrogate_and_objective(own):
         advantages_N=torch.tensor([2.0]),
         mask_NL=torch.ones(1, 4),
         denominators=Denominators(num_completions=1, num_tokens=4, max_new_tokens=8),
-        objective=objective,
-        surrogate=surrogate,
+        rule=rule,
     )
     loss.backward()
     assert logprobs_NL.grad[0].tolist() == pytest.approx([-1.2, -0.904837, -1.0, -1.0], abs=1e-6)
@@ -335,5 +343,5 @@ def test_an_own_surrogate_and_objective(own):
 )
 def test_an_own_one_that_cannot_be_used(own, objective, surrogate, said):
     with pytest.raises(ConfigError, match=said) as error:
-        load_loss(objective, surrogate)
+        load_loss(named(objective, surrogate))
     assert "\n" not in str(error.value)

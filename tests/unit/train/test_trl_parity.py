@@ -15,7 +15,7 @@ from trl.rewards import get_soft_overlong_punishment
 
 from strive.lab.models import lab_model_path
 from strive.train.advantages import group_advantages
-from strive.train.loss import OBJECTIVES, Denominators, policy_loss
+from strive.train.loss import OBJECTIVES, Denominators, LossRule, policy_loss
 from strive.train.rewards import compute_rewards
 
 NUM_VARIANTS, NUM_GENERATIONS = 2, 4
@@ -185,9 +185,7 @@ def test_loss_and_gradients_equal_trl(
         advantages_N=torch.from_numpy(advantages_N),
         mask_NL=mask_NL,
         denominators=Denominators(2 * POOL, int(mask_NL.sum()), MAX_NEW_TOKENS),
-        objective=OBJECTIVES[objective],
-        correct_kl_bias=correct_kl_bias,
-        **CLIP,
+        rule=LossRule(OBJECTIVES[objective], correct_kl_bias=correct_kl_bias, **CLIP),
     )
     loss.backward()
     ours = gradients(model)
