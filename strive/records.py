@@ -9,6 +9,7 @@ show what the question asks about.
 import hashlib
 import json
 import math
+import re
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -223,12 +224,19 @@ def read_records(
             try:
                 if isinstance(row, RecordsError):
                     raise row
-                if _is_image(row):
+                about = _data_type(row)
+                if about == "image":
                     num_image_rows += 1
                     continue
                 if not all((row.get(name) or "") in values for name, values in wanted.items()):
                     continue
-                _check_data_type(row, where=where)
+                if about not in DATA_TYPES:
+                    if not isinstance(about, str):
+                        found = f"{_shown(about)}; a text is expected"
+                        raise RecordsError(f"{where}: field 'data_type' is {found}")
+                    raise RecordsError(
+                        f"{where}: {unknown_name('data_type', row['data_type'], DATA_TYPES)}"
+                    )
                 record = parse_record(row, where=where)
                 if record.question_id in seen:
                     raise RecordsError(
@@ -269,18 +277,6 @@ def _data_type(row: dict[str, Any]) -> Any:
     return value.strip().lower().removesuffix("s")
 
 
-def _is_image(row: dict[str, Any]) -> bool:
-    return bool(_data_type(row) == "image")
-
-
-def _check_data_type(row: dict[str, Any], *, where: str) -> None:
-    if _data_type(row) != "video":
-        found = row["data_type"]
-        if not isinstance(found, str):
-            raise RecordsError(f"{where}: field 'data_type' is {_shown(found)}; a text is expected")
-        raise RecordsError(f"{where}: {unknown_name('data_type', found, DATA_TYPES)}")
-
-
 def _first_row_with(paths: Sequence[Path], question_id: str) -> str:
     """Find the first row with an id by reading again: no good file pays for its row numbers."""
     for path in paths:
@@ -295,9 +291,12 @@ def _first_row_with(paths: Sequence[Path], question_id: str) -> str:
 
 def record_to_row(record: Record) -> dict[str, Any]:
     """Turn a record back into a raw row of the source schema."""
-    number = record.question_id
+    number: int | str = record.question_id
+    # Those that survive being written as a number: "007" would not.
+    if re.fullmatch("0|[1-9][0-9]*", record.question_id):
+        number = int(record.question_id)
     row: dict[str, Any] = {
-        "problem_id": int(number) if _is_plain_integer(number) else number,
+        "problem_id": number,
         "problem": record.problem,
         "data_type": "video",
         "problem_type": record.problem_type,
@@ -309,11 +308,6 @@ def record_to_row(record: Record) -> dict[str, Any]:
     if record.evidence_spans_seconds is not None:
         row["evidence_spans_seconds"] = [list(span) for span in record.evidence_spans_seconds]
     return row
-
-
-def _is_plain_integer(text: str) -> bool:
-    """Whether an id survives being written as a number ("007" would not)."""
-    return text.isascii() and text.isdigit() and (text == "0" or text[0] != "0")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -5,7 +5,7 @@ while no later success has made it moot.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 
@@ -19,27 +19,6 @@ from strive.cache.commit import (
 )
 from strive.cache.layout import CacheLayout
 
-SCHEMA = pa.schema(
-    [
-        pa.field("video_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("error", pa.string(), nullable=False),
-        pa.field("message", pa.string(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),
-        # The frames key (stage `decode`) or scorer key (stage `score`) that was being made.
-        pa.field("key", pa.string(), nullable=False),
-        # What failed, as it was then: what has changed since is tried again by itself. Nullable:
-        # older parts lack these columns.
-        pa.field("size_bytes", pa.int64()),
-        pa.field("modified_ns", pa.int64()),
-        pa.field("content_digest", pa.string()),
-        pa.field("question_id", pa.string()),
-        pa.field("query_digest", pa.string()),
-        pa.field("frames_checksum", pa.string()),
-    ]
-)
-
 
 @dataclass(frozen=True, slots=True)
 class FailureRow:
@@ -47,8 +26,10 @@ class FailureRow:
 
     At the stage `decode` it is a video's: `size_bytes`, `modified_ns` and `content_digest` are of
     the file. At the stage `score` it is one question's: `question_id`, `query_digest` and
-    `frames_checksum` say what was to be scored. None where that is not known: older caches have
-    rows at the stage `score` that name no question and stand for all of a video's.
+    `frames_checksum` say what was to be scored: what has changed since is tried again by itself.
+    None where that is not known: older parts lack these columns, and have rows at the stage `score`
+    that name no question and stand for all of a video's. `key` is the frames key or scorer key that
+    was being made.
     """
 
     video_id: str
@@ -64,6 +45,20 @@ class FailureRow:
     question_id: str | None = None
     query_digest: str | None = None
     frames_checksum: str | None = None
+
+
+_TYPES = {
+    str: pa.string(),
+    float: pa.float64(),
+    str | None: pa.string(),
+    int | None: pa.int64(),
+}
+SCHEMA = pa.schema(
+    [
+        pa.field(field.name, _TYPES[field.type], nullable=field.default is None)  # type: ignore[index]
+        for field in fields(FailureRow)
+    ]
+)
 
 
 def commit_failures(layout: CacheLayout, rows: Sequence[FailureRow], *, writer: str) -> None:

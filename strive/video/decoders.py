@@ -217,7 +217,9 @@ class _RunDecoder:
         self._next_rank = 0
         self._first_pts = int(source.pts_N[0])
         self._begins_with_keyframe = source.begins_with_keyframe
-        self._ranks = dict(zip(source.pts_N.tolist(), source.decode_rank_N.tolist(), strict=True))
+        self._ranks: dict[int, int] = dict(
+            zip(source.pts_N.tolist(), source.decode_rank_N.tolist(), strict=True)
+        )
         self._skips = source.codec in SKIPPABLE_CODECS and (
             source.codec != "hevc" or has_one_temporal_layer(self._context.extradata)
         )
@@ -233,9 +235,7 @@ class _RunDecoder:
                     raise NotExactError
                 is_anchored = True
             if picture.pts == run.wanted_pts[num_found]:
-                if not is_anchored:
-                    raise NotExactError
-                if picture.is_corrupt:
+                if picture.is_corrupt or not is_anchored:
                     raise NotExactError
                 num_found += 1
                 yield picture
@@ -262,9 +262,14 @@ class _RunDecoder:
         for packet in self._packets:
             if packet.is_corrupt:
                 raise NotExactError
-            if self._is_lead(packet):
-                continue
-            rank = None if packet.is_discard else self._rank(packet)
+            rank = None
+            if not packet.is_discard:
+                pts = packet.pts
+                if pts is not None and pts < self._first_pts and not self._begins_with_keyframe:
+                    continue  # of a late start: it is shown before the first keyframe
+                rank = None if pts is None else self._ranks.get(pts)
+                if rank is None:
+                    raise NotExactError  # stamps differ from those of the first reading
             if not has_begun:
                 if rank is None or rank < run.start_rank:
                     continue
@@ -277,18 +282,6 @@ class _RunDecoder:
                 if rank >= run.stop_rank:
                     return
         raise NotExactError  # the file ended before the run did
-
-    def _is_lead(self, packet: av.Packet) -> bool:
-        """Whether a packet of a late start lies or is shown before the first keyframe."""
-        if self._begins_with_keyframe or packet.is_discard or packet.pts is None:
-            return False
-        return packet.pts < self._first_pts
-
-    def _rank(self, packet: av.Packet) -> int:
-        rank = None if packet.pts is None else self._ranks.get(packet.pts)
-        if rank is None:
-            raise NotExactError  # stamps differ from those of the first reading
-        return rank
 
 
 def has_one_temporal_layer(extradata: bytes | None) -> bool:
@@ -420,7 +413,14 @@ def decode_torchcodec(
         _check_first("torchcodec", decoder.get_frame_at(0).data.numpy(), first_HWC)
         for index in indices_F:
             frame = decoder.get_frame_at(int(index))
-            _check_stamp(frame.pts_seconds, source, int(index))
+            assert source.pts_N is not None
+            expected = float(int(source.pts_N[index]) * source.seconds_per_tick)
+            if abs(frame.pts_seconds - expected) > 1e-3:
+                raise DecodeError(
+                    "wrong_picture",
+                    f"torchcodec gave the frame at {frame.pts_seconds:.3f} s for the one at "
+                    f"{expected:.3f} s",
+                )
             yield scaler.from_rgb(frame.data.numpy())
     except DecodeError:
         raise
@@ -448,22 +448,7 @@ def _check_count(name: str, count: int, source: VideoSource) -> None:
 
 
 def _check_first(name: str, frame_HWC: np.ndarray, first_HWC: np.ndarray) -> None:
-    if not _same_picture(frame_HWC, first_HWC):
+    is_same = frame_HWC.shape == first_HWC.shape
+    # They may differ by no more than rounding in the colour conversion.
+    if not is_same or np.abs(frame_HWC.astype(np.int16) - first_HWC).mean() >= 2.0:
         raise DecodeError("wrong_picture", f"{name} shows another first frame than PyAV")
-
-
-def _check_stamp(pts_seconds: float, source: VideoSource, index: int) -> None:
-    assert source.pts_N is not None
-    expected = float(int(source.pts_N[index]) * source.seconds_per_tick)
-    if abs(pts_seconds - expected) > 1e-3:
-        raise DecodeError(
-            "wrong_picture",
-            f"torchcodec gave the frame at {pts_seconds:.3f} s for the one at {expected:.3f} s",
-        )
-
-
-def _same_picture(a_HWC: np.ndarray, b_HWC: np.ndarray) -> bool:
-    """Whether two pictures differ by no more than rounding in the colour conversion."""
-    if a_HWC.shape != b_HWC.shape:
-        return False
-    return float(np.abs(a_HWC.astype(np.int16) - b_HWC).mean()) < 2.0

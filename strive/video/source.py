@@ -29,8 +29,6 @@ INDEX_CODECS = frozenset(
         *("prores", "dnxhd", "png", "rawvideo"),
     )
 )
-# Of these a packet may hold no picture of its own.
-_HIDING_CODECS = frozenset(("vp8", "mpeg4"))
 # How many packets are decoded to see that they tell the pictures: as many as this number of pixels
 # (64 pictures of 576x320) but no fewer and no more than these. Large pictures are dear to decode.
 MAX_CHECKED_PIXELS = 64 * 576 * 320
@@ -348,7 +346,13 @@ class _Packets:
         if self.num_packets == 1 and not is_keyframe:
             self.begins_with_keyframe = False
         self.num_shown += 1
-        if pts is None or (self.codec in _HIDING_CODECS and self._is_hidden(packet)):
+        # A packet shows no picture of its own, by what the codec says in its bytes.
+        is_hidden = False
+        if self.codec == "vp8":
+            is_hidden = not memoryview(packet)[0] & 0x10  # show_frame
+        elif self.codec == "mpeg4" and self.container == "avi":
+            is_hidden = packet.size <= _MAX_NOT_CODED_BYTES
+        if pts is None or is_hidden:
             self.is_odd = True
             return
         if dts is None:
@@ -360,12 +364,6 @@ class _Packets:
         self.pts.append(pts)
         self.dts.append(dts)
         self.is_keyframe.append(is_keyframe)
-
-    def _is_hidden(self, packet: av.Packet) -> bool:
-        """Whether a packet shows no picture of its own, by what the codec says in its bytes."""
-        if self.codec == "vp8":
-            return not memoryview(packet)[0] & 0x10  # show_frame
-        return self.container == "avi" and packet.size <= _MAX_NOT_CODED_BYTES
 
     def _check(self, packet: av.Packet | None) -> None:
         try:
