@@ -8,7 +8,7 @@ of a checkpointed layer gets the same one, and the vision tower never sees it.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,10 @@ from strive.models.rows import PADDING, PROMPT, Rows
 
 Backend = str | Callable[..., Any]
 """A backend of torch.compile: its name, or a function."""
+SegmentAttention = Callable[..., Tensor]
+"""Attention over rows in which a position sees its prompt and its own completion: called with the
+layer, queries [B, heads, T, D], keys and values [B, key heads, T, D] and `scale`; [B, T, heads, D].
+"""
 MODES: tuple[str, ...] = get_args(AttentionMode)
 NAME = "strive_segments"
 BLOCK = 128
@@ -67,15 +71,6 @@ def language_forward(
         **policy.family.vision_arguments(rows.video_mask_BT, merged),
     )
     return output.last_hidden_state
-
-
-class SegmentAttention(Protocol):
-    """Attention over rows in which a position sees its prompt and its own completion."""
-
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float
-    ) -> Tensor:
-        """Queries [B, heads, T, D], keys and values [B, key heads, T, D] to [B, T, heads, D]."""
 
 
 def segment_attention(
@@ -161,7 +156,14 @@ class SplitSegments:
 
     def __init__(self, rows: Rows) -> None:
         self.runs_B = rows.runs_B
-        self.masks_B = [_completion_mask(runs, rows.ids_BT.device) for runs in rows.runs_B]
+        self.masks_B = []
+        """Columns that position t of any completion may see: [1, 1, longest, prompt + longest]."""
+        for runs in rows.runs_B:
+            longest = max((length for segment, length in runs if segment > PROMPT), default=0)
+            prompt = sum(length for segment, length in runs if segment == PROMPT)
+            shape, device = (longest, prompt + longest), rows.ids_BT.device
+            seen = torch.ones(shape, dtype=torch.bool, device=device)
+            self.masks_B.append(seen.tril(prompt)[None, None])
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float
@@ -193,14 +195,6 @@ class SplitSegments:
                 mask = self.masks_B[row][:, :, :length, : own_key.shape[2]]
             outputs.append(_sdpa(queries[run], own_key, own_value, mask, scale))
         return outputs
-
-
-def _completion_mask(runs: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """Columns that position t of any completion may see: [1, 1, longest, prompt + longest]."""
-    longest = max((length for segment, length in runs if segment > PROMPT), default=0)
-    prompt = sum(length for segment, length in runs if segment == PROMPT)
-    seen = torch.ones(longest, prompt + longest, dtype=torch.bool, device=device)
-    return seen.tril(prompt)[None, None]
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -219,7 +219,7 @@ def require_trainable(opened: OpenedModel) -> None:
 
 
 def make_policy(
-    model: nn.Module,
+    model: Any,
     processor: Any,
     *,
     position_rule: PositionRule = "published",
@@ -230,11 +230,22 @@ def make_policy(
     Raises:
         ModelError: no end of turn is named.
     """
-    config: Any = model.config
+    config = model.config
     family = FAMILIES[config.model_type]
     tokenizer = processor.tokenizer
-    eos_ids = _end_ids(model, tokenizer)
+    # Generation config and tokenizer: either may lack the end that a chat ends its turns with.
+    named = model.generation_config.eos_token_id if model.can_generate() else None
+    ends = [*(named if isinstance(named, list | tuple) else [named]), tokenizer.eos_token_id]
+    eos_ids = tuple(dict.fromkeys(int(i) for i in ends if i is not None))
+    if not eos_ids:
+        raise ModelError("the model names no end-of-turn token; set eos_token_id in its config")
     pad_id = tokenizer.pad_token_id
+    # Vision tokens, and rows of the embedding that the tokenizer has no text for.
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    never = {getattr(config, name, None) for name in names}
+    never.add(tokenizer.get_vocab().get("<|vision_pad|>"))
+    never |= set(range(len(tokenizer), config.text_config.vocab_size))
+    never -= {None, *eos_ids}
     return Policy(
         model=model,
         processor=processor,
@@ -243,7 +254,7 @@ def make_policy(
         position_rule=position_rule,
         eos_ids=eos_ids,
         pad_id=int(eos_ids[0] if pad_id is None else pad_id),
-        never_sampled_ids=_never_sampled(config, tokenizer, eos_ids),
+        never_sampled_ids=torch.tensor(sorted(never), dtype=torch.long),
         model_id=model_id,
     )
 
@@ -455,26 +466,3 @@ def _opening(name: str) -> Iterator[None]:
             "copy of it has it; pass --model FOLDER, or --model lab:qwen2_5_vl for the embedded "
             f"one ({reason})"
         ) from error
-
-
-def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Ends of a completion: those of the generation config and the tokenizer's end of turn.
-
-    Either may lack the one that a chat ends its turns with.
-    """
-    named = model.generation_config.eos_token_id if model.can_generate() else None
-    ids = [*(named if isinstance(named, list | tuple) else [named]), tokenizer.eos_token_id]
-    found = tuple(dict.fromkeys(int(i) for i in ids if i is not None))
-    if not found:
-        raise ModelError("the model names no end-of-turn token; set eos_token_id in its config")
-    return found
-
-
-def _never_sampled(config: Any, tokenizer: Any, eos_ids: tuple[int, ...]) -> Tensor:
-    """Vision tokens, and rows of the embedding that the tokenizer has no text for."""
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    ids = {getattr(config, name, None) for name in names}
-    vision_pad = tokenizer.get_vocab().get("<|vision_pad|>")
-    ids |= {vision_pad}
-    ids |= set(range(len(tokenizer), config.text_config.vocab_size))
-    return torch.tensor(sorted({i for i in ids if i is not None} - set(eos_ids)), dtype=torch.long)

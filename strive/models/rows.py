@@ -2,11 +2,12 @@
 
 A row is a sequence with a segment number per position: 0 for the prompt, g + 1 for completion g,
 -1 for padding. A position sees the prompt and its own segment, up to itself: that one rule holds
-for a padded prompt, a plain row and a packed row (`attention.py` follows it).
+for a padded prompt, a plain row and a packed row (`language.py` follows it).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +45,11 @@ class Rows:
 
 def prompt_rows(policy: Policy, prompts: Sequence[PromptInputs]) -> Rows:
     """Prompts padded on the left, so that all of them end in the last column."""
-    width = max(len(prompt.input_ids_P) for prompt in prompts)
-    blank = _BlankRows(len(prompts), width, policy.pad_id)
-    for row, prompt in enumerate(prompts):
-        blank.put_prompt(row, width - len(prompt.input_ids_P), prompt)
-    return blank.finish(policy)
+    rows = [
+        (p.input_ids_P, p.position_ids_3P, np.full(len(p.input_ids_P), PROMPT), p.video_mask_P)
+        for p in prompts
+    ]
+    return _padded(policy, rows, on_left=True)
 
 
 def packed_rows(
@@ -63,55 +64,50 @@ def packed_rows(
     token is left out: nothing follows that it would predict. Also returns source_BGL: the column
     whose output predicts each token.
     """
-    batch, generations, longest = tokens_BGL.shape
-    fed_BG = np.maximum(lengths_BG - 1, 0)
-    prompt_B = np.array([len(prompt.input_ids_P) for prompt in prompts])
-    blank = _BlankRows(batch, int((prompt_B + fed_BG.sum(axis=1)).max()), policy.pad_id)
-    source_BGL = np.zeros((batch, generations, longest), dtype=np.int64)
-    steps_L = np.arange(longest)
-    for row, prompt in enumerate(prompts):
-        blank.put_prompt(row, 0, prompt)
-        cursor = prompt_B[row]
-        for g in range(generations):
-            count = fed_BG[row, g]
-            columns = slice(cursor, cursor + count)
-            blank.ids_BT[row, columns] = tokens_BGL[row, g, :count]
-            blank.positions_3BT[:, row, columns] = prompt.next_position + steps_L[:count]
-            blank.segments_BT[row, columns] = g + 1
-            source_BGL[row, g] = cursor - 1 + steps_L
-            cursor += count
-        source_BGL[row, :, 0] = prompt_B[row] - 1
-    return blank.finish(policy), source_BGL
-
-
-class _BlankRows:
-    """Padding everywhere, to be written into."""
-
-    def __init__(self, batch: int, width: int, pad_id: int) -> None:
-        self.ids_BT = np.full((batch, width), pad_id, dtype=np.int64)
-        self.positions_3BT = np.zeros((3, batch, width), dtype=np.int64)
-        self.segments_BT = np.full((batch, width), PADDING, dtype=np.int64)
-        self.video_mask_BT = np.zeros((batch, width), dtype=bool)
-
-    def put_prompt(self, row: int, start: int, prompt: PromptInputs) -> None:
-        columns = slice(start, start + len(prompt.input_ids_P))
-        self.ids_BT[row, columns] = prompt.input_ids_P
-        self.positions_3BT[:, row, columns] = prompt.position_ids_3P
-        self.segments_BT[row, columns] = PROMPT
-        self.video_mask_BT[row, columns] = prompt.video_mask_P
-
-    def finish(self, policy: Policy) -> Rows:
-        device = policy.device
-        return Rows(
-            ids_BT=torch.from_numpy(self.ids_BT).to(device),
-            position_ids_3BT=torch.from_numpy(self.positions_3BT).to(device),
-            segments_BT=torch.from_numpy(self.segments_BT).to(device),
-            video_mask_BT=torch.from_numpy(self.video_mask_BT).to(device),
-            runs_B=tuple(_runs(segments_T) for segments_T in self.segments_BT),
+    steps_L = np.arange(tokens_BGL.shape[2])
+    source_BGL = np.zeros(tokens_BGL.shape, dtype=np.int64)
+    rows = []
+    for b, prompt in enumerate(prompts):
+        length = len(prompt.input_ids_P)
+        fed_G = np.maximum(lengths_BG[b] - 1, 0)
+        is_fed_GL = steps_L < fed_G[:, None]
+        after_N = prompt.next_position + np.nonzero(is_fed_GL)[1]
+        rows.append(
+            (
+                np.concatenate([prompt.input_ids_P, tokens_BGL[b][is_fed_GL]]),
+                np.concatenate([prompt.position_ids_3P, np.tile(after_N, (3, 1))], axis=1),
+                np.repeat(np.arange(PROMPT, len(fed_G) + 1), [length, *fed_G]),
+                np.pad(prompt.video_mask_P, (0, len(after_N))),
+            )
         )
+        first_G = length + fed_G.cumsum() - fed_G
+        source_BGL[b] = first_G[:, None] - 1 + steps_L
+        source_BGL[b, :, 0] = length - 1
+    return _padded(policy, rows, on_left=False), source_BGL
 
 
-def _runs(segments_T: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
-    starts = np.flatnonzero(np.diff(segments_T, prepend=PADDING - 1))
-    lengths = np.diff(starts, append=len(segments_T))
-    return tuple(zip(segments_T[starts].tolist(), lengths.tolist(), strict=True))
+def _padded(policy: Policy, rows: Sequence[tuple[NDArray[Any], ...]], *, on_left: bool) -> Rows:
+    """Rows of ids [T], positions [3, T], segments [T] and video mask [T] side by side."""
+    shape = (len(rows), max(len(ids_T) for ids_T, *_ in rows))
+    ids_BT = np.full(shape, policy.pad_id, dtype=np.int64)
+    position_ids_3BT = np.zeros((3, *shape), dtype=np.int64)
+    segments_BT = np.full(shape, PADDING, dtype=np.int64)
+    video_mask_BT = np.zeros(shape, dtype=bool)
+    for b, (ids_T, positions_3T, segments_T, video_mask_T) in enumerate(rows):
+        columns = slice(shape[1] - len(ids_T), None) if on_left else slice(len(ids_T))
+        ids_BT[b, columns] = ids_T
+        position_ids_3BT[:, b, columns] = positions_3T
+        segments_BT[b, columns] = segments_T
+        video_mask_BT[b, columns] = video_mask_T
+    runs_B = []
+    for segments_T in segments_BT:
+        starts = np.flatnonzero(np.diff(segments_T, prepend=PADDING - 1))
+        lengths = np.diff(starts, append=len(segments_T))
+        runs_B.append(tuple(zip(segments_T[starts].tolist(), lengths.tolist(), strict=True)))
+    return Rows(
+        ids_BT=torch.from_numpy(ids_BT).to(policy.device),
+        position_ids_3BT=torch.from_numpy(position_ids_3BT).to(policy.device),
+        segments_BT=torch.from_numpy(segments_BT).to(policy.device),
+        video_mask_BT=torch.from_numpy(video_mask_BT).to(policy.device),
+        runs_B=tuple(runs_B),
+    )

@@ -46,22 +46,19 @@ def encode_videos(
         else:
             groups.append([prompt])
             patches = count
+    tower = policy.family.tower(policy.model)
+    features: list[VisionFeatures] = []
     with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
-        return [video for group in groups for video in _encode_together(policy, group)]
-
-
-def _encode_together(policy: Policy, prompts: Sequence[PromptInputs]) -> list[VisionFeatures]:
-    grids = [prompt.video_grid_thw for prompt in prompts]
-    pixels_ND = _concatenate([prompt.pixel_values for prompt in prompts])
-    pixels_ND = pixels_ND.to(device=policy.device, dtype=policy.dtype)
-    grid_V3 = torch.tensor(grids, dtype=torch.long)
-    layers = policy.family.encode(policy.family.tower(policy.model), pixels_ND, grid_V3)
-    sizes = [math.prod(grid) for grid in grids]
-    per_layer = [layer.split(sizes) for layer in layers]
-    return [
-        VisionFeatures(rows[0], tuple(rows[1:]), grid)
-        for *rows, grid in zip(*per_layer, grids, strict=True)
-    ]
+        for group in groups:
+            grids = [prompt.video_grid_thw for prompt in group]
+            pixels_ND = _concatenate([prompt.pixel_values for prompt in group])
+            pixels_ND = pixels_ND.to(device=policy.device, dtype=policy.dtype)
+            layers = policy.family.encode(tower, pixels_ND, torch.tensor(grids, dtype=torch.long))
+            sizes = [math.prod(grid) for grid in grids]
+            per_layer = [layer.split(sizes) for layer in layers]
+            for hidden_ND, *deepstack, grid in zip(*per_layer, grids, strict=True):
+                features.append(VisionFeatures(hidden_ND, tuple(deepstack), grid))
+    return features
 
 
 def merge_features(
