@@ -138,9 +138,9 @@ def plain_greedy(policy: Policy, prompt: PromptInputs, length: int) -> list[int]
 
 @pytest.mark.parametrize("rule", ["published", "transformers"])
 def test_greedy_equals_a_plain_forward(policy: Policy, rule: str) -> None:
-    """Fifty prompts in one batch against each alone, all of it again for every token."""
+    """Sixteen prompts in one batch against each alone, all of it again for every token."""
     policy = with_rule(policy, rule)
-    prompts = uneven_prompts(policy)
+    prompts = uneven_prompts(policy, count=16)
     ours = greedy(policy, prompts, length=8)
     for i, prompt in enumerate(prompts):
         length = ours.lengths_RG[i, 0]

@@ -15,8 +15,8 @@ from strive.models.sampling import Sampling
 from strive.models.vision import encode_videos
 
 from .conftest import FAMILIES, generate, make_prompts
-from .test_attention import make_rows
 from .test_generate import ending_often, uneven_prompts, uniforms
+from .test_language import make_rows
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ from strive.models.inputs import PromptInputs
 from strive.models.loading import Policy
 from strive.models.rows import packed_rows, prompt_rows
 
-from .test_attention import seen_by_rule
+from .test_language import seen_by_rule
 
 
 def fake_prompt(length: int, next_position: int = 50) -> PromptInputs:
