@@ -11,7 +11,7 @@ import numpy as np
 
 from recipes.frames import SceneBank
 from recipes.rows import Row, RowMaker, Tail, question_body
-from strive.lab.questions import KIND_WEIGHTS, Question, ask, possible_targets
+from strive.lab.questions import KINDS, Question, ask, possible_targets
 from strive.lab.scene import NUM_SLOTS, TYPICAL_COLOUR, Scene
 from strive.variants import segment_bounds, uniform_frames
 
@@ -127,8 +127,8 @@ def _question_tail(
 
 def _draw_question(scene: Scene, mixture: Mixture, rng: np.random.Generator) -> Question:
     emphasis = dict(mixture.emphasis)
-    kinds = list(KIND_WEIGHTS)
-    weights = np.array([weight * emphasis.get(kind, 1.0) for kind, weight in KIND_WEIGHTS.items()])
+    kinds = list(KINDS)
+    weights = np.array([kind.share * emphasis.get(name, 1.0) for name, kind in KINDS.items()])
     while True:
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         choices = possible_targets(scene, kind, brief_only=mixture.brief_only)

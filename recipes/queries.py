@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipes.frames import SceneBank
-from strive.lab.questions import phrases_of
+from strive.lab.questions import KINDS
 from strive.lab.scene import COLOURS, GLYPHS, SHAPES, Sprite
 
 
@@ -44,25 +44,25 @@ def all_queries() -> list[Query]:
     """Return every question the lab can ask (without options), and captions."""
     queries: list[Query] = []
     for kind in ("colour", "quadrant", "describe", "when"):
-        for phrase in phrases_of(kind):
+        for phrase in KINDS[kind].phrases:
             queries += [
                 Query(phrase.format(shape=name), shapes=(index,))
                 for index, name in enumerate(SHAPES)
             ]
-    for phrase in phrases_of("shape"):
+    for phrase in KINDS["shape"].phrases:
         queries += [
             Query(phrase.format(colour=name), colour=index, weight=2.0)
             for index, name in enumerate(COLOURS)
         ]
-    for phrase in phrases_of("order"):
+    for phrase in KINDS["order"].phrases:
         queries += [
             Query(phrase.format(shape=first, other=second), shapes=(i, j), weight=0.25)
             for i, first in enumerate(SHAPES)
             for j, second in enumerate(SHAPES)
             if i != j
         ]
-    queries += [Query(text, any_shape=True, weight=2.0) for text in phrases_of("count")]
-    queries += [Query(text, glyph=-2, weight=3.0) for text in phrases_of("glyph")]
+    queries += [Query(text, any_shape=True, weight=2.0) for text in KINDS["count"].phrases]
+    queries += [Query(text, glyph=-2, weight=3.0) for text in KINDS["glyph"].phrases]
     return queries + _captions()
 
 

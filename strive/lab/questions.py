@@ -19,43 +19,59 @@ from strive.records import ProblemType, Record
 QUESTIONS_PER_CLIP = 4
 LETTERS = "ABCDEF"
 _SHUFFLED_OPTIONS = 4
-KIND_WEIGHTS = {
-    "colour": 0.27,
-    "shape": 0.22,
-    "quadrant": 0.18,
-    "order": 0.13,
-    "count": 0.06,
-    "glyph": 0.06,
-    "describe": 0.04,
-    "when": 0.04,
-}
-"""Share of each question kind; the first four are multiple choice."""
 
-PROBLEM_TYPE: dict[str, ProblemType] = {
-    "colour": "multiple choice",
-    "shape": "multiple choice",
-    "quadrant": "multiple choice",
-    "order": "multiple choice",
-    "count": "numerical",
-    "glyph": "OCR",
-    "describe": "free-form",
-    "when": "regression",
-}
 
-_PHRASES: dict[str, tuple[str, ...]] = {
-    "colour": ("What color is the {shape}?", "Which color does the {shape} have?"),
-    "shape": ("Which shape is {colour}?", "What shape is the {colour} one?"),
-    "quadrant": ("Where is the {shape}?", "In which corner does the {shape} appear?"),
-    "order": (
-        "Which appears first, the {shape} or the {other}?",
-        "What is shown first, the {shape} or the {other}?",
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of question.
+
+    Args:
+        share: how often it is asked.
+        problem_type: its Video-R1 problem type.
+        phrases: its wordings, with `{shape}`, `{colour}`, `{other}` to fill in.
+    """
+
+    share: float
+    problem_type: ProblemType
+    phrases: tuple[str, ...]
+
+
+KINDS = {
+    "colour": Kind(
+        0.27,
+        "multiple choice",
+        ("What color is the {shape}?", "Which color does the {shape} have?"),
     ),
-    "count": ("How many shapes appear?", "How many shapes are shown in the video?"),
-    "glyph": ("Which letter is shown?", "What letter appears in the video?"),
-    "describe": ("Describe the {shape}.", "Describe how the {shape} looks."),
-    "when": (
-        "At what second does the {shape} appear?",
-        "After how many seconds is the {shape} shown?",
+    "shape": Kind(
+        0.22, "multiple choice", ("Which shape is {colour}?", "What shape is the {colour} one?")
+    ),
+    "quadrant": Kind(
+        0.18,
+        "multiple choice",
+        ("Where is the {shape}?", "In which corner does the {shape} appear?"),
+    ),
+    "order": Kind(
+        0.13,
+        "multiple choice",
+        (
+            "Which appears first, the {shape} or the {other}?",
+            "What is shown first, the {shape} or the {other}?",
+        ),
+    ),
+    "count": Kind(
+        0.06, "numerical", ("How many shapes appear?", "How many shapes are shown in the video?")
+    ),
+    "glyph": Kind(0.06, "OCR", ("Which letter is shown?", "What letter appears in the video?")),
+    "describe": Kind(
+        0.04, "free-form", ("Describe the {shape}.", "Describe how the {shape} looks.")
+    ),
+    "when": Kind(
+        0.04,
+        "regression",
+        (
+            "At what second does the {shape} appear?",
+            "After how many seconds is the {shape} shown?",
+        ),
     ),
 }
 
@@ -65,7 +81,7 @@ class Question:
     """A question before it becomes a record.
 
     Args:
-        kind: a key of `KIND_WEIGHTS`.
+        kind: a key of `KINDS`.
         problem: the question's text.
         answer: the correct answer in words (`red`, `3`, `top left`).
         options: answers to choose from, in words and in order; empty if the answer is free.
@@ -83,7 +99,7 @@ class Question:
     @property
     def problem_type(self) -> ProblemType:
         """The Video-R1 problem type."""
-        return PROBLEM_TYPE[self.kind]
+        return KINDS[self.kind].problem_type
 
     def solution_of(self, answer: str) -> str:
         """Return the text between the answer tags for an answer in words."""
@@ -102,7 +118,7 @@ def ask(
 
     Args:
         scene: the clip.
-        kind: a key of `KIND_WEIGHTS`.
+        kind: a key of `KINDS`.
         targets: sprites asked about (two for `order`, ignored by `count` and `glyph`).
         rng: draws the phrase and the options.
         letter: where the correct option is to stand if options are shuffled; drawn if not given.
@@ -113,7 +129,7 @@ def ask(
         targets = tuple(i for i, sprite in enumerate(scene.sprites) if sprite.is_glyph)
     sprites = [scene.sprites[i] for i in targets]
     first = sprites[0]
-    phrases = _PHRASES[kind]
+    phrases = KINDS[kind].phrases
     phrase = phrases[int(rng.integers(len(phrases)))]
     problem = phrase.format(
         shape=SHAPES[first.shape],
@@ -122,7 +138,7 @@ def ask(
     )
     answer, prior, pool = _answer(scene, kind, sprites)
     options: tuple[str, ...] = ()
-    if PROBLEM_TYPE[kind] == "multiple choice":
+    if KINDS[kind].problem_type == "multiple choice":
         options = _options(scene, answer, prior, pool, rng, letter)
     return Question(kind, problem, answer, options, prior, targets)
 
@@ -194,8 +210,8 @@ def draw_questions(
 ) -> list[Question]:
     """Draw different questions about a clip; with shuffled options, letters are spread evenly."""
     letters = rng.permutation(_SHUFFLED_OPTIONS)
-    kinds = list(KIND_WEIGHTS)
-    weights = np.array(list(KIND_WEIGHTS.values()))
+    kinds = list(KINDS)
+    weights = np.array([kind.share for kind in KINDS.values()])
     weights /= weights.sum()
     asked: set[tuple[str, tuple[int, ...]]] = set()
     questions: list[Question] = []
@@ -231,8 +247,3 @@ def to_record(scene: Scene, question: Question, *, problem_id: int, video_id: st
         data_source=f"lab/{question.kind}",
         evidence_spans_seconds=tuple(spans),
     )
-
-
-def phrases_of(kind: str) -> tuple[str, ...]:
-    """Return the wordings of a question kind, with `{shape}`, `{colour}`, `{other}` to fill in."""
-    return _PHRASES[kind]

@@ -1,4 +1,4 @@
-"""What a lab clip shows: sprites on a timeline of 64 slots, drawn from `(seed, clip number)` alone.
+"""Content of a lab clip: sprites on a timeline of 64 slots, drawn from `(seed, clip number)` alone.
 
 A scene is plain numbers and no pixels; `render.py` draws it and `questions.py` asks about it. Every
 sprite of a clip has its own shape and its own colour, so that a question has one answer.
@@ -30,7 +30,7 @@ OTHER_SIZES = ((84, 112), (112, 84), (90, 160))
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """How hard the world is; part of what identifies a built folder.
+    """Difficulty of the world; a built folder is identified by it too.
 
     Args:
         min_evidence_slots: shortest visibility of an asked-about sprite, in slots of 1/64 clip.

@@ -46,7 +46,7 @@ _SUFFIX = {"h264": ".mp4", "hevc": ".mp4", "vp9": ".webm", "av1": ".mp4"}
 
 @dataclass(frozen=True, slots=True)
 class WorldSummary:
-    """What a built folder holds.
+    """Content of a built folder.
 
     Args:
         root: the folder; also the video root of its records.

@@ -1,3 +1,3 @@
-"""Where scorers of earlier versions found what is now in `strive.scorers`."""
+"""The place where users' scorers of earlier versions import from: now `strive.scorers`."""
 
 from strive.scorers import *  # noqa: F403

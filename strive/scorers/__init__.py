@@ -1,4 +1,4 @@
-"""Scorers: what gives every pool frame a relevance score for a question.
+"""Scorers give every frame of a pool a relevance score for a question.
 
 A scorer is made by a function that takes a `ScorerRequest` and returns one of four kinds of
 `Scorer`: it embeds frames and questions apart (`SplitScorer`: scores are their cosines, and a new
@@ -47,7 +47,7 @@ ALLOWED_TRANSFORMS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ScorerRequest:
-    """What a scorer is asked to be; `model` None means its default, `dtype` None the device's.
+    """The options of one scorer; `model` None means its default, `dtype` None the device's.
 
     `long_text` says what becomes of a question that is longer than the scorer's context.
     """
@@ -61,17 +61,17 @@ class ScorerRequest:
 
 @dataclass(frozen=True, slots=True)
 class TextLength:
-    """How many tokens a question has, and whether the scorer's context cut some off."""
+    """Number of tokens of a question, and whether the scorer's context cut some off."""
 
     num_tokens: int
     truncated: bool
 
 
 class Scorer(ABC):
-    """What every scorer has; all but `identity` has a default."""
+    """Base class of all scorers; everything but `identity` has a default."""
 
     kind: ScorerKind = "similarity"
-    """What training may do with the scores: see `ALLOWED_TRANSFORMS`."""
+    """Decides what training may do with the scores: see `ALLOWED_TRANSFORMS`."""
     mode: ClassVar[ScorerMode]
     files: Sequence[Path] | None = None
     """Files that the numbers depend on: while they are unchanged, a later call knows the scorer

@@ -1,4 +1,4 @@
-"""What scorers with a model share: device and dtype, pixels, fixed batches, digests of model files.
+"""Base classes of scorers with a model: device and dtype, pixels, fixed batches, digests of files.
 
 Their numbers must not depend on how videos are batched: batches are padded to one size.
 """
@@ -39,7 +39,7 @@ _CONFIGS = (
 
 @dataclass(frozen=True, slots=True)
 class PixelRule:
-    """How uint8 frames become an image tower's input; its fields go into the scorer key."""
+    """Turns uint8 frames into an image tower's input; its fields go into the scorer key."""
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -144,7 +144,7 @@ class TransformersScorer(TorchScorer):
         self._files_digest = files_digest(self.files)
 
     def identity(self) -> dict[str, Any]:
-        """What of the model changes the numbers; a folder goes by its last part, not its place."""
+        """Everything of the model that changes the numbers; a folder counts by its last part."""
         is_folder = Path(self.model_name).is_dir()
         return {
             "model": Path(self.model_name).name if is_folder else self.model_name,

@@ -67,7 +67,7 @@ class LlavaOnevisionScorer(TransformersScorer, ImageTowerScorer):
         return self.visual_tokens(pixels_BCHW).float().mean(1)
 
     def visual_tokens(self, pixels_BCHW: Tensor) -> Tensor:
-        """What the language model would be given for each frame of a video: [B, N, D]."""
+        """Return the tokens that the language model would be given for each frame: [B, N, D]."""
         config = self.model.config
         wanted = config.vision_feature_layer
         layers = [wanted] if isinstance(wanted, int) else list(wanted)

@@ -24,7 +24,7 @@ from strive.scorers.common import TransformersScorer, mean_token_embeddings, pad
 
 
 class ScoringPolicy(TransformersScorer):
-    """A frozen Qwen2.5-VL or Qwen3-VL: what the `policy` and `gradient` scorers share.
+    """A frozen Qwen2.5-VL or Qwen3-VL, base of the `policy` and `gradient` scorers.
 
     Raises:
         ModelError: the model cannot be opened, or is of another family.
@@ -45,7 +45,7 @@ class ScoringPolicy(TransformersScorer):
         self.digest_files()
 
     def identity(self) -> dict[str, Any]:
-        """What of the policy changes the numbers."""
+        """Everything of the policy that changes the numbers."""
         return {**super().identity(), "family": self.policy.family.name}
 
 

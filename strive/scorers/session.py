@@ -65,7 +65,7 @@ class ScorerSession:
 
     @property
     def mode(self) -> ScorerMode:
-        """How the scorer is fed; loads it."""
+        """The way in which the scorer is fed; loads it."""
         return self.scorer.mode
 
     @property

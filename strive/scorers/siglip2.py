@@ -126,7 +126,7 @@ class OpenClipScorer(ImageTowerScorer):
         return torch.tensor([row + [pad] * (self.context_length - len(row)) for row in rows])
 
     def _frame_ids(self) -> tuple[list[int], list[int], int]:
-        """What the tokenizer puts before and after every text, and its padding."""
+        """Return the ids that the tokenizer puts before and after every text, and its padding."""
         if not hasattr(self.tokenizer, "tokenizer"):
             return [self.tokenizer.sot_token_id], [self.tokenizer.eot_token_id], 0
         encode = self.tokenizer.tokenizer

@@ -28,8 +28,8 @@ DUPLICATE_THRESHOLD = 0.9
 """Mean cosine of frames shown at the same moment (about the cache's mean embedding) from which two
 videos are near-duplicates."""
 NUM_NEIGHBOURS = 16
-"""How many videos are compared frame by frame with each: those with the most similar quarters (a
-piece cut from a video has another mean than the whole, but quarters that meet)."""
+"""Number of videos that each is compared with frame by frame: those with the most similar quarters
+(a piece cut from a video has another mean than the whole, but quarters that meet)."""
 # Other embeddings of the same text: a number type of another device moves the third decimal.
 _MAY_DIFFER = ("dtype",)
 

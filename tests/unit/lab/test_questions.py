@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from strive.lab.questions import KIND_WEIGHTS, PROBLEM_TYPE, draw_questions, to_record
+from strive.lab.questions import KINDS, draw_questions, to_record
 from strive.lab.scene import COLOURS, SHAPES, Difficulty, draw_scene
 from strive.records import PROBLEM_TYPES, parse_record, record_to_row
 from strive.seeding import derive_rng
@@ -25,7 +25,7 @@ def test_all_five_problem_types_appear_multiple_choice_most(records):
     counts = Counter(record.problem_type for record in records)
     assert set(counts) == set(PROBLEM_TYPES)
     assert 0.72 < counts["multiple choice"] / len(records) < 0.88
-    assert set(PROBLEM_TYPE) == set(KIND_WEIGHTS)
+    assert {kind.problem_type for kind in KINDS.values()} == set(PROBLEM_TYPES)
 
 
 def test_records_survive_a_round_trip(records):
