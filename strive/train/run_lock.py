@@ -76,9 +76,10 @@ class RunLock:
                 self._remove_made()
                 raise
             # Only a holder removes the file: of several that start at once a single one wins.
-            if _is_still(self.file, descriptor):
-                self._descriptor, self._before = descriptor, before
-                return
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(self.file.stat(), os.fstat(descriptor)):
+                    self._descriptor, self._before = descriptor, before
+                    return
             os.close(descriptor)
         self._remove_made()
         raise CheckpointError(
@@ -162,12 +163,3 @@ def _holder(content: bytes) -> str | None:
         return f"process {int(owner['pid'])} on {host}" if owner[_MARK] else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether an open file is the one that has the name now."""
-    try:
-        found, opened = path.stat(), os.fstat(descriptor)
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
