@@ -97,7 +97,7 @@ class VariantReader:
         self.frames = open_frames(self.layout, config)
         with_video = _with_video(asked, self.frames, self.layout, config)
         self.num_failed = len(asked) - len(with_video)
-        self.records = self._scored(with_video)
+        self.records = self._with_scores(with_video)
         self._require_enough()
 
     @property
@@ -186,7 +186,9 @@ class VariantReader:
                 raise CacheError(f"{what} {_command(self.config)}")
             # What the caller gives is asked and graded, not what an older file said.
             for record in read.records:
-                differing = _differing_fields(record, records[record.question_id])
+                cached = records[record.question_id]
+                names = [field.name for field in fields(Record)]
+                differing = [n for n in names if getattr(record, n) != getattr(cached, n)]
                 self.num_changed += bool(differing)
                 self.changed_fields.update(differing)
             records = {record.question_id: record for record in read.records}
@@ -198,7 +200,8 @@ class VariantReader:
             ordered = list(sample_records(ordered, wanted, self.config.seed))
         return ordered
 
-    def _scored(self, records: list[Record]) -> list[Record]:
+    def _with_scores(self, records: list[Record]) -> list[Record]:
+        """Leave out questions without current scores, where that is allowed."""
         if self.scores is None:
             return records
         unscored = [record for record in records if record.question_id not in self.scores]
@@ -429,12 +432,6 @@ def _command(config: TrainConfig, scorer: str | None = None) -> str:
         f"`strive-cli precompute --cache {config.cache}{option}` and the --data and --video-root "
         "of these records (neither for the lab's)"
     )
-
-
-def _differing_fields(record: Record, cached: Record) -> list[str]:
-    if record == cached:
-        return []
-    return [f.name for f in fields(Record) if getattr(record, f.name) != getattr(cached, f.name)]
 
 
 def _scorer_of(layout: CacheLayout, config: TrainConfig) -> ScorerInfo | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,10 +20,11 @@ from strive.commands.common import (
     show,
 )
 from strive.errors import ConfigError
+from strive.files import plain_json
 
-if TYPE_CHECKING:
-    from strive.report.scores import InspectSettings
-
+TauOption = Annotated[float, typer.Option(help="Tau of Eq. 4.")]
+TransformOption = Annotated[ScoreTransform, typer.Option(help="Done to the scores before Eq. 4.")]
+SegmentsOption = Annotated[int, typer.Option(min=1, help="K: frames per variant.")]
 BEGIN, END = "<!-- quality -->", "<!-- /quality -->"
 QUALITY_SETTINGS = ("frame_temperature", "score_transform", "num_segments")
 
@@ -53,12 +54,9 @@ def inspect_scores(
             help="Put two scorers side by side: where do they differ?  \\[default: none]",
         ),
     ] = None,
-    frame_temperature: Annotated[float, typer.Option(help="Tau of Eq. 4.")] = 0.4,
-    score_transform: Annotated[
-        ScoreTransform,
-        typer.Option(help="Done to the scores before Eq. 4."),
-    ] = "none",
-    num_segments: Annotated[int, typer.Option(min=1, help="K: frames per variant.")] = 16,
+    frame_temperature: TauOption = 0.4,
+    score_transform: TransformOption = "none",
+    num_segments: SegmentsOption = 16,
     num_variants: Annotated[int, typer.Option(min=1, help="M: variants drawn.")] = 2,
     suggest_temperature: Annotated[
         bool,
@@ -81,11 +79,7 @@ def inspect_scores(
     workspace: WorkspaceOption = None,
 ) -> None:
     """What the scores say, which frames training would draw."""
-    from strive.report import inspect
-    from strive.report.format import to_jsonable
-    from strive.report.inspect_html import render_inspect_page
-    from strive.report.pages import write_page
-    from strive.report.terminal import print_question, print_questions, print_summary
+    from strive.report import inspect, terminal
 
     settings = inspect.InspectSettings(
         frame_temperature=frame_temperature,
@@ -99,93 +93,65 @@ def inspect_scores(
     if suggest_temperature:
         if compare or question or sample or worst or html or png:
             raise ConfigError("--suggest-temperature goes with --scorer and --num-segments only")
-        from strive.report.terminal import print_suggestions
-
         source = inspect.open_source(root, scorer)
         suggestions = inspect.suggest_temperatures(source, settings)
         if as_json:
-            print_json(to_jsonable(suggestions))
+            print_json(plain_json(suggestions))
         else:
-            print_suggestions(suggestions, source, console)
-        return
-    if compare is not None:
+            terminal.print_suggestions(suggestions, source, console)
+    elif compare is not None:
         if scorer or worst or html or png:
             raise ConfigError("--compare goes with --question, --sample and --json only")
-        _compare(root, compare, settings, question, sample, as_json=as_json)
-        return
-    if not (question or sample or worst or html or png):
+        from strive.report.compare import CompareSource, choose_questions, compare_scorers
+
+        both = CompareSource(root, *compare, settings)
+        comparison = compare_scorers(both)
+        chosen = choose_questions(comparison, question=question, sample=sample)
+        if as_json:
+            print_json(plain_json(dataclasses.replace(comparison, questions=chosen)))
+        elif question or sample:
+            for row in chosen:
+                terminal.print_compared(both.view(row), both.names, console)
+        else:
+            terminal.print_comparison(comparison, console)
+    elif not (question or sample or worst or html or png):
         summary = inspect.summarise(root, scorer, settings=settings)
         if as_json:
-            print_json(to_jsonable(summary))
+            print_json(plain_json(summary))
         else:
-            print_summary(summary, console)
+            terminal.print_summary(summary, console)
         if summary.problems:
             raise typer.Exit(1)
-        return
-    source = inspect.open_source(root, scorer)
-    if question:
-        ids = [question]
     else:
-        rows = inspect.select_questions(
-            source, count=sample or (1 if png else 5), worst=worst, settings=settings
-        )
-        if not rows:
-            show(f"no question is {worst or 'scored'} under scorer {source.info.name}")
+        source = inspect.open_source(root, scorer)
+        ids = [question] if question else []
+        if not question:
+            count = sample or (1 if png else 5)
+            rows = inspect.select_questions(source, count=count, worst=worst, settings=settings)
+            if not rows:
+                show(f"no question is {worst or 'scored'} under scorer {source.info.name}")
+            elif worst and not as_json:
+                terminal.print_questions(rows, console, title=f"{worst} questions, worst first")
+            ids = [row.question_id for row in rows]
+        views = [inspect.view_question(source, name, settings=settings) for name in ids]
+        if not views:
             return
-        ids = [row.question_id for row in rows]
-        if worst and not as_json:
-            print_questions(rows, console, title=f"{worst} questions, worst first")
-    views = [inspect.view_question(source, name, settings=settings) for name in ids]
-    if as_json:
-        print_json(to_jsonable(views))
-    elif not worst:
-        for view in views:
-            print_question(view, console)
-    if html is not None:
-        summary = inspect.summarise(root, scorer, settings=settings)
-        page = render_inspect_page(source, views, summary=summary)
-        say(f"wrote {write_page(html, page)}")
-    if png is not None:
-        from strive.report.inspect_png import write_png
+        if as_json:
+            print_json([inspect.view_json(view) for view in views])
+        elif not worst:
+            for view in views:
+                terminal.print_question(view, console)
+        if html is not None:
+            from strive.report.inspect_html import render_inspect_page
+            from strive.report.pages import write_page
 
-        say(f"wrote {write_png(source, views[0], png)}")
+            summary = inspect.summarise(root, scorer, settings=settings)
+            page = render_inspect_page(source, views, summary=summary)
+            say(f"wrote {write_page(html, page)}")
+        if png is not None:
+            from strive.report.inspect_png import write_png
 
-
-def _compare(
-    root: Path,
-    names: tuple[str, str],
-    settings: "InspectSettings",
-    question: str | None,
-    sample: int | None,
-    *,
-    as_json: bool,
-) -> None:
-    from strive.errors import UnknownNameError
-    from strive.report.compare import CompareSource, compare_scorers
-    from strive.report.format import to_jsonable
-    from strive.report.terminal import print_compared, print_comparison
-    from strive.seeding import derive_rng
-
-    source = CompareSource(root, *names, settings)
-    comparison = compare_scorers(source)
-    rows = comparison.questions[:5]
-    if question is not None:
-        rows = tuple(row for row in comparison.questions if row.question_id == question)
-        if not rows:
-            raise UnknownNameError(f"question '{question}' has no scores of both scorers")
-    elif sample is not None:
-        rng = derive_rng(settings.seed, "inspect sample")
-        chosen = sorted(rng.permutation(len(comparison.questions))[:sample].tolist())
-        rows = tuple(comparison.questions[index] for index in chosen)
-    console = make_console()
-    if as_json:
-        shown = rows if question or sample else comparison.questions
-        print_json(to_jsonable(dataclasses.replace(comparison, questions=shown)))
-    elif question or sample:
-        for row in rows:
-            print_compared(source.view(row), source.names, console)
-    else:
-        print_comparison(comparison, console)
+            say(f"wrote {write_png(source, views[0], png)}")
 
 
 def score_quality(
@@ -202,12 +168,9 @@ def score_quality(
             "\\[default: the cache's own]",
         ),
     ] = None,
-    frame_temperature: Annotated[float, typer.Option(help="Tau of Eq. 4.")] = 0.4,
-    score_transform: Annotated[
-        ScoreTransform,
-        typer.Option(help="Done to the scores before Eq. 4."),
-    ] = "none",
-    num_segments: Annotated[int, typer.Option(min=1, help="K: frames per variant.")] = 16,
+    frame_temperature: TauOption = 0.4,
+    score_transform: TransformOption = "none",
+    num_segments: SegmentsOption = 16,
     by: Annotated[
         GroupedBy | None,
         typer.Option(help="Also show each group of questions.  \\[default: all together]"),
@@ -227,7 +190,7 @@ def score_quality(
     No model runs.
     """
     from strive.report import quality
-    from strive.report.format import replace_section, to_jsonable
+    from strive.report.format import replace_section
     from strive.report.pages import write_page
     from strive.variants import DrawRule
 
@@ -241,7 +204,7 @@ def score_quality(
     if as_json:
         # The scorer's part of the rule is each row's own.
         asked = {name: getattr(report.settings, name) for name in QUALITY_SETTINGS}
-        print_json(to_jsonable(report) | {"settings": asked})
+        print_json(plain_json(report) | {"settings": asked})
     else:
         quality.print_quality(report, make_console())
     if markdown is not None:

@@ -1,6 +1,6 @@
 """Two scorers over the same pools: do they rank the same frames high, and draw the same ones?
 
-Numbers only; `compare_terminal` prints them. Axes: Q questions, F pool frames.
+Numbers only; `terminal` prints them. Axes: Q questions, F pool frames.
 """
 
 import math
@@ -12,9 +12,10 @@ import numpy as np
 
 from strive.cache.layout import open_cache
 from strive.cache.questions import read_questions
-from strive.errors import CacheError, ConfigError
+from strive.errors import CacheError, ConfigError, UnknownNameError
 from strive.report.inspect import QuestionView, view_question
 from strive.report.scores import InspectSettings, ScoreSource
+from strive.seeding import derive_rng
 from strive.statistics import (
     Interval,
     PairedDifference,
@@ -141,7 +142,7 @@ def compare_scorers(source: CompareSource) -> ScorerComparison:
             f"no question has scores of both '{source.names[0]}' and '{source.names[1]}'; make "
             "them with `strive-cli precompute --scorer A --scorer B`"
         )
-    k = source.settings.num_segments
+    num_segments = source.settings.num_segments
     rows = []
     for places, a_QF in by_pool_size([first[question_id] for question_id in common]):
         found = [records[common[place]] for place in places]
@@ -158,9 +159,9 @@ def compare_scorers(source: CompareSource) -> ScorerComparison:
         )
         columns = {
             "spearman": spearman(a_QF, b_QF),
-            "top_k_jaccard": top_jaccard(a_QF, b_QF, k),
+            "top_k_jaccard": top_jaccard(a_QF, b_QF, num_segments),
             "p_correlation": correlation(p_QF, other_QF),
-            "expected_overlap": expected_overlap(p_QF, k, other_QF),
+            "expected_overlap": expected_overlap(p_QF, num_segments, other_QF),
             "first_auc": roc_auc(a_QF, evidence_QF),
             "second_auc": roc_auc(b_QF, evidence_QF),
         }
@@ -197,6 +198,26 @@ def compare_scorers(source: CompareSource) -> ScorerComparison:
         auc_difference=auc_difference,
         questions=tuple(rows),
     )
+
+
+def choose_questions(
+    comparison: ScorerComparison, *, question: str | None, sample: int | None
+) -> tuple[QuestionComparison, ...]:
+    """Pick one question, or a seeded sample, or all where neither is asked for.
+
+    Raises:
+        UnknownNameError: the question has no scores of both scorers.
+    """
+    rows = comparison.questions
+    if question is not None:
+        chosen = tuple(row for row in rows if row.question_id == question)
+        if not chosen:
+            raise UnknownNameError(f"question '{question}' has no scores of both scorers")
+        return chosen
+    if sample is None:
+        return rows
+    rng = derive_rng(comparison.settings.seed, "inspect sample")
+    return tuple(rows[index] for index in sorted(rng.permutation(len(rows))[:sample].tolist()))
 
 
 def _mean(rows: Sequence[QuestionComparison], name: str) -> Interval:

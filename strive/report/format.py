@@ -1,12 +1,9 @@
-"""Figures as people read them (terminals, Markdown, pages) and as machines do (JSON)."""
+"""Figures, tables and sections as people read them, on terminals, in Markdown, on pages."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 
@@ -28,25 +25,6 @@ def points(value: float | None, digits: int = 1) -> str:
 def count_of(count: int, noun: str) -> str:
     """`1 question`, `2 questions`."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def to_jsonable(value: Any) -> Any:
-    """Turn any result into what `json.dumps` takes: NaN becomes null, a path text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): to_jsonable(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return to_jsonable(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [to_jsonable(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic):
-        return to_jsonable(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 # --- tables of a terminal -----------------------------------------------------------------------

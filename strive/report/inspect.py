@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from strive.cache.questions import read_questions
 from strive.cache.scores import find_scorer, list_scorers
 from strive.choices import ScoreTransform, Worst
 from strive.errors import CacheError, ConfigError, UnknownNameError, nearest, unknown_name
+from strive.files import plain_json
 from strive.records import Record, VideoFacts
 from strive.report.scores import (
     InspectSettings,
@@ -349,6 +350,13 @@ def view_question(
         evidence_seen_M=evidence_seen(picks_MK, video.pts_seconds_F, spans),
         stats=measure_questions(source, rule, [(record, found)])[0],
     )
+
+
+def view_json(view: QuestionView) -> dict[str, Any]:
+    """Return a view as `json.dumps` takes it; its video says which and how many frames."""
+    values: dict[str, Any] = plain_json(view)
+    named = {"video_id": view.record.video_id, "num_frames": view.video.num_frames}
+    return values | {"video": named | values["video"]}
 
 
 def importance_points(view: QuestionView, step: int) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from strive.answers import extract_answer_or_text
-from strive.report.format import to_jsonable
+from strive.files import plain_json
 from strive.report.inspect import (
     DatasetSummary,
     QuestionView,
@@ -93,7 +93,7 @@ def page_data(view: QuestionView) -> dict[str, Any]:
         else view.probabilities_F
     )
     steps = range(settings.step, settings.step + NUM_STEPS) if draws else ()
-    return to_jsonable(
+    return plain_json(
         {
             "similarity": is_similarity,
             "tau": settings.frame_temperature,

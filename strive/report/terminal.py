@@ -374,7 +374,8 @@ def _top_frames(view: QuestionView, top: int) -> Table:
 
 def print_comparison(comparison: ScorerComparison, console: Console, *, count: int = 5) -> None:
     """Print the agreement over all questions and the questions that differ most."""
-    first, second, k = comparison.first, comparison.second, comparison.settings.num_segments
+    first, second = comparison.first, comparison.second
+    num_segments = comparison.settings.num_segments
     table = facts_table(f"{escape(first)} and {escape(second)}")
     left = ", ".join(
         f"{amount} scored by {escape(name)} only"
@@ -387,7 +388,12 @@ def print_comparison(comparison: ScorerComparison, console: Console, *, count: i
     table.add_row("questions", f"{len(comparison.questions)}" + (f"; {left}" if left else ""))
     for name, label, note, show in (
         ("spearman", "Spearman", "ranks of a question's frames", number),
-        ("top_k_jaccard", f"Jaccard @{k}", "of the best frames", number),
+        (
+            "top_k_jaccard",
+            f"Jaccard @{num_segments}",
+            "of the best frames",
+            number,
+        ),
         ("p_correlation", "P(t) corr.", "over the pool", number),
         ("expected_overlap", "overlap", "frames shared by a variant of each", percent),
     ):

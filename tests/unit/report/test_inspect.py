@@ -14,8 +14,8 @@ from strive.cache.layout import create_cache, ensure_settings, open_cache
 from strive.cache.questions import write_questions
 from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError, UnknownNameError
+from strive.files import plain_json
 from strive.report import inspect, inspect_html, terminal
-from strive.report.format import to_jsonable
 from strive.report.inspect import InspectSettings
 from strive.variants import DrawRule, draw_variants
 
@@ -183,10 +183,11 @@ def test_unknown_question(cache: Path) -> None:
 
 def test_machine_form_is_json(cache: Path) -> None:
     view = inspect.view_question(inspect.open_source(cache), "2")
-    for value in (inspect.summarise(cache), view):
-        text = json.dumps(to_jsonable(value), allow_nan=False)
+    for value in (plain_json(inspect.summarise(cache)), inspect.view_json(view)):
+        text = json.dumps(value, allow_nan=False)
         assert json.loads(text)
-    row = to_jsonable(view)
+    row = inspect.view_json(view)
+    assert (row["video"]["video_id"], row["video"]["num_frames"]) == ("clips/a.mp4", 64)
     assert row["stats"]["evidence_auc"] is None
     assert len(row["picks_MK"]) == 2 and len(row["picks_MK"][0]) == 16
 
@@ -297,4 +298,4 @@ def test_pools_that_leave_no_choice_have_no_peak(cache: Path) -> None:
     source = inspect.open_source(cache)
     view = inspect.view_question(source, "1", settings=settings)
     assert "<th" in inspect_html.render_inspect_page(source, [view], summary=summary)
-    assert to_jsonable(summary)["scorers"][0]["peak"] is None
+    assert plain_json(summary)["scorers"][0]["peak"] is None
