@@ -11,15 +11,15 @@ FramePlanName = Literal["uniform", "keyframe", "linspace", "fps"]
 DecoderName = Literal["auto", "torchcodec", "decord", "pyav"]
 FrameCodecName = Literal["jpeg", "raw"]
 LongText = Literal["truncate", "chunk-mean"]
-"""What becomes of a question that is longer than a scorer's context."""
+"""Treatment of a question that is longer than a scorer's context."""
 Query = Literal["question", "question+options"]
-"""What a scorer reads of a question."""
+"""The part of a question that a scorer reads."""
 Engine = Literal["local", "ray"]
 ScorerDtype = Literal["float32", "bfloat16", "float16"]
 
 # --- variants, rewards, loss -----------------------------------------------------------------
 ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
-"""What is done to similarity scores before Eq. 4."""
+"""Rescaling of similarity scores before Eq. 4."""
 GradingRules = Literal["video_r1", "tolerant"]
 Grouping = Literal["joint", "per_variant", "hierarchical"]
 Ratio = Literal["token", "sequence"]

@@ -32,7 +32,7 @@ from strive.commands import (
     searching,
     training,
 )
-from strive.configs.keys import other_name
+from strive.configs.keys import option_of, other_name
 from strive.configs.schema import SCHEMAS
 from strive.errors import ConfigError, StriveError, unknown_name
 from strive.files import expanded
@@ -75,7 +75,9 @@ class _Command(TyperCommand):
                 raise
             if (key := other_name(option.removeprefix("--"), schema)) is None:
                 raise
-            given = f", as --set {key.ours}=VALUE" if key.ours in schema.model_fields else ""
+            given = ""
+            if key.ours in schema.model_fields:
+                given = f", as {option_of(schema, key.ours) or f'--set {key.ours}=VALUE'}"
             raise ConfigError(f"{self.name} has no option {option}; here: {key}{given}") from None
 
 

@@ -1,4 +1,4 @@
-"""What this machine has and lacks for STRIVE, each with the exact fix."""
+"""Checks of this machine: packages, devices and tools, each with the exact fix."""
 
 import importlib
 import importlib.metadata
@@ -165,7 +165,7 @@ USES: dict[str, tuple[str, ...]] = {
     "downloads from the hub": ("Hugging Face hub",),
     "--decoder torchcodec": ("torchcodec",),
 }
-"""What people do here, and the findings that must be fine for it; `GPU` stands for any one."""
+"""The uses of this package, and the findings that must be fine for it; `GPU` stands for any one."""
 
 
 def examine(noticing: Callable[[str], None] = lambda what: None) -> list[Finding]:

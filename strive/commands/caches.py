@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from strive.cache.care import CacheInfo, Contents
-    from strive.cache.verify import VideoCheck
 
 SHOWN_PATHS = 20
 """As many files as a dry run lists by name; the rest are counted."""
@@ -95,21 +94,21 @@ def cache_verify(
         for problem in problems:
             show(f"damaged: {problem}")
         if check is not None:
-            _print_changed(check, video_root)
+            for video_id in check.changed:
+                show(
+                    f"changed: {video_id} is not the file that was cached; precompute decodes it "
+                    "anew"
+                )
+            num_missing = len(check.missing)
+            show(
+                f"{video_root}: {check.num_same} videos are as they were cached, "
+                f"{len(check.changed)} changed"
+                + (f", {num_missing} not there (the cache serves without)" if num_missing else "")
+            )
     if problems or (check is not None and check.changed):
         raise typer.Exit(1)
     if not as_json:
         show(f"{root}: every part and frame is whole")
-
-
-def _print_changed(check: "VideoCheck", video_root: Path | None) -> None:
-    for video_id in check.changed:
-        show(f"changed: {video_id} is not the file that was cached; precompute decodes it anew")
-    missing = f", {len(check.missing)} not there (the cache serves without)" * bool(check.missing)
-    show(
-        f"{video_root}: {check.num_same} videos are as they were cached, {len(check.changed)} "
-        f"changed{missing}"
-    )
 
 
 def cache_prune(

@@ -1,4 +1,4 @@
-"""What all commands share: options, the places of a call, printing."""
+"""Options, places of a call and printing that all commands share."""
 
 import json
 from pathlib import Path

@@ -89,19 +89,15 @@ def search(
     else:
         print_duplicates(result, make_console())
     if html is not None:
-        _write_html(root, result, html)
+        from strive.cache.frames import FrameReader
+        from strive.cache.layout import open_cache
+        from strive.report.pages import write_page
+        from strive.report.search_html import render_duplicates_page, render_search_page
 
-
-def _write_html(root: Path, result: "SearchResult | DuplicateReport", html: Path) -> None:
-    from strive.cache.frames import FrameReader
-    from strive.cache.layout import open_cache
-    from strive.report.pages import render_duplicates_page, render_search_page, write_page
-    from strive.search.nearest import SearchResult
-
-    frames = FrameReader(open_cache(root), result.frames_key)
-    is_search = isinstance(result, SearchResult)
-    page = (render_search_page if is_search else render_duplicates_page)(result, frames)
-    say(f"wrote {write_page(html, page)}")
+        frames = FrameReader(open_cache(root), result.frames_key)
+        is_search = isinstance(result, searching.SearchResult)
+        page = (render_search_page if is_search else render_duplicates_page)(result, frames)
+        say(f"wrote {write_page(html, page)}")
 
 
 def print_found(result: "SearchResult", console: "Console") -> None:

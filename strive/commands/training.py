@@ -95,8 +95,21 @@ def train(
         "bandwidth_gb": gpu_bandwidth,
     }
     if dry_run:
-        if is_main:
-            _show_plan(resolved, processes, gpu, as_json=as_json)
+        if not is_main:
+            return
+        from strive.commands.plan_view import print_training_plan
+        from strive.train.plan import Hardware, dry_run
+
+        plan = dry_run(
+            resolved,
+            num_processes=processes or int(os.environ.get("WORLD_SIZE", "1")),
+            hardware=Hardware(**{name: value for name, value in gpu.items() if value is not None}),
+            try_rewards=True,
+        )
+        if as_json:
+            print_json(plan)
+        else:
+            print_training_plan(plan, make_console())
         return
     if as_json or processes is not None or any(gpu.values()):
         raise ConfigError(
@@ -108,18 +121,3 @@ def train(
         from strive.commands.views import print_training
 
         print_training(summary, make_console())
-
-
-def _show_plan(
-    config: TrainConfig, processes: int | None, gpu: dict[str, float | None], *, as_json: bool
-) -> None:
-    from strive.commands.plan_view import print_training_plan
-    from strive.train.plan import Hardware, dry_run
-
-    num_processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
-    hardware = Hardware(**{name: value for name, value in gpu.items() if value is not None})
-    plan = dry_run(config, num_processes=num_processes, hardware=hardware, try_rewards=True)
-    if as_json:
-        print_json(plan)
-    else:
-        print_training_plan(plan, make_console())

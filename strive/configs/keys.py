@@ -1,4 +1,4 @@
-"""What the config keys are, for people: name, meaning, type, default; and what others call them.
+"""The config keys for people: name, meaning, type, default; and other trainers' names of them.
 
 Meanings, types and defaults are those of the schema, which says each once.
 """
@@ -24,7 +24,7 @@ class ConfigKey:
 
 @dataclass(frozen=True, slots=True)
 class OtherName:
-    """What another trainer's name is here: a key, an option or `nothing`, and what to know."""
+    """The meaning of another trainer's name here: a key, an option or `nothing`, with a note."""
 
     ours: str
     note: str = ""

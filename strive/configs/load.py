@@ -102,7 +102,9 @@ def read_config_file(name_or_file: str) -> dict[str, Any]:
     layers: list[dict[str, Any]] = []
     while path is not None:
         if path.resolve() in chain:
-            names = " -> ".join(_shown(link) for link in [*chain, path.resolve()])
+            links = [*chain, path.resolve()]
+            presets = PRESETS.resolve()
+            names = " -> ".join(p.stem if p.parent == presets else str(p) for p in links)
             raise ConfigError(f"{path}: {EXTENDS} goes in a circle ({names}); break it in one")
         chain.append(path.resolve())
         values = read_yaml(path)
@@ -128,10 +130,6 @@ def _find_base(base: Any, path: Path) -> Path:
     )
 
 
-def _shown(path: Path) -> str:
-    return path.stem if path.parent == PRESETS.resolve() else str(path)
-
-
 def parse_override(text: str) -> tuple[list[str], Any]:
     """Split `a.b=c` into its key path and its value, which is read as YAML (`1e-6`, `[a, b]`).
 
@@ -145,15 +143,6 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"--set '{text}': {' '.join(str(error).split())}") from None
     return key.strip().split(".", 1), parsed
-
-
-def _set_path(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for name in path[:-1]:
-        inner = values.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {'.'.join(path)}: '{name}' is not a group of keys")
-        values = inner
-    values[path[-1]] = value
 
 
 def load_config(
@@ -196,7 +185,12 @@ def merge_layers(
         if len(path) > 1 and path[0] in schema.model_fields and path[0] not in values:
             default = schema.model_fields[path[0]].default
             values |= {path[0]: dict(default)} if isinstance(default, dict) else {}
-        _set_path(values, path, value)
+        inner = values
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {'.'.join(path)}: '{name}' is not a group of keys")
+        inner[path[-1]] = value
     values.update({key: value for key, value in (options or {}).items() if value is not None})
     return values
 

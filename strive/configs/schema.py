@@ -65,7 +65,7 @@ GRPO_SHAPE = {"num_variants": 1, "num_generations": 8}
 
 @dataclass(frozen=True)
 class Option:
-    """How a key is given as an option of its command, where name and docstring do not say it.
+    """A key that is also an option of its command, with what its name and docstring do not say.
 
     `help` stands in for the docstring, with `{choices}` for the words or names that it takes;
     `default` tells what holds without the option where the key's own default does not; `parsed` is
@@ -80,7 +80,7 @@ class Option:
 
 
 class Config(BaseModel):
-    """What the three configurations share."""
+    """The part that the three configurations share."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -359,12 +359,13 @@ class PrecomputeConfig(Config):
     # --- records ----------------------------------------------------------------------------
     data: Annotated[tuple[UserPath, ...], OneOrMore, Option(default="the lab")] = ()
     """Video-R1 JSON, JSONL or Parquet. Repeatable."""
-    video_root: Annotated[UserPath, Option(default="the first --data's folder")] = Field(
-        default_factory=lambda found: first_folder(found) or Path()
-    )
-    """What paths are relative to."""
-    allow_outside_root: Annotated[bool, Option()] = False
-    """Let paths leave it."""
+    video_root: Annotated[
+        UserPath,
+        Option(help="What paths are relative to.", default="the first --data's folder"),
+    ] = Field(default_factory=lambda found: first_folder(found) or Path())
+    """Folder that the records' paths are relative to; not given: that of the first records file."""
+    allow_outside_root: Annotated[bool, Option(help="Let paths leave it.")] = False
+    """Let paths leave video_root."""
     filters: Annotated[
         tuple[Annotated[tuple[str, str], BeforeValidator(_as_pair)], ...],
         OneOrMore,
@@ -485,10 +486,17 @@ class EvaluateConfig(Config):
         Option(name="--benchmark", help="{choices}, or module:function. Repeatable."),
     ] = ("lab",)
     """Benchmarks by name, or a user's own module:function. Repeatable."""
-    data: Annotated[tuple[UserPath, ...], OneOrMore, Option(default="a benchmark")] = ()
-    """Your own records instead. Repeatable."""
-    video_root: Annotated[UserPath | None, Option(default="--data's folder")] = None
-    """What their paths are relative to."""
+    data: Annotated[
+        tuple[UserPath, ...],
+        OneOrMore,
+        Option(help="Your own records instead. Repeatable.", default="a benchmark"),
+    ] = ()
+    """Records files of your own in the place of a benchmark. Repeatable."""
+    video_root: Annotated[
+        UserPath | None,
+        Option(help="What their paths are relative to.", default="--data's folder"),
+    ] = None
+    """Folder that the paths of data are relative to; not given: that of the first file."""
     data_root: Annotated[UserPath, Option(default="the lab's")] = Field(
         default_factory=lambda found: (
             found.get("video_root") or first_folder(found) or Path("strive-workspace/lab")

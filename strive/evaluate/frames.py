@@ -1,4 +1,4 @@
-"""Which frames of a video an evaluated question sees, from the file or from a cache's pool."""
+"""The frames of a video that an evaluated question sees, from the file or from a cache's pool."""
 
 from __future__ import annotations
 

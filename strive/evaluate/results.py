@@ -78,7 +78,7 @@ class BenchmarkResults:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResults:
-    """What `results.json` holds."""
+    """The content of `results.json`."""
 
     benchmarks: tuple[BenchmarkResults, ...]
     failures: tuple[Failure, ...]
@@ -244,7 +244,7 @@ class OutFolder:
 
     @property
     def samples_file(self) -> Path:
-        """Where answers are appended."""
+        """The file to which answers are appended."""
         return self.root / "samples.jsonl"
 
     def current_samples(self, hashes: Mapping[QuestionKey, str]) -> dict[QuestionKey, Sample]:

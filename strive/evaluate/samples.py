@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def key(self) -> SampleKey:
-        """What a resumed run recognises it by."""
+        """The identity by which a resumed run recognises it."""
         return (self.benchmark, self.question_id, self.prompt_hash)
 
 

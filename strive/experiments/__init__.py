@@ -1,1 +1,1 @@
-"""What runs several stages in one go: the demonstration."""
+"""Calls with the lab's defaults filled in, and runs of several stages, such as the demo."""

@@ -1,4 +1,4 @@
-"""Where things go when the user does not say, and the embedded lab that stands in for their data.
+"""The folder for whatever is not given a place, and the embedded lab that stands in for data.
 
 Everything that a command writes without being told where goes under one folder, the workspace:
 

@@ -14,7 +14,7 @@ from strive.records import Record
 BENCHMARKS: dict[str, Callable[[Path, str], list[Record]]] = {"lab": lab.read_questions}
 """Name -> `(data_root, split) -> records`; a record's video is found under the data root."""
 OWN = "own"
-"""What a user's own records are called, in the place of a benchmark's name."""
+"""The name of a user's own records in the place of a benchmark's."""
 
 
 def check_benchmark(name: str) -> None:

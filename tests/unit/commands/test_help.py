@@ -189,6 +189,13 @@ def test_every_option_that_is_a_key_is_told_once(name: str) -> None:
             assert option.split("/")[0] in given
 
 
+def test_an_option_that_goes_by_another_name_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"evaluate has no option --num-frames; .*as --frames$"):
+        run("evaluate", "--num-frames=4")
+    with pytest.raises(ConfigError, match="as --set batch_size=VALUE"):
+        run("evaluate", "--batch-size=4")
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
