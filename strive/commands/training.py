@@ -98,9 +98,10 @@ def train(
         if not is_main:
             return
         from strive.commands.plan_view import print_training_plan
-        from strive.train.plan import Hardware, dry_run
+        from strive.train.plan import Hardware
+        from strive.train.plan import dry_run as plan_run
 
-        plan = dry_run(
+        plan = plan_run(
             resolved,
             num_processes=processes or int(os.environ.get("WORLD_SIZE", "1")),
             hardware=Hardware(**{name: value for name, value in gpu.items() if value is not None}),
