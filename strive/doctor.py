@@ -85,13 +85,14 @@ def check_import(module: str, package: str) -> Iterator[Finding]:
 
 def check_torchcodec() -> Iterator[Finding]:
     """Report the optional decoder, which needs FFmpeg's shared libraries on the system."""
-    rgb_decoders = importlib.import_module("strive.video.rgb_decoders")
-    problem = rgb_decoders.torchcodec_import_error()
+    from strive.video.decoders import TORCHCODEC_FIX, torchcodec_import_error
+
+    problem = torchcodec_import_error()
     yield _look(
         "torchcodec",
         not problem,
         f"not usable: {problem[:80]}" if problem else importlib.metadata.version("torchcodec"),
-        f"not needed (PyAV decodes); for --decoder torchcodec: {rgb_decoders.TORCHCODEC_FIX}",
+        f"not needed (PyAV decodes); for --decoder torchcodec: {TORCHCODEC_FIX}",
         otherwise="optional",
     )
 

@@ -26,3 +26,10 @@ def test_checks_are_told_as_they_begin(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "CHECKS", checks)
     heard: list[str] = []
     assert doctor.examine(heard.append) == FINE[:3] and heard == ["first", "second"]
+
+
+def test_a_decoder_that_cannot_be_imported_is_optional_and_its_fix_told(monkeypatch) -> None:
+    monkeypatch.setattr("strive.video.decoders.torchcodec_import_error", lambda: "no libraries")
+    (found,) = doctor.check_torchcodec()
+    assert (found.what, found.status) == ("torchcodec", "optional")
+    assert "no libraries" in found.found and "pip install torchcodec" in found.fix
