@@ -148,8 +148,9 @@ def train_step(
                 sums[name] += value.item()
             if update == 0:
                 # Before any weight has moved the rollout's log-probs are the same policy's.
-                sums["mismatch"] += batch.mismatch_NL.sum().item()
-                largest_mismatch = max(largest_mismatch, batch.mismatch_NL.max().item())
+                mismatch_NL = batch.mismatch_NL
+                sums["mismatch"] += mismatch_NL.sum().item()
+                largest_mismatch = max(largest_mismatch, mismatch_NL.max().item())
         learning_rate = learning_rate_at(
             step * config.updates_per_rollout + update,
             num_updates=config.steps * config.updates_per_rollout,

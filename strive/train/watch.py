@@ -6,7 +6,7 @@ agree as far as rounding lets them. A wrong position, kernel, sampler or referen
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from strive.configs.schema import TrainConfig
 
@@ -64,10 +64,15 @@ def first_step_warnings(
         )
 
 
+def _is_unparsed(step: Mapping[str, float]) -> bool:
+    # Where accuracy is no reward, nobody asked for that form.
+    return step.get("reward/accuracy") == 0 and step["completion/parsed_fraction"] == 0
+
+
 class LearningWatch:
     """Takes each step's metrics and yields a line for every cause that is seen for the first time.
 
-    What it looks for: completions without a reward, groups without a signal, accuracy that is
+    It looks for completions without a reward, groups without a signal, accuracy that is
     always 0, completions that are all cut, answers that are never of the form asked for.
     """
 
@@ -82,24 +87,15 @@ class LearningWatch:
         for cause, num_steps, holds in (
             ("no reward", NUM_STEPS, lambda step: math.isnan(step["reward/mean"])),
             ("cut", NUM_STEPS, lambda step: step["completion/truncated_fraction"] == 1),
-            ("unparsed", NUM_FIRST_STEPS, self._is_unparsed),
+            ("unparsed", NUM_FIRST_STEPS, _is_unparsed),
             ("wrong", NUM_STEPS, lambda step: step.get("reward/accuracy") == 0),
             ("zero-std", NUM_STEPS, lambda step: step["group/zero_std_fraction"] == 1),
         ):
-            if cause not in self._said and self._held(num_steps, holds, is_last):
+            steps = list(self._last)[-num_steps:]
+            is_enough = len(steps) == num_steps or is_last
+            if cause not in self._said and is_enough and all(map(holds, steps)):
                 self._said |= {cause, *_FOLLOWS.get(cause, ())}
-                yield self._text(cause, min(num_steps, len(self._last)))
-
-    def _held(
-        self, num_steps: int, holds: Callable[[Mapping[str, float]], bool], is_last: bool
-    ) -> bool:
-        steps = list(self._last)[-num_steps:]
-        return (len(steps) == num_steps or is_last) and all(map(holds, steps))
-
-    @staticmethod
-    def _is_unparsed(step: Mapping[str, float]) -> bool:
-        # Where accuracy is no reward, nobody asked for that form.
-        return step.get("reward/accuracy") == 0 and step["completion/parsed_fraction"] == 0
+                yield self._text(cause, len(steps))
 
     def _text(self, cause: str, num_steps: int) -> str:
         config = self._config

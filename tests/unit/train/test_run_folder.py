@@ -123,6 +123,10 @@ def test_another_configuration_is_refused_with_the_keys(folder):
     with pytest.raises(CheckpointError, match=r"beta: the run has 0.04, this call has 0.1\)"):
         require_same_config({"beta": 0.04, "seed": 1}, {"beta": 0.1, "seed": 1}, folder.root)
     require_same_config({"beta": 0.04}, {"beta": 0.04}, folder.root)
+    # A run that began before there was such a key did what its default says.
+    require_same_config({"beta": 0.04}, {"beta": 0.04, "surrogate": "clip"}, folder.root)
+    with pytest.raises(CheckpointError, match='surrogate: the run has "clip", this call has "a:b"'):
+        require_same_config({"beta": 0.04}, {"surrogate": "a:b"}, folder.root)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
