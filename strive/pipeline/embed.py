@@ -21,18 +21,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from strive.cache.embeddings import VideoEmbeddings, read_embeddings
-from strive.cache.frames import EncodedVideo, FrameReader, frames_checksum
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader, frames_checksum
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import ScoreRow
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError, ModelError, StriveError
-from strive.pipeline.options import frame_codec, make_frames_key
+from strive.pipeline.options import make_frames_key
 from strive.pipeline.part import Part, StageCounts, is_commit_due
 from strive.pipeline.prepare import read_back
 from strive.pipeline.queues import BatchThreads, BusyClock, CallQueue, QueueClosed
 from strive.pipeline.work import WorkItem, question_failure, video_failure
 from strive.records import Record
-from strive.scorers import scorer_faults
+from strive.scorers import BatchedScorer, SplitScorer, scorer_faults
 from strive.scorers.session import ScorerSession
 from strive.video.worker import Outcome
 
@@ -140,7 +140,7 @@ class EmbedStage:
         on_video: Callable[[str], None] = lambda video_id: None,
     ) -> None:
         self._layout, self._frames_key = CacheLayout(options.cache), make_frames_key(options)
-        self._codec, self._video_root = frame_codec(options), options.video_root
+        self._codec, self._video_root = FrameCodec(options.frame_codec), options.video_root
         self._sessions = {session.key: session for session in sessions}
         self._on_video = on_video
         self.counts = StageCounts()
@@ -372,8 +372,8 @@ class EmbedStage:
                 self._ready.put(self._run_whole, request, frames_FHWC, num_bytes=frames_FHWC.nbytes)
 
     def _fill_batches(self, request: EmbedRequest, frames_FHWC: np.ndarray) -> None:
-        session = request.session
-        scorer: Any = session.scorer
+        session, scorer = request.session, request.session.scorer
+        assert isinstance(scorer, BatchedScorer)
 
         def prepare() -> Any:
             prepared = scorer.prepare_frames(frames_FHWC)
@@ -449,7 +449,8 @@ class EmbedStage:
         self._at_work.append((batch, future))
 
     def _embed(self, session: ScorerSession, batch: Batch) -> np.ndarray:
-        scorer: Any = session.scorer
+        scorer = session.scorer
+        assert isinstance(scorer, BatchedScorer)
         with self._embedding, scorer_faults(session.name, "in embed_prepared"):
             embeddings_BD = np.asarray(scorer.embed_prepared(batch.prepared), np.float32)
         num_rows = sum(rows for _, rows in batch.spans)
@@ -480,11 +481,11 @@ class EmbedStage:
 
     def _run_whole(self, request: EmbedRequest, frames_FHWC: np.ndarray | None) -> None:
         """Run a scorer that takes one video, or one of its questions, at a time."""
-        session = request.session
-        scorer: Any = session.scorer
+        session, scorer = request.session, request.session.scorer
         with self._embedding:
-            if session.mode == "split":
-                self._store(request, lambda: scorer.embed_frames(frames_FHWC))
+            if isinstance(scorer, SplitScorer):
+                assert frames_FHWC is not None
+                self._store(request, partial(scorer.embed_frames, frames_FHWC))
                 return
             for record in request.records:
                 score = partial(self._score, request, record, frames_FHWC)

@@ -7,7 +7,6 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from strive.errors import DecodeError
 from strive.pipeline.options import make_frames_key, prepare_rule
 from strive.pipeline.prepare import decode_pool, read_back
 from strive.pipeline.work import Work
-from strive.scorers import scorer_faults
+from strive.scorers import SplitScorer, scorer_faults
 from strive.video.worker import Outcome
 
 NUM_TRIED = 4
@@ -141,9 +140,8 @@ def _embed(work: Work, video_id: str, frames_FHWC: np.ndarray, pts_seconds_F: np
             continue
         session = scorer.session
         with scorer_faults(session.name, f"on video '{video_id}'"):
-            if session.mode in ("batched", "split"):
-                model: Any = session.scorer
-                num_bytes += np.asarray(model.embed_frames(frames_FHWC)).size * 2
+            if isinstance(session.scorer, SplitScorer):
+                num_bytes += np.asarray(session.scorer.embed_frames(frames_FHWC)).size * 2
             else:
                 for record in scorer.to_score.get(video_id, []):
                     session.score_one(record, frames_FHWC, pts_seconds_F, "")

@@ -35,11 +35,6 @@ def check_options(options: PrecomputeConfig) -> None:
     parse_max_missing(options.max_missing)
 
 
-def frame_codec(options: PrecomputeConfig) -> FrameCodec:
-    """Return the frame codec."""
-    return FrameCodec(options.frame_codec)
-
-
 def writer_name(options: PrecomputeConfig) -> str:
     """Return the name of this writer, part of every file name that it commits."""
     return f"s{options.shard[0]}of{options.shard[1]}"
@@ -55,7 +50,7 @@ def prepare_rule(options: PrecomputeConfig) -> PrepareRule:
         options.video_root.resolve(),
         plan,
         options.max_pixels or DEFAULT_MAX_PIXELS[plan.kind],
-        frame_codec(options),
+        FrameCodec(options.frame_codec),
         decoder_order(options.decoder),
         allow_outside_root=options.allow_outside_root,
         repair=options.repair,

@@ -20,14 +20,6 @@ CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """One living machine of a cluster."""
-
-    node_id: str
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
 class Cluster:
     """What a cluster has, and how its processors are divided.
 
@@ -36,7 +28,7 @@ class Cluster:
     """
 
     description: str
-    nodes: tuple[Node, ...]
+    nodes: dict[str, str]  # {node id: address}
     num_cpus: int
     num_gpus: int
 
@@ -180,11 +172,7 @@ def _look_at(ray: Any, description: str) -> Cluster:
     resources = ray.cluster_resources()
     return Cluster(
         description,
-        tuple(
-            Node(node["NodeID"], node["NodeManagerAddress"])
-            for node in ray.nodes()
-            if node["Alive"]
-        ),
+        {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]},
         int(resources.get("CPU", 0)),
         int(resources.get("GPU", 0)),
     )
@@ -210,18 +198,18 @@ def check_nodes(ray: Any, cluster: Cluster, *, cache: Path, video_root: Path) ->
         answers = [
             look.options(
                 num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             ).remote(str(probe), token, str(video_root), __version__)
-            for node in cluster.nodes
+            for node_id in cluster.nodes
         ]
-        for node, answer in zip(cluster.nodes, answers, strict=True):
+        for address, answer in zip(cluster.nodes.values(), answers, strict=True):
             try:
                 problem = ray.get(answer, timeout=PROBE_SECONDS)
             except (ray.exceptions.RayError, TimeoutError) as error:
                 problem = f"does not run this program ({first_line(error)})"
             if problem:
                 raise ConfigError(
-                    f"node {node.address} of the {cluster.description} {problem}; --cache and "
+                    f"node {address} of the {cluster.description} {problem}; --cache and "
                     "--video-root must lie on storage that all nodes share, under the same path"
                 )
     finally:

@@ -27,7 +27,6 @@ from strive.video.containers import has_matrix, may_crop, names_box
 # folder, permissions, what is installed) shows in no file's size or time stamp.
 ALWAYS_RETRIED = ("missing", "outside_root", "unreadable", "unavailable")
 NO_TEXT = "no_text"
-MAX_VIDEOS_PER_EMBEDDED_ITEM = 256
 
 
 @dataclass(frozen=True)
@@ -192,16 +191,14 @@ class Work:
                 if video_id not in scorer.to_embed
             }
             for path, held in find_embeddings(layout, key, wanted):
-                ids = list(held)
-                for start in range(0, len(ids), MAX_VIDEOS_PER_EMBEDDED_ITEM):
-                    some = ids[start:][:MAX_VIDEOS_PER_EMBEDDED_ITEM]
-                    yield WorkItem(
-                        f"part {key} {path.name} {start}",
-                        tuple(some),
-                        {key: {video_id: scorer.to_score[video_id] for video_id in some}},
-                        part=path,
-                        checksums={video_id: held[video_id] for video_id in some},
-                    )
+                questions = {video_id: scorer.to_score[video_id] for video_id in held}
+                yield WorkItem(
+                    f"part {key} {path.name}",
+                    tuple(held),
+                    {key: questions},
+                    part=path,
+                    checksums=held,
+                )
 
     @property
     def num_videos(self) -> int:

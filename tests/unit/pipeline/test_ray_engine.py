@@ -208,11 +208,11 @@ def test_encoded_frames_travel_not_pixels(world: World, tmp_path: Path) -> None:
 
 
 def test_processors_are_divided() -> None:
-    facts = ClusterFacts("Ray", (), 1, 0)
+    facts = ClusterFacts("Ray", {}, 1, 0)
     assert (facts.num_actors, facts.actor_resources) == (1, {"num_cpus": 0})
-    facts = ClusterFacts("Ray", (), 9, 0)
+    facts = ClusterFacts("Ray", {}, 9, 0)
     assert (facts.num_actors, facts.actor_resources) == (4, {"num_cpus": 1})
-    facts = ClusterFacts("Ray", (), 64, 8)
+    facts = ClusterFacts("Ray", {}, 64, 8)
     assert (facts.num_actors, facts.actor_resources) == (8, {"num_gpus": 1, "num_cpus": 0})
 
 
