@@ -15,7 +15,7 @@ from strive.cache.layout import open_cache, read_settings
 from strive.cache.scores import ScoreReader, query_of
 from strive.cache.verify import verify_cache
 from strive.commands.views import print_estimate, print_precompute
-from strive.configs.schema import PrecomputeConfig, TrainConfig
+from strive.configs.schema import PrecomputeConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.pipeline.run import precompute
@@ -213,8 +213,9 @@ def test_the_summary_says_what_training_will_make_of_scores_and_solutions(
     data = tmp_path / "records.jsonl"
     unmatched = [dataclasses.replace(record, solution="?!") for record in run.records]
     write_records(data, unmatched)
-    training = TrainConfig(num_frames=4, frame_temperature=0.4)
-    options = {"data": (data,), "training": training}
+    training = tmp_path / "training.yaml"
+    training.write_text("num_frames: 4\nframe_temperature: 0.4\n")
+    options = {"data": (data,), "for_config": str(training)}
     summary = run.precompute(shutil.copytree(run.cache, tmp_path / "cache"), **options)
     peak = summary.peaks["policy"]
     assert peak is not None and peak.is_flat and peak.uniform == 0.25
