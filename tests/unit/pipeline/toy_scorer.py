@@ -24,6 +24,18 @@ class Toy:
         return np.array(codes, np.float32)
 
 
+class Telling(Toy):
+    """Tells the frames of a clip apart: the means of twelve strips of a frame, about their mean."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "telling"}
+
+    def embed_frames(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        strips = np.array_split(frames_FHWC, 12, axis=2)
+        means_FD = np.stack([strip.mean(axis=(1, 2, 3)) for strip in strips], axis=1)
+        return (means_FD - means_FD.mean(axis=1, keepdims=True) + 1).astype(np.float32)
+
+
 class ToyWeights:
     kind = "weight"
     files = ()
@@ -131,3 +143,7 @@ class Picky(Toy):
 
 def make_picky(request: ScorerRequest) -> Picky:
     return Picky()
+
+
+def make_telling(request: ScorerRequest) -> Telling:
+    return Telling()

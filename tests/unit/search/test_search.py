@@ -65,9 +65,10 @@ def test_the_nearest_frames_are_those_with_the_best_scores(world: World, tmp_pat
     text = "What is shown here?"
     write_records(world.data, [question(n, f"clip{n}.mp4", text) for n in range(4)])
     cache = tmp_path / "cache"
-    precompute(world.options(cache))
+    precompute(world.options(cache, scorers=("pipeline.toy_scorer:make_telling",)))
     scored = [row for n in range(4) for row in every_score(cache, str(n), f"clip{n}.mp4")]
     scored.sort(key=lambda row: -row[0])
+    assert len({score for score, _, _ in scored}) > 7
     result = search_text(cache, text, top=7)
     assert [frame.score for frame in result.frames] == [score for score, _, _ in scored[:7]]
     by_frame = {(video_id, frame): score for score, video_id, frame in scored}
