@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from recipes.frames import shrink
 from strive.lab.world import SPLITS, build_world
 from strive.records import Record, read_records
+from strive.statistics import roc_auc
 
 POOL_FRAMES = 64
 
@@ -67,15 +67,6 @@ def world_questions(
     return records, {video: decode_clip(root / video) for video in videos}
 
 
-def roc_auc(scores_F: np.ndarray, positive_F: np.ndarray) -> float:
-    """Area under the ROC curve: chance that a positive scores above a negative (ties: half)."""
-    ranks_F = rankdata(scores_F)
-    num_positive = int(positive_F.sum())
-    num_negative = len(scores_F) - num_positive
-    rank_sum = float(ranks_F[positive_F].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
-
-
 def scorer_quality(
     scores: list[np.ndarray], records: list[Record], clips: dict[str, DecodedClip]
 ) -> dict[str, float]:
@@ -92,7 +83,7 @@ def scorer_quality(
         evidence_F = clips[record.video_id].evidence_F(record)
         if not 0 < evidence_F.sum() < len(evidence_F):
             continue
-        area = roc_auc(scores_F, evidence_F)
+        area = float(roc_auc(scores_F, evidence_F))
         areas.append(area)
         if record.data_source not in ("lab/order", "lab/count"):
             local_areas.append(area)

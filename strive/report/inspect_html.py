@@ -61,7 +61,11 @@ def frame_cells(source: ScoreSource, view: QuestionView) -> list[dict[str, Any]]
     return [
         {
             "index": index,
-            "title": _frame_title(view, index),
+            "title": (
+                f"frame {index} · {view.video.pts_seconds_F[index]:.2f} s · source frame "
+                f"{view.video.source_index_F[index]} · score {view.scores_F[index]:.4f} · "
+                f"P {view.probabilities_F[index]:.3f}"
+            ),
             "uri": data_uri(thumbnail(frame_HWC)),
             "seconds": float(view.video.pts_seconds_F[index]),
             "source_index": int(view.video.source_index_F[index]),
@@ -72,14 +76,6 @@ def frame_cells(source: ScoreSource, view: QuestionView) -> list[dict[str, Any]]
         }
         for index, frame_HWC in enumerate(frames_FHWC)
     ]
-
-
-def _frame_title(view: QuestionView, index: int) -> str:
-    return (
-        f"frame {index} · {view.video.pts_seconds_F[index]:.2f} s · source frame "
-        f"{view.video.source_index_F[index]} · score {view.scores_F[index]:.4f} · "
-        f"P {view.probabilities_F[index]:.3f}"
-    )
 
 
 def page_data(view: QuestionView) -> dict[str, Any]:
@@ -137,7 +133,10 @@ def chart_geometry(view: QuestionView) -> dict[str, Any]:
         "dots": [(x(i + 0.5), y(float(s))) for i, s in enumerate(view.scores_F)],
         "bands": [(x(a), x(b) - x(a)) for a, b in view.bounds_K2[::2] if b > a],
         "evidence": [(x(a), x(b) - x(a)) for a, b in runs_of(view.evidence_F)],
-        "bars": [_bar(x(i), step, float(p)) for i, p in enumerate(view.probabilities_F)],
+        "bars": [
+            (x(i) + 0.12 * step, P_BOTTOM - height, 0.76 * step, height)
+            for i, height in enumerate((view.probabilities_F * (P_BOTTOM - P_TOP)).tolist())
+        ],
         "rows": [
             (PICKS_TOP + PICK_ROW * (m + 0.5), [x(i + 0.5) for i in row.tolist()])
             for m, row in enumerate(view.picks_MK)
@@ -145,12 +144,6 @@ def chart_geometry(view: QuestionView) -> dict[str, Any]:
         "score_ticks": [(y(value), f"{value:.3f}") for value in ticks],
         "time_ticks": time_ticks(view, x),
     }  # fmt: skip
-
-
-def _bar(left: float, step: float, probability: float) -> tuple[float, float, float, float]:
-    """x, y, width and height of a probability bar."""
-    height = probability * (P_BOTTOM - P_TOP)
-    return left + 0.12 * step, P_BOTTOM - height, 0.76 * step, height
 
 
 def runs_of(flags_F: np.ndarray | None) -> list[tuple[int, int]]:

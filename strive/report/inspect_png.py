@@ -23,8 +23,11 @@ def write_png(source: ScoreSource, view: QuestionView, path: Path, *, dpi: int =
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    picks_MT = [_shown(row) for row in view.picks_MK]
-    num_variants, columns = len(picks_MT), max(len(row) for row in picks_MT)
+    num_segments = view.picks_MK.shape[1]
+    num_shown = min(num_segments, MAX_THUMBNAILS)
+    chosen = np.linspace(0, num_segments - 1, num_shown).round().astype(int)
+    picks_MT = view.picks_MK[:, chosen].tolist()
+    num_variants, columns = len(picks_MT), len(chosen)
     strip = 12.0 / columns * view.video.height / view.video.width
     figure = Figure(figsize=(12, 4.6 + num_variants * (strip + 0.16)), facecolor="white")
     FigureCanvasAgg(figure)
@@ -42,28 +45,20 @@ def write_png(source: ScoreSource, view: QuestionView, path: Path, *, dpi: int =
         frames_THWC = source.frames.read(view.record.video_id, shown)
         for column, (index, frame_HWC) in enumerate(zip(shown, frames_THWC, strict=True)):
             _draw_frame(figure.add_subplot(outer[3 + m, column]), view, m, index, frame_HWC)
-    figure.suptitle(_title(view), x=0.07, ha="left", fontsize=12, parse_math=False)
+    question = textwrap.shorten(" ".join(view.record.problem.split()), 200, placeholder=" …")
+    below = (
+        f"{view.record.video_id} · {view.scorer_name} · "
+        f"frame_temperature {view.settings.frame_temperature:g} · "
+        f"score_transform {view.settings.score_transform}"
+    )
+    title = [*textwrap.wrap(question, 110), textwrap.shorten(below, 140, placeholder=" …")]
+    figure.suptitle("\n".join(title), x=0.07, ha="left", fontsize=12, parse_math=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=dpi)
     except (OSError, ValueError) as error:
         raise DiskError(f"cannot write {path}: {error}; give a .png file with --png") from None
     return path
-
-
-def _shown(picks_K: np.ndarray) -> list[int]:
-    chosen = np.linspace(0, len(picks_K) - 1, min(len(picks_K), MAX_THUMBNAILS)).round()
-    return [int(picks_K[i]) for i in chosen.astype(int)]
-
-
-def _title(view: QuestionView) -> str:
-    text = textwrap.shorten(" ".join(view.record.problem.split()), 200, placeholder=" …")
-    below = (
-        f"{view.record.video_id} · {view.scorer_name} · "
-        f"frame_temperature {view.settings.frame_temperature:g} · "
-        f"score_transform {view.settings.score_transform}"
-    )
-    return "\n".join([*textwrap.wrap(text, 110), textwrap.shorten(below, 140, placeholder=" …")])
 
 
 def _shade(axes: Any, view: QuestionView) -> None:
