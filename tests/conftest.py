@@ -33,3 +33,12 @@ def torchs_own_linear() -> Iterator[None]:
     yield
     if torch is not None:
         torch.nn.functional.linear = linear
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_as_it_was() -> Iterator[None]:
+    """Undo what a run inside this process leaves for the processes that later tests start."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from strive.configs.keys import option_of, other_name
-from strive.configs.schema import Config
+from strive.configs.schema import Config, TrainConfig
 from strive.errors import ConfigError, MissingInputError, nearest
 from strive.files import expanded
 
@@ -164,6 +164,15 @@ def load_config(
         MissingInputError: a file that does not exist.
     """
     return build_config(schema, merge_layers(schema, files, overrides, options))
+
+
+def load_train_config(
+    files: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """`load_config` of a training run, as programs outside this package call it."""
+    return load_config(TrainConfig, files, overrides, options)
 
 
 def merge_layers(

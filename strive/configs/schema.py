@@ -88,6 +88,7 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
+        defer_build=True,  # a third of what `strive-cli --help` takes; built at the first use
     )
     command: ClassVar[str]
     """The command that the configuration is of."""
