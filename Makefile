@@ -28,10 +28,10 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not long and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long and not gpu"
 
 test-full: lint
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
 
 # The site of docs/, in site/; a link that leads nowhere ends it.
 docs: $(VENV)/.docs
