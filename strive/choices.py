@@ -22,6 +22,10 @@ ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
 """Rescaling of similarity scores before Eq. 4."""
 GradingRules = Literal["video_r1", "tolerant"]
 Grouping = Literal["joint", "per_variant", "hierarchical"]
+ObjectiveName = Literal["grpo", "dr_grpo", "dapo"]
+"""The keys of `OBJECTIVES` in `train/loss.py`, which would import torch to check a config."""
+SurrogateName = Literal["clip"]
+"""The keys of `SURROGATES`, likewise."""
 Ratio = Literal["token", "sequence"]
 Schedule = Literal["constant", "cosine"]
 

@@ -9,7 +9,7 @@ command is declared here alone: `Option` adds what its docstring does not say.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -34,13 +34,16 @@ from strive.choices import (
     Grouping,
     LogProbMode,
     LongText,
+    ObjectiveName,
     PositionRule,
     Query,
     Ratio,
     Schedule,
     ScorerDtype,
     ScoreTransform,
+    SurrogateName,
 )
+from strive.errors import nearest
 from strive.files import expanded
 
 UserPath = Annotated[Path, AfterValidator(expanded)]
@@ -49,6 +52,19 @@ UserPath = Annotated[Path, AfterValidator(expanded)]
 def _as_list(value: Any) -> Any:
     """One text where several may stand is a list of one."""
     return (value,) if isinstance(value, (str, Path)) and str(value) else value
+
+
+def _known_or_own(names: tuple[str, ...]) -> AfterValidator:
+    """Refuse what is neither one of the names nor of the form `module:function`."""
+
+    def check(name: str) -> str:
+        if name not in names and ":" not in name:
+            raise ValueError(
+                f"{', '.join(names)} or module:function is wanted{nearest(name, names)}"
+            )
+        return name
+
+    return AfterValidator(check)
 
 
 OneOrMore = BeforeValidator(_as_list)
@@ -193,7 +209,11 @@ class TrainConfig(Config):
     grouping: Grouping = "joint"
     """Pool that advantages are normalised over: all M x G completions (Eq. 3), the G of each
     variant (GRPO per variant), or the sum of both."""
-    objective: str = "grpo"
+    objective: Annotated[
+        str,
+        _known_or_own(get_args(ObjectiveName)),
+        WithJsonSchema({"enum": [*get_args(ObjectiveName), "module:function"]}),
+    ] = "grpo"
     """`grpo`: divide by the std, mean over each completion's tokens; `dr_grpo`: no std, constant
     length; `dapo`: divide by the std, mean over all tokens of the step; or a user's own
     `module:function`."""
@@ -203,7 +223,11 @@ class TrainConfig(Config):
     """Added to the std before dividing (as TRL)."""
 
     # --- loss (Eq. 1) -----------------------------------------------------------------------
-    surrogate: str = "clip"
+    surrogate: Annotated[
+        str,
+        _known_or_own(get_args(SurrogateName)),
+        WithJsonSchema({"enum": [*get_args(SurrogateName), "module:function"]}),
+    ] = "clip"
     """Gain of a token from its ratio and advantage: `clip` (Eq. 1), or a user's own
     `module:function`."""
     epsilon: PositiveFloat = 0.2

@@ -22,7 +22,7 @@ sequence-level ratio is the geometric mean over tokens (GSPO), which `ratio="seq
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -147,7 +147,7 @@ def policy_loss(
     weights_N = rule.objective.weights(lengths_N, denominators)
     ratio_NL = policy_ratio(logprobs_NL, old_logprobs_NL, mask_NL, rule.ratio)
     epsilon_high = rule.epsilon if rule.epsilon_high is None else rule.epsilon_high
-    gain_NL, clipped_NL = rule.surrogate(
+    pair: Any = rule.surrogate(
         ratio_NL=ratio_NL,
         advantages_N1=advantages_N.to(logprobs_NL.dtype)[:, None],
         logprobs_NL=logprobs_NL,
@@ -155,12 +155,22 @@ def policy_loss(
         low=1.0 - rule.epsilon,
         high=1.0 + epsilon_high,
     )
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ConfigError(
+            f"the surrogate returned {_kind(pair)} where a pair is due: the gain of each token and "
+            f"where a bound stops its gradient, tensors of shape {tuple(mask_NL.shape)}"
+        )
+    gain_NL, clipped_NL = pair
     # A shape that broadcasts would be a silent other loss.
     for what, found, wanted in (
         ("weights of the objective", weights_N, lengths_N),
         ("gain of the surrogate", gain_NL, mask_NL),
         ("clipped of the surrogate", clipped_NL, mask_NL),
     ):
+        if not isinstance(found, Tensor):
+            raise ConfigError(
+                f"{what}: {_kind(found)} where a tensor of shape {tuple(wanted.shape)} is due"
+            )
         if found.shape != wanted.shape:
             raise ConfigError(
                 f"{what}: shape {tuple(found.shape)} where {tuple(wanted.shape)} is due"
@@ -183,11 +193,18 @@ def policy_loss(
     return policy + rule.beta * kl, metrics
 
 
+def _kind(found: object) -> str:
+    """Name what a user's function returned by its type."""
+    if isinstance(found, (tuple, list)):
+        return f"a {type(found).__name__} of {len(found)}"
+    return "None" if found is None else f"one {type(found).__name__}"
+
+
 def load_loss(config: TrainConfig) -> LossRule:
     """Look up a run's objective and surrogate; a user's own are imported by `module:function`.
 
-    An own objective is an `Objective`, or a function that gives its weights. Both are called once
-    on two completions, so that mistakes show before a model is loaded.
+    An own objective is an `Objective`, or a function that gives its weights. Both are tried on two
+    completions, so that mistakes show before a model is loaded.
 
     Raises:
         UnknownNameError, MissingInputError, ConfigError: no such name, or it cannot be used.
@@ -209,19 +226,36 @@ def load_loss(config: TrainConfig) -> LossRule:
         config.beta,
         config.correct_kl_bias,
     )
+    # Each beside our own of the other, so that the one that fails is the one named.
+    _try_loss(f"objective '{objective}'", replace(rule, surrogate=clip_surrogate))
+    _try_loss(f"surrogate '{surrogate}'", replace(rule, objective=OBJECTIVES["grpo"]))
+    return rule
+
+
+def _try_loss(what: str, rule: LossRule) -> None:
+    """Refuse a rule whose loss on two completions fails, is not finite or has no gradient."""
+    logprobs_NL = torch.full((2, 3), -1.0, requires_grad=True)
     try:
         loss, _ = policy_loss(
-            torch.full((2, 3), -1.0, requires_grad=True),
+            logprobs_NL,
             old_logprobs_NL=torch.full((2, 3), -1.0),
-            reference_logprobs_NL=torch.full((2, 3), -1.0),
+            reference_logprobs_NL=None,
             advantages_N=torch.tensor([1.0, -1.0]),
             mask_NL=torch.tensor([[True, True, True], [True, False, False]]),
             denominators=Denominators(num_completions=2, num_tokens=4, max_new_tokens=8),
-            rule=rule,
+            rule=replace(rule, beta=0.0),  # the KL term would hide a gain without gradient
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        if not loss.isfinite():
+            raise ConfigError(f"the loss of a trial with it is {loss.item()}, which is not finite")
+        if logprobs_NL.grad is None:
+            raise ConfigError(
+                "no gradient reaches the log-probs, so nothing would be learned; leave ratio_NL or "
+                "logprobs_NL in the gain undetached"
+            )
+        if not logprobs_NL.grad.isfinite().all():
+            raise ConfigError("the gradient of a trial with it is not finite")
     except Exception as error:  # whatever a user's function does
-        raise ConfigError(
-            f"objective={objective} with surrogate={surrogate} cannot be used: {raised(error)}"
-        ) from error
-    return rule
+        reason = str(error) if isinstance(error, ConfigError) else raised(error)
+        raise ConfigError(f"{what} cannot be used: {reason}") from error

@@ -2,16 +2,21 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strive.choices import ObjectiveName, SurrogateName
+from strive.configs.keys import config_keys
+from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, UnknownNameError
 from strive.train.loss import (
     OBJECTIVES,
+    SURROGATES,
     Denominators,
     LossRule,
     k3_divergence,
@@ -267,8 +272,11 @@ def test_padding_of_any_value_changes_nothing():
     assert dirty.item() == pytest.approx(clean.item(), rel=1e-12)
 
 
-def named(objective, surrogate):
-    return TrainConfig(objective=objective, surrogate=surrogate, beta=0)
+def named(objective, surrogate, beta=0.0):
+    # Unchecked, as the configuration refuses unknown names itself.
+    return TrainConfig().model_copy(
+        update={"objective": objective, "surrogate": surrogate, "beta": beta}
+    )
 
 
 def test_unknown_names_list_the_known():
@@ -278,6 +286,22 @@ def test_unknown_names_list_the_known():
         load_loss(named("grpo", "clipped"))
     with pytest.raises(UnknownNameError, match="sequence, token"):
         loss_of_rows(batch(), slice(None), ONE_TOKEN, ratio="geometric")
+
+
+def test_the_config_refuses_unknown_names_without_torch():
+    """The words that it knows are the dicts' keys; a user's own function passes unread."""
+    assert get_args(ObjectiveName) == tuple(OBJECTIVES)
+    assert get_args(SurrogateName) == tuple(SURROGATES)
+    types = {key.name: key.type for key in config_keys(TrainConfig)}
+    assert types["objective"] == "grpo | dr_grpo | dapo | module:function"
+    assert types["surrogate"] == "clip | module:function"
+    for key, wrong, said in (
+        ("objective", "grop", "grpo, dr_grpo, dapo or module:function is wanted (did you mean 'gr"),
+        ("surrogate", "nope", "clip or module:function is wanted"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(f"'{key}' is '{wrong}': {said}")):
+            load_config(TrainConfig, [], [f"{key}={wrong}"])
+        assert getattr(load_config(TrainConfig, [], [f"{key}=absent:f"]), key) == "absent:f"
 
 
 # --- a user's own -------------------------------------------------------------------------------
@@ -294,6 +318,27 @@ def ragged(ratio_NL, advantages_N1, **others):
 
 def fails(lengths_N, step):
     return lengths_N / step.nothing
+
+def infinite(lengths_N, step):
+    return 1 / (lengths_N - 1)
+
+def listed(lengths_N, step):
+    return [0.5, 0.5]
+
+def silent(*tensors, **others):
+    return None
+
+def nan(ratio_NL, advantages_N1, **others):
+    return ratio_NL * advantages_N1 * float("nan"), ratio_NL > 1
+
+def steep(ratio_NL, advantages_N1, **others):
+    return (ratio_NL - 1).abs().sqrt() * advantages_N1, ratio_NL > 1
+
+def detached(ratio_NL, advantages_N1, **others):
+    return ratio_NL.detach() * advantages_N1, ratio_NL > 1
+
+def gain_alone(ratio_NL, advantages_N1, **others):
+    return ratio_NL * advantages_N1
 """
 
 
@@ -337,11 +382,19 @@ def test_an_own_surrogate_and_objective(own):
         ("wrong:of_all", "clip", r"weights of the objective: shape \(\) where \(2,\) is due"),
         ("grpo", "wrong:ragged", r"gain of the surrogate: shape \(2,\) where \(2, 3\)"),
         ("wrong:fails", "clip", r"AttributeError: .*wrong.py, line 11"),
+        ("wrong:infinite", "clip", "objective 'wrong:infinite' cannot be used: the loss .* is inf"),
+        ("wrong:listed", "clip", r"a list of 2 where a tensor of shape \(2,\) is due"),
+        ("wrong:silent", "clip", "weights of the objective: None where a tensor"),
+        ("grpo", "wrong:nan", "surrogate 'wrong:nan' cannot be used: the loss .* is nan, which"),
+        ("grpo", "wrong:steep", "surrogate 'wrong:steep' .* the gradient .* is not finite"),
+        ("grpo", "wrong:detached", "surrogate 'wrong:detached' .* no gradient reaches"),
+        ("grpo", "wrong:gain_alone", "the surrogate returned one Tensor where a pair is due"),
+        ("grpo", "wrong:silent", "the surrogate returned None where a pair is due"),
         ("wrong:absent", "clip", "has no 'absent'"),
         ("wrong:torch", "clip", "names no function but a module"),
     ],
 )
 def test_an_own_one_that_cannot_be_used(own, objective, surrogate, said):
     with pytest.raises(ConfigError, match=said) as error:
-        load_loss(named(objective, surrogate))
+        load_loss(named(objective, surrogate, beta=0.04))
     assert "\n" not in str(error.value)
