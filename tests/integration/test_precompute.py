@@ -106,6 +106,7 @@ def plain(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.mark.long  # two kills of `test_kill_nine.py` run always
 def test_kill_nine_and_again_gives_the_same_scores(
     world: Path, plain: Path, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_shards_ray_and_the_plain_run_give_equal_scores(
     assert not list((tmp_path / "ray").rglob(".tmp-*"))
 
 
+@pytest.mark.long
 def test_only_what_is_missing_is_done(many: World, tmp_path: Path, on_two_nodes: None) -> None:
     weights, cache = "pipeline.toy_scorer:make_weights", tmp_path / "cache"
     first = tmp_path / "first.jsonl"
