@@ -24,8 +24,8 @@ from strive.cache.scores import query_of
 from strive.lab.models import lab_model_path
 from strive.scorers import (
     ALLOWED_TRANSFORMS,
-    AnyScorer,
     JointScorer,
+    Scorer,
     ScorerRequest,
     SplitScorer,
     cosines,
@@ -42,7 +42,7 @@ SCORERS = {
 }
 
 
-def score_pool(scorer: AnyScorer, pool: Pool, frames_FHWC: np.ndarray) -> list[np.ndarray]:
+def score_pool(scorer: Scorer, pool: Pool, frames_FHWC: np.ndarray) -> list[np.ndarray]:
     """Scores [F] of each question as the cache would hold them (embeddings as float16)."""
     queries = [query_of(record) for record in pool.records]
     if isinstance(scorer, SplitScorer):

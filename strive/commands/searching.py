@@ -91,8 +91,7 @@ def search(
     if html is not None:
         from strive.cache.frames import FrameReader
         from strive.cache.layout import open_cache
-        from strive.report.pages import write_page
-        from strive.report.search_html import render_duplicates_page, render_search_page
+        from strive.report.pages import render_duplicates_page, render_search_page, write_page
 
         frames = FrameReader(open_cache(root), result.frames_key)
         is_search = isinstance(result, searching.SearchResult)

@@ -22,6 +22,7 @@ from strive.cache.layout import default_frames_key, open_cache
 from strive.cache.scores import find_scorer
 from strive.configs.schema import EvaluateConfig
 from strive.errors import (
+    ConfigError,
     DecodeError,
     MissingInputError,
     OutsideRootError,
@@ -201,6 +202,8 @@ def evaluate(
     }
     asked = {name: rows[: config.limit] for name, rows in records.items()}
     everything = [record for rows in asked.values() for record in rows]
+    if not everything:
+        raise ConfigError("no question to evaluate; name a benchmark with --benchmark, or --data")
     if all(source.identity(record) == "absent" for record in everything):
         # The wrong folder, as a rule: no model is loaded for it.
         where = f"the cache {config.cache}" if config.cache else f"{config.data_root}"

@@ -303,6 +303,12 @@ def wrong(data_root, split):
 
 def broken(data_root, split):
     return {}[split]
+
+def none(data_root, split):
+    pass
+
+def twice(data_root, split):
+    return 2 * make(data_root, split)
 """
 
 
@@ -320,11 +326,16 @@ def test_a_benchmark_of_ones_own(
         ("my_bench:wrong", r"'my_bench:wrong' gives a str; a list of strive.records.Record"),
         ("my_bench:broken", r"'my_bench:broken' raised KeyError: 'test' \(.*my_bench.py, line 11"),
         ("my_bench:absent", "has no 'absent'"),
+        ("my_bench:none", "gives a NoneType; a list of"),
+        ("my_bench:twice", r"gives question_id '\d+' twice; ids must be unique"),
         ("my_bench", "unknown benchmark 'my_bench'.*known: lab, module:function"),
     ):
         with pytest.raises(StriveError, match=words):
             CliRunner().invoke(
-                app, ["evaluate", "--benchmark", name, "--data-root", "."], catch_exceptions=False
+                app, [*arguments[:1], "--benchmark", name, *arguments[3:]], catch_exceptions=False
             )
+    with pytest.raises(ConfigError, match="no question to evaluate"):
+        nothing = ["evaluate", "--set", "benchmarks=[]", "--data-root", str(world)]
+        CliRunner().invoke(app, nothing, catch_exceptions=False)
     with pytest.raises(ConfigError, match=r"--benchmark my_bench:make is your own.*--data-root"):
         CliRunner().invoke(app, arguments[:3], catch_exceptions=False)

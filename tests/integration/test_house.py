@@ -1,6 +1,8 @@
 """The house: what loads quickly loads nothing heavy, and the repository keeps its own rules."""
 
 import ast
+import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -184,3 +186,18 @@ def test_no_pickle_anywhere() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert not (node.value.id in {"pickle", "dill"} and node.attr in loaders), path
+
+
+def test_what_the_benches_and_recipes_import_of_the_package_is_there() -> None:
+    """No type checker reads `bench/`, which nothing imports and no test runs whole."""
+    lacking = []
+    for path in [*(ROOT / "bench").glob("*.py"), *(ROOT / "recipes").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("strive"):
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    if not hasattr(module, name.name):
+                        place = f"{node.module}.{name.name}"
+                        if importlib.util.find_spec(place) is None:
+                            lacking.append(f"{path.name}: {place}")
+    assert lacking == []

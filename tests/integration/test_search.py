@@ -63,7 +63,9 @@ def run(cache: Path, *arguments: str) -> dict[str, object]:
 
 
 def test_copies_are_found_and_nothing_else(cache: Path) -> None:
-    report = run(cache, "--duplicates")
+    page = cache.parent / "copies.html"
+    report = run(cache, "--duplicates", "--html", str(page))
+    assert "cut0.mp4" in page.read_text(encoding="utf-8")
     pairs = {frozenset((pair["first"], pair["second"])) for pair in report["pairs"]}  # type: ignore[attr-defined]
     wanted = (
         [{f"clip{n}.mp4", f"small{n}.mp4"} for n in (0, 1)]
@@ -77,7 +79,9 @@ def test_copies_are_found_and_nothing_else(cache: Path) -> None:
 
 
 def test_a_text_finds_frames_and_marks_their_copies(cache: Path) -> None:
-    result = run(cache, "a red square", "--top", "40", "--per-video", "3")
+    page = cache.parent / "found.html"
+    result = run(cache, "a red square", "--top", "40", "--per-video", "3", "--html", str(page))
+    assert "a red square" in page.read_text(encoding="utf-8")
     frames = result["frames"]
     assert isinstance(frames, list) and len(frames) == 40
     scores = [frame["score"] for frame in frames]

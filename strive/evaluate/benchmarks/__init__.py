@@ -3,7 +3,7 @@
 A benchmark is one file here and one entry of `BENCHMARKS`, or a user's own `module:function`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from strive.errors import ConfigError, StriveError
@@ -38,15 +38,23 @@ def read_benchmark(name: str, data_root: Path, split: str) -> list[Record]:
         return BENCHMARKS[name](data_root, split)
     read = load_function(f"benchmark '{name}'", name)
     try:
-        records = list(read(data_root, split))
+        given = read(data_root, split)
+        records = list(given) if isinstance(given, Iterable) else [given]
     except StriveError:
         raise
     except Exception as error:
         raise ConfigError(f"benchmark '{name}' raised {raised(error)}") from error
+    ids: set[str] = set()
     for record in records:
         if not isinstance(record, Record):
             raise ConfigError(
                 f"benchmark '{name}' gives a {type(record).__name__}; a list of "
                 "strive.records.Record is wanted"
             )
+        if record.question_id in ids:
+            raise ConfigError(
+                f"benchmark '{name}' gives question_id '{record.question_id}' twice; ids must be "
+                "unique"
+            )
+        ids.add(record.question_id)
     return records
