@@ -89,8 +89,13 @@ COLOURS |= {INK: "var(--soft)", GRID: "var(--line)"}
 """A page has a light and a dark dress: what is drawn in these colours takes those of its style."""
 
 
-def figure_svg(figure: Any) -> str:
-    """Return a matplotlib figure as an SVG element for a page, in the page's colours and font."""
+def figure_svg(figure: Any, label: str) -> str:
+    """Return a matplotlib figure as an SVG element for a page, in the page's colours and font.
+
+    `label` is what a screen reader says of it.
+    """
+    from html import escape
+
     from matplotlib import rc_context
 
     out = io.StringIO()
@@ -105,7 +110,9 @@ def figure_svg(figure: Any) -> str:
     text = out.getvalue()
     for colour, name in COLOURS.items():
         text = text.replace(colour, name)
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(
+        "<svg", f'<svg role="img" aria-label="{escape(label)}"', 1
+    )
 
 
 def new_axes(width: float, height: float) -> Any:
@@ -180,5 +187,5 @@ def _charts(runs: Sequence[Run], metrics: Sequence[tuple[str, str, str]]) -> lis
         ]
         if curves:
             axes = line_chart(note, curves, is_share=metric.endswith(SHARES))
-            charts.append((title, figure_svg(axes.figure)))
+            charts.append((title, figure_svg(axes.figure, title)))
     return charts

@@ -167,7 +167,7 @@ def _accuracy_plot(models: Sequence[EvaluatedModel]) -> str:
     axes.xaxis.set_major_formatter("{x:.0f} %")
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
-    return figure_svg(axes.figure)
+    return figure_svg(axes.figure, "accuracy with 95 % intervals")
 
 
 def _group_tables(models: Sequence[EvaluatedModel]) -> list[dict[str, Any]]:

@@ -148,8 +148,8 @@ def test_a_single_spike_does_not_flatten_a_chart() -> None:
     values = np.concatenate([np.random.default_rng(0).random(3000), [500.0]])
     axes = line_chart("n", [(0, Curve(np.arange(3001.0), values))])
     assert axes.get_ylim() == (0, 1.5) and axes.get_xlim() == (0, 3000)
-    svg = figure_svg(axes.figure)
-    assert svg.startswith("<svg") and len(svg) < 200_000
+    svg = figure_svg(axes.figure, "loss & more")
+    assert svg.startswith('<svg role="img" aria-label="loss &amp; more"') and len(svg) < 200_000
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 1.0, -2.0])
