@@ -25,8 +25,10 @@ EXTENDS = "extends"
 # The form that is wanted, where pydantic names Python's types.
 _FORMS = {
     "tuple_type": "a list is wanted, such as [first, second], or [] for none",
-    "dict_type": "names with numbers are wanted, such as {accuracy: 1.0, format: 0.5}",
+    "dict_type": "names with values are wanted, such as {siglip2: ID_OR_DIR}",
+    "path_type": "a path is wanted",
 }
+_REWARDS_FORM = "names with numbers are wanted, such as {accuracy: 1.0, format: 0.5}"
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -160,7 +162,8 @@ def load_config(
         options: values of dedicated command line options; they win over everything.
 
     Raises:
-        ConfigError: an unknown key or a value outside its range, one line per problem.
+        ConfigError: an unknown key or a value outside its range, one line per problem; or a preset
+            given to another command than train.
         MissingInputError: a file that does not exist.
     """
     return build_config(schema, merge_layers(schema, files, overrides, options))
@@ -184,6 +187,8 @@ def merge_layers(
     """Return the values of `load_config` before they are checked."""
     values: dict[str, Any] = {}
     for name in files:
+        if schema is not TrainConfig:
+            _check_file(schema, name)
         values.update(read_config_file(name))
     for text in overrides:
         path, value = parse_override(text)
@@ -204,6 +209,15 @@ def merge_layers(
     return values
 
 
+def _check_file(schema: type[Config], name: str) -> None:
+    """Refuse what `--config` of a command without presets cannot take."""
+    if name in preset_names():
+        hint = f"; give it as --for-config {name}" if "for_config" in schema.model_fields else ""
+        raise ConfigError(f"--config '{name}' is a preset of train, not of {schema.command}{hint}")
+    if not expanded(Path(name)).is_file():
+        raise MissingInputError(f"--config '{name}' is no file")
+
+
 def build_config(schema: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
     """Check plain values against a schema.
 
@@ -213,7 +227,9 @@ def build_config(schema: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfi
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(schema, item) for item in error.errors())) from None
+        # A default that is made from another key fails with that key, whose own error says why.
+        items = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        raise ConfigError("; ".join(_explain(schema, item) for item in items)) from None
 
 
 def _explain(schema: type[Config], item: Any) -> str:
@@ -230,6 +246,8 @@ def _explain(schema: type[Config], item: Any) -> str:
         hint = nearest(key, schema.model_fields)
         return f"unknown config key '{key}'{hint}; strive-cli {schema.command} --keys lists them"
     message = _FORMS.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    if key == "rewards" and item["type"] == "dict_type":
+        message = _REWARDS_FORM
     if item["type"] == "literal_error":
         message += nearest(str(value), re.findall(r"'(.*?)'", item["ctx"]["expected"]))
     if not key:

@@ -68,6 +68,8 @@ def _known_or_own(names: tuple[str, ...]) -> AfterValidator:
 
 
 OneOrMore = BeforeValidator(_as_list)
+# YAML reads a text of digits as a number.
+TextOrNumber = Annotated[str, Field(coerce_numbers_to_str=True)]
 PositiveInt = Annotated[int, Field(gt=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -353,12 +355,12 @@ def _as_pair(value: Any) -> Any:
 
 def _as_shard(value: Any) -> Any:
     """Read `i/n`."""
-    if not isinstance(value, str):
+    if isinstance(value, (list, tuple)):
         return value
-    index, separator, count = value.partition("/")
+    index, separator, count = str(value).partition("/")
     # Not isdigit: that is true of superscripts, which int() refuses.
     if not separator or not index.isdecimal() or not count.isdecimal():
-        raise ValueError("write i/n, such as 0/4")
+        raise ValueError("write i/n with 0 <= i < n")
     return int(index), int(count)
 
 
@@ -419,7 +421,7 @@ class PrecomputeConfig(Config):
     ] = ("siglip2",)
     """Scorers by name, or a user's own module:function. Repeatable."""
     scorer_models: Annotated[
-        dict[str, str],
+        dict[str, TextOrNumber],
         BeforeValidator(_as_models),
         Option(
             name="--scorer-model",
@@ -467,7 +469,7 @@ class PrecomputeConfig(Config):
     repair: Annotated[bool, Option()] = False
     """Remux or transcode what no decoder opens."""
     max_missing: Annotated[
-        str | None, Option(metavar="5s|10%|any", default="the larger of 1s, 2%")
+        TextOrNumber | None, Option(metavar="5s|10%|any", default="the larger of 1s, 2%")
     ] = None
     """How much of a cut video may lack."""
     allow_damaged: Annotated[bool, Option()] = False

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from strive.configs.load import load_config, parse_override, read_config_file
-from strive.configs.schema import TrainConfig
+from strive.configs.schema import Config, EvaluateConfig, PrecomputeConfig, TrainConfig
 from strive.errors import ConfigError, MissingInputError
 
 
@@ -62,6 +62,71 @@ def test_bad_values_are_one_clear_line(override: str, words: list[str]) -> None:
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("schema", "override", "message"),
+    [
+        # data_root and video_root follow from other keys; they have no error of their own.
+        (
+            EvaluateConfig,
+            "model=",
+            "config key 'model' (--model) is None: Input should be a valid string",
+        ),
+        (
+            PrecomputeConfig,
+            "data=3",
+            "config key 'data' (--data) is 3: a list is wanted, such as [first, second], or [] for "
+            "none",
+        ),
+        (
+            PrecomputeConfig,
+            "scorer_models=7",
+            "config key 'scorer_models' (--scorer-model) is 7: names with values are wanted, such "
+            "as {siglip2: ID_OR_DIR}",
+        ),
+        (
+            TrainConfig,
+            "rewards=7",
+            "config key 'rewards' is 7: names with numbers are wanted, such as {accuracy: 1.0, "
+            "format: 0.5}",
+        ),
+        (
+            PrecomputeConfig,
+            "shard=3",
+            "config key 'shard' (--shard) is 3: write i/n with 0 <= i < n",
+        ),
+        (PrecomputeConfig, "cache=3", "config key 'cache' (--cache) is 3: a path is wanted"),
+    ],
+)
+def test_a_value_of_another_form_is_one_error(
+    schema: type[Config], override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(schema, [], [override])
+    assert str(caught.value) == message
+
+
+def test_a_number_stands_where_a_text_of_digits_may() -> None:
+    overrides = ["max_missing=5", "scorer_models.random=7", "shard=[1, 4]"]
+    config = load_config(PrecomputeConfig, [], overrides)
+    assert (config.max_missing, config.scorer_models) == ("5", {"random": "7"})
+    assert config.shard == (1, 4)
+
+
+def test_presets_are_of_train_alone() -> None:
+    for schema in (PrecomputeConfig, EvaluateConfig):
+        with pytest.raises(MissingInputError) as missing:
+            load_config(schema, ["nope"])
+        assert str(missing.value) == "--config 'nope' is no file"
+    with pytest.raises(ConfigError) as caught:
+        load_config(PrecomputeConfig, ["lab_strive"])
+    assert str(caught.value) == (
+        "--config 'lab_strive' is a preset of train, not of precompute; give it as --for-config "
+        "lab_strive"
+    )
+    with pytest.raises(ConfigError, match=r"is a preset of train, not of evaluate$"):
+        load_config(EvaluateConfig, ["lab_strive"])
 
 
 def test_grpo_keeps_the_papers_budget_and_refuses_contradictions() -> None:
