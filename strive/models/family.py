@@ -12,6 +12,7 @@ values are the same up to rounding; weights and their names are not touched.
 """
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -54,7 +55,7 @@ _LANGUAGE_LAYERS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_pr
 _PROJECTOR = r"model\.visual\.\w*merger\w*\..+"
 
 
-class Family:
+class Family(ABC):
     """One model architecture, as the rest of the package sees it.
 
     The parts of a model are found as transformers' image-text-to-text models of today name them; a
@@ -83,9 +84,9 @@ class Family:
         """The language model without its head."""
         return model.model.language_model
 
+    @abstractmethod
     def mergers(self, tower: Any) -> list[nn.Module]:
         """The modules that project into the language model's width, in the order of `encode`."""
-        raise NotImplementedError
 
     def projector_parameters(self, model: Any) -> Iterator[nn.Parameter]:
         """Parameters of the mergers: the paper's projector."""
@@ -98,9 +99,10 @@ class Family:
 
     # --- prompts ---
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Any) -> None:  # noqa: B027 - most families support every one
         """Raise `ModelError` for a configuration of this family that is not supported."""
 
+    @abstractmethod
     def position_ids(
         self,
         config: Any,
@@ -117,8 +119,8 @@ class Family:
         Raises:
             ModelError: the mask and the grid disagree.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def expand_prompt(
         self,
         processor: Any,
@@ -131,16 +133,15 @@ class Family:
 
         `pts_seconds_K` are the frames' own times, for a family that writes them in the prompt.
         """
-        raise NotImplementedError
 
     # --- vision ---
 
+    @abstractmethod
     def encode(self, tower: Any, pixels_ND: Tensor, grid_V3: Tensor) -> list[Tensor]:
         """Run the tower over several videos; last hidden states, then those for deepstack.
 
         `grid_V3` is on the CPU: how the tower attends follows from it without asking a device.
         """
-        raise NotImplementedError
 
     def merge(self, tower: Any, layers: Sequence[Tensor]) -> MergedFeatures:
         """Apply the tower's mergers to the layers that `encode` returned, each to its own."""
@@ -159,9 +160,9 @@ class Family:
         """Further arguments of the language model that carry vision features."""
         return {}
 
+    @abstractmethod
     def encoder_outputs(self, merged: MergedFeatures) -> Any:
         """Merged features in the form that the whole model's own forward takes for its pixels."""
-        raise NotImplementedError
 
 
 class MergerInputs:

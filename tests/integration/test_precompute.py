@@ -135,8 +135,7 @@ def test_ctrl_c_stops_at_once_and_resumes(world: Path, plain: Path, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     code, out = finish(process)
     assert time.monotonic() - started < 30  # at once, on a busy machine too
-    if code == 0:
-        pytest.skip("the run was over before the signal came")
+    # A run that ends as if nothing had been asked of it ends with 0.
     assert code == 130 and "the same command goes on" in out
     assert workers_of(process.pid) == []
     assert finish(start(world, cache))[0] == 0
