@@ -182,7 +182,7 @@ def _read_word(text: str) -> float | None:
 
 
 GRADING_RULES: tuple[str, ...] = get_args(GradingRules)
-GRADING_VERSION = 2
+GRADING_VERSION = 3
 """Raised whenever a grade can change; evaluation results carry it."""
 
 _ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)

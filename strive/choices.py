@@ -36,8 +36,12 @@ LogProbMode = Literal["packed", "plain"]
 AttentionMode = Literal["auto", "sdpa", "flex"]
 
 # --- evaluation and looking ------------------------------------------------------------------
-FramesMode = Literal["uniform", "evidence", "blank"]
-"""`evidence`: all evidence frames are among those shown; `blank`: grey frames."""
+FramesMode = Literal["uniform", "linspace", "fps", "evidence", "blank"]
+"""`linspace`: from the first frame to the very last; `fps`: two a second (Video-R1's rule);
+`evidence`: all evidence frames are among those shown; `blank`: grey frames."""
 EvaluationProtocol = Literal["video_r1", "direct"]
+EvaluationGrading = Literal["video_r1", "direct", "tolerant"]
+"""`video_r1`: Video-R1's evaluation; `direct`: the benchmark's own rules; `tolerant`: what a person
+would accept."""
 Worst = Literal["flat", "peaky", "truncated"]
 GroupedBy = Literal["data_source", "problem_type"]

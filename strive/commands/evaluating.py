@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from strive.answers import TEMPLATES
-from strive.choices import GradingRules
+from strive.choices import EvaluationGrading
 from strive.commands.common import (
     LAB_LINE,
     JsonOption,
@@ -73,7 +73,7 @@ def evaluate(
 def rescore(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="An evaluation's folder.")],
     grading: Annotated[
-        GradingRules | None,
+        EvaluationGrading | None,
         typer.Option(help="Rule set.  \\[default: the one it was graded with]"),
     ] = None,
     as_json: JsonOption = False,

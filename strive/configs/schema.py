@@ -26,6 +26,7 @@ from strive.choices import (
     DecodeMode,
     DecoderName,
     Engine,
+    EvaluationGrading,
     EvaluationProtocol,
     FrameCodecName,
     FramePlanName,
@@ -510,9 +511,13 @@ class EvaluateConfig(Config):
     benchmarks: Annotated[
         tuple[str, ...],
         OneOrMore,
-        Option(name="--benchmark", help="{choices}, or module:function. Repeatable."),
+        Option(
+            name="--benchmark",
+            help="{choices}, records:FILE or module:function; NAME:DIR has its own folder, @N "
+            "asks N questions. Repeatable.",
+        ),
     ] = ("lab",)
-    """Benchmarks by name, or a user's own module:function. Repeatable."""
+    """Benchmarks: NAME[:DIR][@N], records:FILE[@N] or a user's own module:function. Repeatable."""
     data: Annotated[
         tuple[UserPath, ...],
         OneOrMore,
@@ -530,18 +535,18 @@ class EvaluateConfig(Config):
         )
     )
     """A benchmark's questions and videos."""
-    split: Annotated[str, Option()] = "test"
+    split: Annotated[str | None, Option(default="the benchmark's")] = None
     """Which of the benchmark's splits."""
     protocol: Annotated[EvaluationProtocol, Option()] = "video_r1"
-    """Prompt of the benchmark's protocol."""
+    """Prompt, frames and grading: Video-R1's evaluation, or the benchmark's own."""
     prompt_template: Annotated[
         str | None, Option(default="short for the lab's models", help="Instead: {choices}.")
     ] = None
     """Prompt template in the place of the protocol's; a model is asked as it was taught."""
     num_frames: Annotated[AtLeastOne, Option(name="--frames")] = 32
     """Frames per video."""
-    frames_mode: Annotated[FramesMode, Option()] = "uniform"
-    """evidence: all evidence frames are among them; blank: grey frames."""
+    frames_mode: Annotated[FramesMode | None, Option(default="the protocol's")] = None
+    """linspace: to the very last; fps: two a second; evidence: with all evidence; blank: grey."""
     max_new_tokens: Annotated[AtLeastOne, Option()] = 1024
     """Longest answer."""
     position_rule: Annotated[PositionRule, Option()] = "published"
@@ -558,8 +563,8 @@ class EvaluateConfig(Config):
     """Pixels per frame given to the policy (Video-R1's evaluation: 256 tokens a frame)."""
     batch_size: PositiveInt = 16
     """Questions answered together."""
-    grading: GradingRules = "video_r1"
-    """Rule set that grades answers."""
+    grading: EvaluationGrading | None = None
+    """Rule set that grades answers; not given: the protocol's."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; `auto`: bfloat16 on a GPU, float32 on a CPU."""
     device: str = "auto"
@@ -568,12 +573,6 @@ class EvaluateConfig(Config):
     """Decoder of videos; auto: the first that can."""
     decode_timeout_seconds: PositiveFloat = 120.0
     """Seconds after which a decode is killed."""
-
-    @property
-    def template(self) -> str:
-        """Name of the prompt template in `strive.answers`."""
-        protocols = {"video_r1": "video_r1_eval", "direct": "direct"}
-        return self.prompt_template or protocols[self.protocol]
 
 
 def first_folder(found: Mapping[str, Any]) -> Path | None:

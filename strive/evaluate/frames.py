@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strive.cache.frames import FrameReader
+from strive.choices import FramesMode
 from strive.configs.schema import EvaluateConfig
 from strive.errors import DecodeError
 from strive.files import resolve_video
@@ -31,13 +32,15 @@ _DECODE_THREADS = min(4, os.cpu_count() or 1)  # one video at a time is waited f
 class FrameSource(ABC):
     """Gives the frames of a record's video as a configuration chooses them.
 
-    `uniform`: spread over the video. `evidence`: every pool frame inside the record's evidence
-    spans, the rest uniform (a question without spans gets uniform ones). `blank`: the uniform
-    frames, all grey, to measure what the language alone answers.
+    `uniform`: spread over the video. `linspace`: from the first frame to the very last. `fps`: two
+    a second by Video-R1's rule. `evidence`: every pool frame inside the record's evidence spans,
+    the rest uniform (a question without spans gets uniform ones). `blank`: the uniform frames, all
+    grey, to measure what the language alone answers.
     """
 
     def __init__(self, config: EvaluateConfig) -> None:
         self.config = config
+        self.frames_mode: FramesMode = config.frames_mode or "uniform"
 
     def frames(self, record: Record) -> VideoFrames:
         """Return the chosen frames in temporal order.
@@ -46,7 +49,7 @@ class FrameSource(ABC):
             DecodeError: there are none.
         """
         video = self.read(record)
-        if self.config.frames_mode == "blank":
+        if self.frames_mode == "blank":
             return replace(video, frames_KHWC=np.full_like(video.frames_KHWC, GREY))
         return video
 
@@ -96,7 +99,7 @@ class FileFrames(FrameSource):
             pool = self._kept[record.video_id] = self._decode(record)
             while len(self._kept) > _KEPT_VIDEOS:
                 self._kept.popitem(last=False)
-        if self.config.frames_mode != "evidence":
+        if self.frames_mode != "evidence":
             return pool
         index_K = choose_frames(self.config, record, pool.pts_seconds_K)
         return replace(
@@ -112,10 +115,11 @@ class FileFrames(FrameSource):
         from strive.video.frame_plan import FramePlan
 
         config = self.config
-        fewest = POOL_FRAMES if config.frames_mode == "evidence" else 1
+        fewest = POOL_FRAMES if self.frames_mode == "evidence" else 1
+        plan = self.frames_mode if self.frames_mode in ("linspace", "fps") else "uniform"
         decoded = decode_in_worker(
             resolve_video(config.data_root, record.video_id),
-            FramePlan("uniform", max(fewest, config.num_frames)),
+            FramePlan(plan, max(fewest, config.num_frames)),
             max_pixels=config.max_pixels,
             decoder=config.decoder,
             timeout_seconds=config.decode_timeout_seconds,

@@ -8,22 +8,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from strive import __version__
-from strive.answers import GRADING_VERSION
-from strive.choices import GradingRules
+from strive.answers import GRADING_VERSION, has_think_answer_format
+from strive.choices import EvaluationGrading
 from strive.errors import ConfigError, DiskError, MissingInputError, RecordsError
-from strive.evaluate.samples import (
-    Sample,
-    append_samples,
-    grade_sample,
-    read_samples,
-    rewrite_samples,
-)
+from strive.evaluate.benchmarks import RECORDS, grader_of
+from strive.evaluate.benchmarks.base import Benchmark, PlainRecords
+from strive.evaluate.items import Failure, Graded, Total
+from strive.evaluate.samples import Sample, append_samples, read_samples, rewrite_samples
 from strive.files import drop_torn_line, expanded, file_digest, plain_json, write_atomically
 from strive.statistics import mean_interval
 
@@ -47,22 +44,12 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A question that could not be asked."""
-
-    benchmark: str
-    question_id: str
-    video_id: str
-    error: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class BenchmarkResults:
-    """One benchmark's results; failed questions are left out of the scores and counted."""
+    """One benchmark's results. Failed questions count as wrong in every score, and are counted."""
 
     benchmark: str
     overall: Score
+    """The plain mean over questions."""
     by_problem_type: dict[str, Score]
     by_kind: dict[str, Score]
     unparsed_percent: float
@@ -74,6 +61,13 @@ class BenchmarkResults:
     by_evidence_seen: dict[str, Score]
     mean_tokens: float
     num_failed: int
+    headline: str = "accuracy"
+    """Name of the total that counts."""
+    totals: dict[str, Score] = field(default_factory=dict)
+    """Every way to average that the benchmark's users report."""
+    by_dimension: dict[str, dict[str, Score]] = field(default_factory=dict)
+    graded_by: str = "records"
+    """The benchmark whose rules grade; `records`: those of plain records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +89,10 @@ class EvaluationResults:
         return next(row for row in self.benchmarks if row.benchmark == name)
 
 
-def score_of(samples: Sequence[Sample]) -> Score:
+def score_of(rows: Sequence[Graded]) -> Score:
     """Mean grade in percent, clustered by video."""
     interval = mean_interval(
-        [100 * sample.score for sample in samples], clusters=[s.video_id for s in samples]
+        [100 * row.score for row in rows], clusters=[row.cluster or row.video_id for row in rows]
     )
     return Score(
         accuracy_percent=interval.value,
@@ -110,27 +104,90 @@ def score_of(samples: Sequence[Sample]) -> Score:
     )
 
 
-def _grouped(samples: Sequence[Sample], keys: Sequence[str]) -> dict[str, Score]:
-    groups: dict[str, list[Sample]] = {}
-    for sample, key in zip(samples, keys, strict=True):
-        groups.setdefault(key, []).append(sample)
+def total_of(total: Total, rows: Sequence[Graded]) -> Score:
+    """Average rows as a total says: a mean of means where they fall into several groups."""
+    groups: dict[tuple[str, ...], list[Graded]] = {}
+    for row in rows:
+        path = total.path(row)
+        if path is not None:
+            groups.setdefault(path, []).append(row)
+    counted = [row for group in groups.values() for row in group]
+    if len(groups) <= 1:
+        return score_of(counted)
+    weights = nested_weights(list(groups))
+    value = sum(
+        weights[path] * 100 * sum(row.score for row in group) / len(group)
+        for path, group in groups.items()
+    )
+    return replace(score_of(counted), accuracy_percent=value)
+
+
+def nested_weights(paths: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
+    """Return the share of each group in the mean over the first level's means, and so on below.
+
+    ("direction", "easy"), ("direction", "hard"), ("counting",) have 1/4, 1/4 and 1/2.
+    """
+    weights: dict[tuple[str, ...], float] = {}
+    for path in paths:
+        share = 1.0
+        for depth in range(len(path)):
+            siblings = {p[: depth + 1] for p in paths if p[:depth] == path[:depth]}
+            share /= len(siblings)
+        weights[path] = share
+    return weights
+
+
+def _grouped(rows: Sequence[Graded], keys: Sequence[str]) -> dict[str, Score]:
+    groups: dict[str, list[Graded]] = {}
+    for row, key in zip(rows, keys, strict=True):
+        groups.setdefault(key, []).append(row)
     return {key: score_of(groups[key]) for key in sorted(groups)}
+
+
+def _by_dimension(rows: Sequence[Graded]) -> dict[str, dict[str, Score]]:
+    names = dict.fromkeys(name for row in rows for name in row.dimensions)
+    return {
+        name: _grouped(
+            [row for row in rows if name in row.dimensions],
+            [row.dimensions[name] for row in rows if name in row.dimensions],
+        )
+        for name in names
+    }
 
 
 def _percent(flags: Sequence[bool]) -> float:
     return 100 * sum(flags) / len(flags) if flags else float("nan")
 
 
+def grade_sample(sample: Sample, benchmark: Benchmark, grading: EvaluationGrading) -> Sample:
+    """Read and grade the stored output; doing it twice changes nothing."""
+    grade = benchmark.grade(sample, grading)
+    return replace(
+        sample,
+        answer=grade.answer,
+        score=grade.score,
+        rule=grade.rule,
+        parsed=grade.parsed,
+        well_formed=has_think_answer_format(sample.output),
+    )
+
+
 def summarise_benchmark(
-    name: str, samples: Sequence[Sample], failures: Sequence[Failure]
+    name: str,
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    failures: Sequence[Failure],
+    grading: EvaluationGrading,
 ) -> BenchmarkResults:
-    """Summarise one benchmark's graded samples."""
+    """Summarise one benchmark's graded samples and failures."""
     known = [s for s in samples if s.evidence_seen is not None]
+    rows: list[Graded] = [*samples, *failures]
+    totals = benchmark.totals(grading)
     return BenchmarkResults(
         benchmark=name,
-        overall=score_of(samples),
-        by_problem_type=_grouped(samples, [s.problem_type for s in samples]),
-        by_kind=_grouped(samples, [s.kind or "(none)" for s in samples]),
+        overall=score_of(rows),
+        by_problem_type=_grouped(rows, [row.problem_type or "(unknown)" for row in rows]),
+        by_kind=_grouped(rows, [row.kind or "(none)" for row in rows]),
         unparsed_percent=_percent([not s.parsed for s in samples]),
         truncated_percent=_percent([s.truncated for s in samples]),
         empty_percent=_percent([not s.output.strip() for s in samples]),
@@ -139,17 +196,21 @@ def summarise_benchmark(
         by_evidence_seen=_grouped(known, ["seen" if s.evidence_seen else "missed" for s in known]),
         mean_tokens=sum(s.num_tokens for s in samples) / len(samples) if samples else float("nan"),
         num_failed=len(failures),
+        headline=totals[0].name,
+        totals={total.name: total_of(total, rows) for total in totals},
+        by_dimension=_by_dimension(rows),
+        graded_by=RECORDS if isinstance(benchmark, PlainRecords) else name,
     )
 
 
 def summarise_samples(
-    benchmarks: Sequence[str],
+    benchmarks: Mapping[str, Benchmark],
     samples: Sequence[Sample],
     failures: Sequence[Failure],
     *,
     settings: dict[str, Any],
     versions: dict[str, str],
-    grading: str,
+    grading: EvaluationGrading,
     num_resumed: int,
     seconds: float,
 ) -> EvaluationResults:
@@ -158,10 +219,12 @@ def summarise_samples(
         benchmarks=tuple(
             summarise_benchmark(
                 name,
+                benchmark,
                 [sample for sample in samples if sample.benchmark == name],
                 [failure for failure in failures if failure.benchmark == name],
+                grading,
             )
-            for name in benchmarks
+            for name, benchmark in benchmarks.items()
         ),
         failures=tuple(failures),
         settings=settings,
@@ -280,8 +343,8 @@ class OutFolder:
         samples: Sequence[Sample],
         failures: Sequence[Failure],
         *,
-        benchmarks: Sequence[str],
-        grading: str,
+        benchmarks: Mapping[str, Benchmark],
+        grading: EvaluationGrading,
         num_resumed: int,
         seconds: float | None,
     ) -> EvaluationResults:
@@ -291,9 +354,8 @@ class OutFolder:
             # What generated the answers, and how long it took, is still true.
             before = read_results(self.root)
             seconds, versions = before["seconds"], before["versions"]
-        others = sorted({s.benchmark for s in samples} - set(benchmarks))
         results = summarise_samples(
-            [*benchmarks, *others],
+            benchmarks,
             samples,
             failures,
             settings=self.settings,
@@ -339,7 +401,15 @@ def _require_same(out: Path, found: Mapping[str, Any], settings: Mapping[str, An
     # The same questions under another path, or the same weights, are no other settings: prompts are
     # told apart by their text and video, models by their digest.
     elsewhere = {"data_root", "data"} | ({"model"} if settings.get("model_digest") else set())
-    differing = sorted(n for n in settings if n not in elsewhere and found.get(n) != settings[n])
+    # What an earlier version wrote for what is the default now.
+    named_before = {"split": ("test", None), "frames_mode": ("uniform", "protocol")}
+    differing = sorted(
+        name
+        for name in settings
+        if name not in elsewhere
+        and found.get(name) != settings[name]
+        and (found.get(name), settings[name]) != named_before.get(name)
+    )
     if differing:
         shown = "; ".join(
             f"{name}: there {found.get(name)!r}, here {settings[name]!r}" for name in differing
@@ -350,7 +420,7 @@ def _require_same(out: Path, found: Mapping[str, Any], settings: Mapping[str, An
         )
 
 
-def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResults:
+def rescore(out: Path, *, grading: EvaluationGrading | None = None) -> EvaluationResults:
     """Grade the stored answers again, with the same rules or others; run twice, it is the same.
 
     Raises:
@@ -358,17 +428,26 @@ def rescore(out: Path, *, grading: GradingRules | None = None) -> EvaluationResu
     """
     stored = read_results(out)
     rules = grading or stored["grading"]
-    samples = [grade_sample(sample, rules) for sample in read_samples(out / "samples.jsonl")]
-    num_counted = sum(row["overall"]["num_questions"] for row in stored["benchmarks"])
-    if len(samples) < num_counted:  # more are answers to an earlier text of a question
+    rows = stored["benchmarks"]
+    graders = {row["benchmark"]: grader_of(row.get("graded_by", RECORDS)) for row in rows}
+    samples = [
+        grade_sample(sample, graders[sample.benchmark], rules)
+        for sample in read_samples(out / "samples.jsonl")
+    ]
+    failures = [Failure(**row) for row in stored["failures"]]
+    num_counted = sum(row["overall"]["num_questions"] for row in rows)
+    # Results of version 2 and earlier did not count failures.
+    num_failed = len(failures) if stored["grading_version"] > 2 else 0
+    if len(samples) + num_failed < num_counted:  # more are answers to an earlier text of a question
         raise RecordsError(
             f"{out / 'samples.jsonl'} holds {len(samples)} answers, and results.json counts "
-            f"{num_counted}; answer what is missing with the same strive-cli evaluate --out {out}"
+            f"{num_counted - num_failed}; answer what is missing with the same strive-cli evaluate "
+            f"--out {out}"
         )
     results = summarise_samples(
-        [row["benchmark"] for row in stored["benchmarks"]],
+        graders,
         samples,
-        [Failure(**row) for row in stored["failures"]],
+        failures,
         settings=stored["settings"],
         versions=stored["versions"],
         grading=rules,

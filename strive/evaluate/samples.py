@@ -2,16 +2,15 @@
 
 `samples.jsonl` is appended to after every batch and synced to disk, so a killed run loses at most
 the batch in flight. Grades in it are a convenience: they are always computed anew from the stored
-output (`rescore` does only that).
+output (`rescore` does only that), by the benchmark that asked.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from strive import answers
 from strive.errors import MissingInputError, RecordsError
 from strive.files import append_text, whole_lines, write_atomically
 
@@ -41,23 +40,20 @@ class Sample:
     parsed: bool = False
     well_formed: bool = False
     """The whole output is `<think>...</think> <answer>...</answer>`."""
+    rule: str = ""
+    """Name of the rule that read the answer."""
+    options: tuple[str, ...] = ()
+    dimensions: dict[str, str] = field(default_factory=dict)
+    """What the question is reported by, such as {"duration": "short"}."""
+    cluster: str = ""
+    """Key of the video, by which errors are clustered; empty: `video_id`."""
+    pts_seconds: tuple[float, ...] = ()
+    """When each frame of `source_index` is shown."""
 
     @property
     def key(self) -> SampleKey:
         """The identity by which a resumed run recognises it."""
         return (self.benchmark, self.question_id, self.prompt_hash)
-
-
-def grade_sample(sample: Sample, rules: answers.GradingRules) -> Sample:
-    """Extract and grade from the stored output; doing it twice changes nothing."""
-    answer = answers.extract_answer_or_text(sample.output)
-    return replace(
-        sample,
-        answer=answer,
-        score=answers.grade(sample.problem_type, answer, sample.solution, rules=rules),
-        parsed=answers.is_parsed(sample.problem_type, answer),
-        well_formed=answers.has_think_answer_format(sample.output),
-    )
 
 
 def append_samples(path: Path, samples: Sequence[Sample]) -> None:
@@ -94,13 +90,18 @@ def read_samples(path: Path) -> list[Sample]:
     return list(found.values())
 
 
-_FIELDS = tuple(field.name for field in fields(Sample))
+_TUPLES = ("source_index", "options", "pts_seconds")
 
 
 def _parse(line: bytes, where: str) -> Sample:
+    """Read one line; what a line of an earlier version lacks has its default."""
     try:
         row: dict[str, Any] = json.loads(line)
-        row["source_index"] = tuple(row["source_index"])
-        return Sample(**{name: row[name] for name in _FIELDS})
+        found = {
+            f.name: row[f.name]
+            for f in fields(Sample)
+            if f.name in row or (f.default is MISSING and f.default_factory is MISSING)
+        }
+        return Sample(**found | {name: tuple(found[name]) for name in _TUPLES if name in found})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RecordsError(f"{where}: not an evaluation sample ({error})") from None

@@ -7,7 +7,7 @@ from strive.choices import FramesMode
 from strive.configs.load import Given, load_config
 from strive.configs.schema import EvaluateConfig
 from strive.errors import ConfigError
-from strive.evaluate.benchmarks import BENCHMARKS, check_benchmark
+from strive.evaluate.benchmarks import BENCHMARKS, parse_spec
 from strive.evaluate.runner import evaluate
 from strive.experiments.workspace import (
     LAB_PREFIX,
@@ -36,8 +36,7 @@ def resolve(
         UnknownNameError: there is no such benchmark, or no such model of the lab.
     """
     config = load_config(EvaluateConfig, *given)
-    for name in config.benchmarks:
-        check_benchmark(name)
+    specs = [parse_spec(text) for text in config.benchmarks]
     folder = resolve_model(config.model)  # an unknown one is an error before a lab is built
     names_benchmark = "benchmarks" in config.model_fields_set
     names_root = "data_root" in config.model_fields_set
@@ -47,14 +46,16 @@ def resolve(
             "--benchmark NAME and --data-root DIR; give one of the two"
         )
     data, data_root = config.data, config.data_root
-    on_lab = not data and not names_root
+    has_lab = any(spec.name == "lab" and spec.root is None for spec in specs)
+    on_lab = not data and not names_root and has_lab
+    for spec in specs:
+        if not data and not names_root and spec.root is None and spec.name != "lab":
+            what = "published files" if spec.name in BENCHMARKS else "videos"
+            raise ConfigError(
+                f"--benchmark {spec.name}{'' if spec.name in BENCHMARKS else ' is your own'}; give "
+                f"the folder of its {what} with --data-root DIR"
+            )
     if on_lab:
-        for name in config.benchmarks:
-            if name not in BENCHMARKS:
-                raise ConfigError(
-                    f"--benchmark {name} is your own; give the folder of its videos with "
-                    "--data-root DIR"
-                )
         say_lab()
         data_root = ensure_lab(workspace).root
     elif not data and not names_benchmark and read_world(data_root) is None:

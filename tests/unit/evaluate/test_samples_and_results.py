@@ -11,11 +11,14 @@ from strive.commands.evaluating import print_comparison, print_results
 from strive.configs.load import build_config
 from strive.configs.schema import EvaluateConfig
 from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownNameError
-from strive.evaluate.benchmarks import read_benchmark
+from strive.evaluate.benchmarks import BENCHMARKS, BenchmarkSpec, parse_spec, read_benchmark
+from strive.evaluate.benchmarks.base import PlainRecords
 from strive.evaluate.compare import compare, compare_seeds
+from strive.evaluate.items import Failure
 from strive.evaluate.results import (
-    Failure,
+    grade_sample,
     model_digest,
+    nested_weights,
     read_results,
     rescore,
     score_of,
@@ -26,7 +29,6 @@ from strive.evaluate.runner import evaluate
 from strive.evaluate.samples import (
     Sample,
     append_samples,
-    grade_sample,
     read_samples,
     rewrite_samples,
 )
@@ -63,11 +65,11 @@ SETTINGS = {"model": "m", "num_frames": 32, "frames_mode": "uniform", "prompt_te
 
 def write_evaluation(out: Path, samples: list[Sample]) -> None:
     out.mkdir(parents=True)
-    graded = [grade_sample(s, "video_r1") for s in samples]
+    graded = [grade_sample(s, PlainRecords(), "video_r1") for s in samples]
     append_samples(out / "samples.jsonl", graded)
     failure = Failure("lab", "9", "broken.mp4", "not_a_video", "no [header]")
     results = summarise_samples(
-        ["lab"], graded, [failure],
+        {"lab": BENCHMARKS["lab"]}, graded, [failure],
         settings=SETTINGS, versions={"strive": "0"}, grading="video_r1", num_resumed=0, seconds=1.5,
     )  # fmt: skip
     write_results(out, results)
@@ -105,11 +107,12 @@ def test_samples_round_trip_and_survive_a_torn_line(tmp_path: Path) -> None:
 def test_results_by_hand(tmp_path: Path) -> None:
     stored = read_results(standard(tmp_path))
     (row,) = stored["benchmarks"]
-    # One of four is right.
-    assert row["overall"]["accuracy_percent"] == 25.0
-    assert (row["overall"]["num_questions"], row["overall"]["num_videos"]) == (4, 3)
-    # Deviations by video: a: 75 - 25 = 50, b: -25, c: -25; 3/2 * (2500 + 625 + 625) / 16.
-    assert row["overall"]["standard_error"] == pytest.approx(math.sqrt(1.5 * 3750 / 16))
+    # One of five is right: the question that failed is wrong.
+    assert row["overall"]["accuracy_percent"] == 20.0
+    assert (row["overall"]["num_questions"], row["overall"]["num_videos"]) == (5, 4)
+    # Deviations by video: a: 80 - 20 = 60, b, c and the broken one: -20; 4/3 * 4800 / 25.
+    assert row["overall"]["standard_error"] == pytest.approx(math.sqrt(4 / 3 * 4800 / 25))
+    assert row["headline"] == "accuracy" and row["totals"]["accuracy"] == row["overall"]
     assert row["unparsed_percent"] == 25.0  # only the empty one: "B." can be read
     assert row["empty_percent"] == 25.0 and row["truncated_percent"] == 25.0
     assert row["well_formed_percent"] == 25.0
@@ -126,7 +129,7 @@ def test_rescore_is_idempotent_and_changes_rules(tmp_path: Path) -> None:
     rescore(out)
     assert {name: (out / name).read_bytes() for name in before} == before
     tolerant = rescore(out, grading="tolerant")
-    assert tolerant.benchmark("lab").overall.accuracy_percent == 50.0
+    assert tolerant.benchmark("lab").overall.accuracy_percent == 40.0
     assert rescore(out).grading == "tolerant"
     rescore(out, grading="video_r1")
     assert {name: (out / name).read_bytes() for name in before} == before
@@ -136,7 +139,7 @@ def test_rescore_reads_a_hand_edited_answer(tmp_path: Path) -> None:
     out = standard(tmp_path)
     rows = [replace(s, output="<answer>B</answer>") for s in read_samples(out / "samples.jsonl")]
     rewrite_samples(out / "samples.jsonl", rows)
-    assert rescore(out).benchmark("lab").overall.accuracy_percent == 100.0
+    assert rescore(out).benchmark("lab").overall.accuracy_percent == 80.0  # the fifth failed
 
 
 def test_rescore_misses_answers_that_are_gone(tmp_path: Path) -> None:
@@ -144,7 +147,9 @@ def test_rescore_misses_answers_that_are_gone(tmp_path: Path) -> None:
     before = (out / "results.json").read_bytes()
     rows = read_samples(out / "samples.jsonl")
     rewrite_samples(out / "samples.jsonl", rows[1:])
-    with pytest.raises(RecordsError, match=f"holds {len(rows) - 1} answers, .* counts {len(rows)}"):
+    with pytest.raises(
+        RecordsError, match=f"holds {len(rows) - 1} answers, .* counts {len(rows)};"
+    ):
         rescore(out)
     assert (out / "results.json").read_bytes() == before
 
@@ -226,7 +231,7 @@ def test_tables_fit(tmp_path: Path, width: int) -> None:
     print_comparison(compare(out, out), console)
     text = console.export_text()
     assert "train several seeds of each" in text  # what a comparison does not say
-    assert "25.0" in text and "no [header]" in text and "unparsed 25.0 %" in text
+    assert "20.0" in text and "no [header]" in text and "unparsed 25.0 %" in text
     tables = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
     assert max(map(len, tables)) <= width
 
@@ -238,18 +243,38 @@ def test_empty_groups_are_not_numbers() -> None:
 
 def test_benchmarks_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'lab'"):
-        read_benchmark("labs", tmp_path, "test")
+        parse_spec("labs")
     with pytest.raises(MissingInputError, match="--data-root"):
-        read_benchmark("lab", tmp_path, "test")
+        read_benchmark("lab", BENCHMARKS["lab"], tmp_path)
+
+
+def test_a_benchmark_is_named_with_its_folder_and_limit() -> None:
+    assert parse_spec("lab") == BenchmarkSpec("lab")
+    assert parse_spec("lab:a/b@200") == BenchmarkSpec("lab", Path("a/b"), 200)
+    assert parse_spec("lab:a@b/c") == BenchmarkSpec("lab", Path("a@b/c"))
+    assert parse_spec("records:x.json@3") == BenchmarkSpec("records:x.json", Path("x.json"), 3)
+    assert parse_spec("mine:make@4") == BenchmarkSpec("mine:make", None, 4)
+    for wrong, words in (
+        ("lab@0", "@0 is no number"),
+        ("lab@x", "@x is no"),
+        ("lab:", "no folder"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            parse_spec(wrong)
+
+
+def test_nested_means_share_equally_at_each_level() -> None:
+    # Two types at the top have 1/2 each; three difficulties share the half of theirs.
+    paths = [("count",), ("direction", "easy"), ("direction", "hard"), ("direction", "medium")]
+    weights = nested_weights(paths)
+    assert [weights[path] for path in paths] == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
+    assert nested_weights([()]) == {(): 1.0}
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
     def config(**values: object) -> EvaluateConfig:
         return build_config(EvaluateConfig, {"model": "m", "data_root": tmp_path, **values})
 
-    assert config().template == "video_r1_eval"
-    assert config(protocol="direct").template == "direct"
-    assert config(prompt_template="short").template == "short"
     for wrong in (
         {"protocol": "video_r2"}, {"num_frames": 0}, {"limit": 0}, {"frames_mode": "best"},
         {"batch_size": 0}, {"max_new_tokens": 0},

@@ -1,0 +1,128 @@
+"""What a benchmark gives and what becomes of it: items, rows that cannot be asked, grades.
+
+A benchmark reads its published files into items; an item is a record (`strive.records.Record`) with
+what its benchmark reports it by.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from strive.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Record):
+    """One question of a benchmark.
+
+    Of multiple choice, `options` carry their letters ("A. a cat") and `solution` is a letter.
+    """
+
+    dimensions: dict[str, str] = field(default_factory=dict)
+    """What it is reported by, such as {"duration": "short"}."""
+    cluster: str = ""
+    """Key of its video, by which standard errors are clustered; empty: `video_id`."""
+    end_frame: int | None = None
+    """Frames of the file from this index on are not shown; None: all may be."""
+
+    @classmethod
+    def of(cls, record: Record) -> "Item":
+        """Take over a plain record; an item is returned as it is."""
+        if isinstance(record, cls):
+            return record
+        names = Record.__dataclass_fields__
+        return cls(**{name: getattr(record, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A question that could not be asked; it counts as wrong in every score."""
+
+    benchmark: str
+    question_id: str
+    video_id: str
+    error: str
+    message: str
+    problem_type: str = ""
+    kind: str = ""
+    dimensions: dict[str, str] = field(default_factory=dict)
+    cluster: str = ""
+
+    @property
+    def score(self) -> float:
+        """Nothing was answered."""
+        return 0.0
+
+    @classmethod
+    def of(cls, item: Item, benchmark: str, error: str, message: str) -> "Failure":
+        """Fail an item, which keeps its place in every report."""
+        return cls(
+            benchmark=benchmark,
+            question_id=item.question_id,
+            video_id=item.video_id,
+            error=error,
+            message=message,
+            problem_type=item.problem_type,
+            kind=item.data_source,
+            dimensions=dict(item.dimensions),
+            cluster=item.cluster,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a benchmark found under its root."""
+
+    items: tuple[Item, ...]
+    failures: tuple[Failure, ...] = ()
+    """Rows that no policy can be asked or graded by, such as an answer that is no option."""
+    files: tuple[Path, ...] = ()
+    """Files of questions that were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """One graded answer; `score` is in [0, 1]."""
+
+    score: float
+    answer: str
+    """What was read from the output."""
+    rule: str
+    """Name of the rule that read it."""
+    parsed: bool
+    """Whether an answer of the wanted form was found at all."""
+
+
+class Graded(Protocol):
+    """A row that counts: a graded sample, or a failure."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def video_id(self) -> str: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def problem_type(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def dimensions(self) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One way to average a benchmark's rows into a number.
+
+    `path` says to which group a row belongs: the score is the mean over the groups of the mean of
+    each (nested where a path is longer than one), so that `()` for every row is the plain mean over
+    rows. Rows whose path is None are left out of it.
+    """
+
+    name: str
+    path: Callable[[Graded], tuple[str, ...] | None] = lambda row: ()
+
+
+MICRO = Total("accuracy")
+"""The plain mean over all questions."""
