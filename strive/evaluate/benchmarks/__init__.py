@@ -128,12 +128,13 @@ def read_benchmark(
         ConfigError: an id stands twice.
     """
     reading = benchmark.read(root, split or benchmark.default_split)
+    given = [item.question_id for item in reading.items]
+    given += [failure.question_id for failure in reading.failures]
     ids: set[str] = set()
-    for row in (*reading.items, *reading.failures):
-        if row.question_id in ids:
+    for question_id in given:
+        if question_id in ids:
             raise ConfigError(
-                f"benchmark '{name}' gives question_id '{row.question_id}' twice; ids must be "
-                "unique"
+                f"benchmark '{name}' gives question_id '{question_id}' twice; ids must be unique"
             )
-        ids.add(row.question_id)
+        ids.add(question_id)
     return reading
