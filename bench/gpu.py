@@ -52,7 +52,7 @@ from strive.models.loading import DTYPES, Policy
 from strive.models.logprobs import LogProbMode, completion_logprobs_batch
 from strive.models.vision import encode_videos
 from strive.train.plan import open_architecture
-from strive.train.rollout import prepare_questions, sampling_of
+from strive.train.rollout import prepare_variants, sampling_of
 from strive.train.timing import Stopwatch, peak_memory_bytes
 
 PRESET = "strive_qwen2_5_vl_7b_lora"
@@ -130,10 +130,10 @@ class Measured:
         self.frame_size = FRAME_SIZE if tiny else LARGE_FRAME_SIZE
         self.ours = Ours(self.config, policy, self.frame_size)
         question = make_question(0, self.config.num_variants, self.frame_size)
-        (prepared,) = prepare_questions(
+        prepared = prepare_variants(
             self.policy, [question], prompt_template=self.config.prompt_template, max_pixels=None
         )
-        self.prompts: list[PromptInputs] = list(prepared.prompts)
+        self.prompts: list[PromptInputs] = [variant.prompt for variant in prepared]
         self.passes = CPU_PASSES if tiny else GPU_PASSES
         self._features: list[VisionFeatures] | None = None
 

@@ -26,7 +26,7 @@ from strive.models.logprobs import completion_logprobs_batch
 from strive.models.vision import count_encodes, encode_videos
 from strive.train.loop import build_trainer
 from strive.train.processes import start_processes
-from strive.train.rollout import prepare_questions
+from strive.train.rollout import prepare_variants
 from strive.train.step import train_step
 from strive.train.timing import Stopwatch
 
@@ -93,7 +93,7 @@ class Ours:
             counts = [stack.enter_context(count_encodes(model)) for model in models]
             started = time.perf_counter()
             with watch.measure("inputs"):
-                prepared = prepare_questions(
+                prepared = prepare_variants(
                     self.policy, questions, prompt_template=PROMPT_TEMPLATE, max_pixels=None
                 )
             result = train_step(trainer, prepared, number, watch)
@@ -110,7 +110,7 @@ class Ours:
                 "step": whole,
             },
             "encodes": sum(count.videos for count in counts),
-            "prompt_tokens": len(prepared[0].prompts[0].input_ids_P),
+            "prompt_tokens": len(prepared[0].prompt.input_ids_P),
             "entropy": result.metrics["policy/entropy"],
             "rollout_mismatch": result.metrics["policy/rollout_mismatch"],
             "rollout_mismatch_max": result.metrics["policy/rollout_mismatch_max"],
@@ -130,20 +130,18 @@ class Ours:
         encode each variant once, with its graph.
         """
         config = self.trainer.config
-        (prepared, *_) = prepare_questions(
+        prepared = prepare_variants(
             self.policy,
-            self._make_questions(number, config.num_variants),
+            self._make_questions(number, config.num_variants)[:1],
             prompt_template=PROMPT_TEMPLATE,
             max_pixels=None,
         )
         shape = (config.num_variants, config.num_generations, num_tokens)
         tokens = torch.from_numpy(np.random.default_rng(number).integers(0, PLAIN_TOKENS, shape))
-        return {
-            "packed": self._time_pass(prepared.prompts, tokens, "packed"),
-            "plain": self._time_pass(prepared.prompts, tokens, "plain"),
-        }
+        prompts = [variant.prompt for variant in prepared]
+        return {mode: self._time_pass(prompts, tokens, mode) for mode in ("packed", "plain")}
 
-    def _time_pass(self, prompts: tuple[PromptInputs, ...], tokens: Tensor, mode: Mode) -> float:
+    def _time_pass(self, prompts: list[PromptInputs], tokens: Tensor, mode: Mode) -> float:
         with_graph = self.trainer.config.trainable == "all"
         shared = [] if with_graph else encode_videos(self.policy, prompts)
         lengths = torch.full(tokens.shape[:2], tokens.shape[2])

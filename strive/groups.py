@@ -85,7 +85,9 @@ class VariantReader:
         self.config = config
         self.layout = open_cache(config.cache)
         self._augment = augment if config.spatial else None
-        self.num_changed = self.num_failed = self.num_unscored = self.num_too_long = 0
+        self.left_out = Counter({"no video": 0, "no current scores": 0, "too long": 0})
+        """Questions that were asked for and are no part of the run, by the reason."""
+        self.num_changed = 0
         self.changed_fields: Counter[str] = Counter()
         """Of `num_changed` records that `data` gives otherwise than the cache: what differs."""
         asked = self._read_records()
@@ -96,7 +98,7 @@ class VariantReader:
         """How frames are drawn: the configuration's part and the scorer's."""
         self.frames = open_frames(self.layout, config)
         with_video = _with_video(asked, self.frames, self.layout, config)
-        self.num_failed = len(asked) - len(with_video)
+        self.left_out["no video"] = len(asked) - len(with_video)
         self.records = self._with_scores(with_video)
         self._require_enough()
 
@@ -116,17 +118,12 @@ class VariantReader:
             "frames_key": self.frames.frames_key,
             "scorer": self.scorer_name,
             "scorer_key": self.scores.scorer_key if self.scores else None,
-            "num_questions": len(self.records) + self.num_too_long,
-            "num_questions_without_video": self.num_failed,
-            "num_questions_unscored": self.num_unscored,
-            "num_questions_too_long": self.num_too_long,
+            "num_questions": len(self.records) + self.left_out["too long"],
+            "num_questions_without_video": self.left_out["no video"],
+            "num_questions_unscored": self.left_out["no current scores"],
+            "num_questions_too_long": self.left_out["too long"],
             "num_questions_changed": self.num_changed,
         }
-
-    @property
-    def num_left_out(self) -> int:
-        """Questions that were asked for and are no part of the run."""
-        return self.num_failed + self.num_unscored + self.num_too_long
 
     def leave_out(self, question_ids: frozenset[str]) -> None:
         """Take questions out of the run whose prompts are too long for its policy.
@@ -135,7 +132,7 @@ class VariantReader:
             ConfigError: fewer are left than a step needs.
         """
         kept = [record for record in self.records if record.question_id not in question_ids]
-        self.num_too_long = len(self.records) - len(kept)
+        self.left_out["too long"] = len(self.records) - len(kept)
         self.records = kept
         self._require_enough()
 
@@ -151,23 +148,17 @@ class VariantReader:
         return typical_peak([scores.scores_F for scores in found if scores], self.rule)
 
     def _require_enough(self) -> None:
-        config, left_out = self.config, self.num_left_out
-        if len(self.records) < config.questions_per_step:
+        wanted, left_out = self.config.questions_per_step, self.left_out.total()
+        if len(self.records) < wanted:
             raise ConfigError(
-                f"questions_per_step is {config.questions_per_step} but there are "
-                f"{len(self.records)} questions"
+                f"questions_per_step is {wanted} but there are {len(self.records)} questions"
                 + (f" ({left_out} left out: {self.left_out_text()})" if left_out else "")
                 + "; lower questions_per_step or add questions"
             )
 
     def left_out_text(self) -> str:
         """Why questions were left out, with counts."""
-        reasons = {
-            "no video": self.num_failed,
-            "no current scores": self.num_unscored,
-            "too long": self.num_too_long,
-        }
-        return ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+        return ", ".join(f"{count} {reason}" for reason, count in self.left_out.items() if count)
 
     def _read_records(self) -> list[Record]:
         """The run's questions in order of their ids, whatever order the cache was written in."""
@@ -223,7 +214,7 @@ class VariantReader:
                 f"'{self.scores.name}' scores (first: '{unscored[0].question_id}'{why}); make them "
                 f"with {_command(self.config, self.scores.name)}, or set skip_unscored=true"
             )
-        self.num_unscored = len(unscored)
+        self.left_out["no current scores"] = len(unscored)
         return [record for record in records if record.question_id in self.scores]
 
     def questions_of(self, step: int) -> list[Record]:

@@ -31,19 +31,19 @@ from strive.seeding import derive_rng
 ScoreKind = Literal["similarity", "weight"]
 SCORE_TRANSFORMS: tuple[str, ...] = get_args(ScoreTransform)
 
+# Shortest temporal crop of `stochastic`, as a fraction of the pool.
 MIN_CROP_FRACTION = 0.5
-"""Shortest temporal crop of `stochastic`, as a fraction of the pool."""
+# Learned scale of CLIP-type scorers (CLIP's bound; SigLIP 2 is near 110) for `logit`.
 DEFAULT_LOGIT_SCALE = 100.0
-"""Learned scale of CLIP-type scorers (CLIP's bound; SigLIP 2 is near 110) for `logit`."""
+# P(t) whose best frame is drawn less than so many times as often as by a uniform draw is flat:
+# training then draws frames at random, whatever the scores say.
 NEARLY_UNIFORM = 1.1
-"""P(t) whose best frame is drawn less than so many times as often as by a uniform draw is flat:
-training then draws frames at random, whatever the scores say."""
+# P of the best frame that `suggest_temperature` looks for: as likely as all others together.
 WANTED_PEAK = 0.5
-"""P of the best frame that `suggest_temperature` looks for: as likely as all others together."""
+# Of more questions `typical_peak` measures as many, evenly chosen.
 MAX_QUESTIONS = 10_000
-"""Of more questions `typical_peak` measures as many, evenly chosen."""
+# Questions that are measured together.
 ROWS_AT_ONCE = 4096
-"""Questions that are measured together."""
 
 FloatArray = NDArray[np.floating]
 Floats = NDArray[np.float64]
@@ -292,8 +292,8 @@ VARIANT_KINDS: dict[str, DrawFunction] = {
     "random": _draw_random,
     "importance": _draw_importance,
 }
+# Kinds that cannot draw without scores; a user's own kind gets them where the cache has them.
 NEEDS_SCORES = frozenset({"importance"})
-"""Kinds that cannot draw without scores; a user's own kind gets them where the cache has them."""
 
 
 def find_variant_kind(kind: str) -> DrawFunction:

@@ -129,7 +129,6 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
 OTHER_NAMES = {
     name: OtherName(ours, note) for ours, note, names in _OTHERS for name in names.split()
 }
-"""Names of other trainers that mean something here."""
 
 
 def config_keys(schema: type[Config]) -> list[ConfigKey]:

@@ -9,6 +9,7 @@ here; what a run computes and writes down is the resolved configuration.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -169,13 +170,8 @@ def load_config(
     return build_config(schema, merge_layers(schema, files, overrides, options))
 
 
-def load_train_config(
-    files: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
-) -> TrainConfig:
-    """`load_config` of a training run, as programs outside this package call it."""
-    return load_config(TrainConfig, files, overrides, options)
+# `load_config` of a training run, as programs outside this package call it.
+load_train_config = partial(load_config, TrainConfig)
 
 
 def merge_layers(

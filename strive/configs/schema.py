@@ -580,7 +580,7 @@ def first_folder(found: Mapping[str, Any]) -> Path | None:
     return found["data"][0].parent if found.get("data") else None
 
 
+# The configurations by their commands.
 SCHEMAS: dict[str, type[Config]] = {
     schema.command: schema for schema in (TrainConfig, PrecomputeConfig, EvaluateConfig)
 }
-"""The configurations by their commands."""

@@ -19,8 +19,8 @@ from strive.choices import Grouping
 from strive.errors import unknown_name
 
 FloatArray = NDArray[np.floating]
+# Rewards closer than this are equal: sums of weights differ in their last bits.
 EQUAL_WITHIN = 1e-9
-"""Rewards closer than this are equal: sums of weights differ in their last bits."""
 
 
 def normalise_pool(

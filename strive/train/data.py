@@ -58,23 +58,20 @@ class Prefetcher(Generic[T]):
         self._load = load
         self._num_steps = num_steps
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="strive-data")
-        self._next: tuple[int, Future[T]] | None = None
+        self._futures: dict[int, Future[T]] = {}
 
-    def begin(self, step: int) -> None:
-        """Prepare the first step, so that what is wrong with it shows here."""
-        self._next = (step, self._pool.submit(self._load, step))
-        self._next[1].result()
+    def begin(self, step: int) -> Future[T]:
+        """Begin to prepare a step, if that has not begun; its result raises what is wrong."""
+        if step not in self._futures:
+            self._futures[step] = self._pool.submit(self._load, step)
+        return self._futures[step]
 
     def get(self, step: int) -> T:
         """Return a step's data, an error of its loading included, and begin with the next."""
-        if self._next is not None and self._next[0] == step:
-            future = self._next[1]
-        else:
-            future = self._pool.submit(self._load, step)
-        data = future.result()
-        self._next = None
+        data = self.begin(step).result()
+        del self._futures[step]
         if step + 1 < self._num_steps:
-            self._next = (step + 1, self._pool.submit(self._load, step + 1))
+            self.begin(step + 1)
         return data
 
     def __enter__(self) -> "Prefetcher[T]":

@@ -18,7 +18,7 @@ from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, short_reason
 from strive.progress import say
 from strive.train.processes import Processes
-from strive.train.run_folder import RunFolder
+from strive.train.run_folder import RunFolder, append_line
 
 
 class Logger(Protocol):
@@ -115,25 +115,6 @@ def require_loggers(names: Iterable[str]) -> None:
         )
 
 
-def start_loggers(folder: RunFolder, config: TrainConfig, first_step: int) -> dict[str, Logger]:
-    """Start the loggers that the configuration names, or leave nothing of any of them."""
-    places = (folder.tensorboard, folder.wandb, folder.wandb_file)
-    new = [path for path in places if not os.path.lexists(path)]
-    running: dict[str, Logger] = {}
-    try:
-        for name in config.loggers:
-            running[name] = LOGGERS[name](folder, config, first_step)
-    except BaseException:
-        MetricWriters(None, running).close(failed=True)
-        for path in new:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        raise
-    return running
-
-
 class MetricWriters:
     """Numbers of every step for the run folder and its loggers; neither on other processes.
 
@@ -150,9 +131,8 @@ class MetricWriters:
         cls, folder: RunFolder, config: TrainConfig, processes: Processes, first_step: int
     ) -> Iterator["MetricWriters"]:
         """Start the loggers on the main process, and close them with what the block ends in."""
-        loggers: dict[str, Logger] = {}
-        processes.of_main(lambda: loggers.update(start_loggers(folder, config, first_step)))
-        writers = cls(folder if processes.is_main else None, loggers)
+        writers = cls(folder if processes.is_main else None, {})
+        processes.of_main(lambda: writers._start(folder, config, first_step))
         try:
             yield writers
         except BaseException:
@@ -160,16 +140,32 @@ class MetricWriters:
             raise
         writers.close(failed=False)
 
+    def _start(self, folder: RunFolder, config: TrainConfig, first_step: int) -> None:
+        """Start the loggers that the configuration names, or leave nothing of any of them."""
+        places = (folder.tensorboard, folder.wandb, folder.wandb_file)
+        new = [path for path in places if not os.path.lexists(path)]
+        try:
+            for name in config.loggers:
+                self._loggers[name] = LOGGERS[name](folder, config, first_step)
+        except BaseException:
+            self.close(failed=True)
+            for path in new:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            raise
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Write one step's line."""
         if self._folder is not None:
-            self._folder.append_metrics({"step": step, **values})
+            append_line(self._folder.metrics_file, {"step": step, **values})
         self._log(step, values)
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
         """Write one held-out evaluation's line; the loggers get its names under `held_out/`."""
         if self._folder is not None:
-            self._folder.append_held_out({"step": step, **values})
+            append_line(self._folder.held_out_file, {"step": step, **values})
         self._log(step, {f"held_out/{name}": value for name, value in values.items()})
 
     def close(self, *, failed: bool) -> None:

@@ -21,11 +21,7 @@ from strive.configs.schema import TrainConfig
 from strive.errors import Interrupted
 from strive.models.decoding import Decoder
 from strive.models.language import require_gradient
-from strive.models.loading import (
-    Policy,
-    checkpoint_activations,
-    load_policy,
-)
+from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.progress import say, show
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.train.engine import Engine, read_deepspeed_preset
@@ -33,11 +29,16 @@ from strive.train.loggers import MetricWriters, require_loggers
 from strive.train.loss import load_loss
 from strive.train.metrics import completion_rows
 from strive.train.plan import explaining_out_of_memory
-from strive.train.processes import Processes, StopRequest, raising_at_sigterm, start_processes
+from strive.train.processes import (
+    Processes,
+    raising_at_sigterm,
+    start_processes,
+    stopping_at_signals,
+)
 from strive.train.rewards import RewardFunction, load_rewards
-from strive.train.rollout import PreparedQuestion, prepare_questions
+from strive.train.rollout import PreparedVariant, prepare_variants
 from strive.train.run_folder import Best, RunFolder, checkpoint_name
-from strive.train.saves import keep_if_best, write_checkpoint, write_final
+from strive.train.saves import keep_if_best, write_checkpoint, write_policy
 from strive.train.start import (
     comparable,
     comparable_cache,
@@ -56,9 +57,9 @@ from strive.train.step import StepResult, Trainer, train_step
 from strive.train.timing import Stopwatch, peak_memory_bytes
 from strive.train.watch import LearningWatch, first_step_warnings
 
+# Held-out metrics of a policy, `accuracy` among them. All processes call it together; the main
+# one's answer counts.
 HeldOut = Callable[[Policy, Processes], Mapping[str, float]]
-"""Held-out metrics of a policy, `accuracy` among them. All processes call it together; the main
-one's answer counts."""
 STEPS_BETWEEN_COMPLETION_PARTS = 50
 
 
@@ -130,7 +131,7 @@ def train(
                 trainer, about = _open_trainer(start)
                 prefetcher = open_things.enter_context(_open_prefetcher(trainer, data))
                 if first_step < config.steps:
-                    prefetcher.begin(first_step)
+                    prefetcher.begin(first_step).result()
             opened = MetricWriters.opened(folder, config, processes, first_step)
             writers = open_things.enter_context(opened)
             processes.of_main(lambda: _begin_folder(start))
@@ -249,17 +250,17 @@ def build_trainer(
     return Trainer(config, policy, reference, engine, processes, rewards, loss_rule, sampler)
 
 
-def _open_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[PreparedQuestion]]:
+def _open_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[PreparedVariant]]:
     """Reads this process's variants of each step ahead."""
     # A tokenizer must not serve two threads: the reading one gets its own.
     processor = copy.deepcopy(trainer.policy.processor)
     reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
     config, processes = trainer.config, trainer.processes
 
-    def load(step: int) -> list[PreparedQuestion]:
+    def load(step: int) -> list[PreparedVariant]:
         records = data.questions_of(step)
         share = shard(records, config.num_variants, processes.rank, processes.world_size)
-        return prepare_questions(
+        return prepare_variants(
             reader,
             [data.read(record, step, variants) for record, variants in share],
             prompt_template=config.prompt_template,
@@ -295,7 +296,7 @@ class _Run:
     """An open run: everything that its steps use."""
 
     trainer: Trainer
-    prefetcher: Prefetcher[list[PreparedQuestion]]
+    prefetcher: Prefetcher[list[PreparedVariant]]
     folder: RunFolder
     writers: MetricWriters
     about: dict[str, Any]
@@ -307,7 +308,7 @@ def _run_steps(run: _Run, first_step: int, on_step: Callable[[StepReport], None]
     """Evaluate, learn, write and save, step by step, and leave `final/`."""
     config, processes, folder = run.trainer.config, run.trainer.processes, run.folder
     learning = LearningWatch(config)
-    with StopRequest() as stop:
+    with stopping_at_signals() as stop:
         if first_step == 0:
             _evaluate(run, 0)
         for step in range(first_step, config.steps):
@@ -345,7 +346,7 @@ def _run_steps(run: _Run, first_step: int, on_step: Callable[[StepReport], None]
                     )
                 )
         # Before the loggers close, which may take as long as a network wants.
-        write_final(run.trainer, folder, run.about)
+        write_policy(run.trainer, folder, run.about, config.steps)
 
 
 def _warn(texts: Iterable[str]) -> None:

@@ -21,15 +21,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from strive.errors import NonFiniteError, RewardError
+from strive.records import Record
 from strive.train.metrics import GroupOutcome
 from strive.train.processes import Processes
-from strive.train.rollout import MicroBatch, PreparedQuestion
+from strive.train.rollout import MicroBatch, PreparedVariant
 
 
 @contextmanager
 def keeping_batch(
     folder: Path | None,
-    prepared: Sequence[PreparedQuestion],
     micro_batches: Sequence[MicroBatch],
     outcomes: Sequence[GroupOutcome],
     processes: Processes,
@@ -46,7 +46,7 @@ def keeping_batch(
     except NonFiniteError as error:
         if folder is None:
             raise
-        groups, tensors = _batch(prepared, micro_batches, outcomes)
+        groups, tensors = _batch(micro_batches, outcomes)
         rank, place = processes.rank, f"the batch is in {folder}"
         described = {"step": step, "rank": rank, "reason": str(error), "groups": groups}
         try:
@@ -60,7 +60,7 @@ def keeping_batch(
 @contextmanager
 def keeping_completions(
     folder: Path | None,
-    prepared: PreparedQuestion,
+    prepared: PreparedVariant,
     texts_MG: Sequence[Sequence[str]],
     *,
     step: int,
@@ -76,14 +76,11 @@ def keeping_completions(
     except RewardError as error:
         if folder is None:
             raise
-        record = prepared.question.record
         described = {
             "step": step,
             "rank": rank,
             "reason": str(error),
-            "question_id": record.question_id,
-            "video_id": record.video_id,
-            "solution": record.solution,
+            **_named(prepared.question.record),
             "frame_index": prepared.question.frame_index_MK.tolist(),
             "prompt": prepared.text,
             "completions": texts_MG,
@@ -99,13 +96,14 @@ def keeping_completions(
 
 
 def _batch(
-    prepared: Sequence[PreparedQuestion],
-    micro_batches: Sequence[MicroBatch],
-    outcomes: Sequence[GroupOutcome],
+    micro_batches: Sequence[MicroBatch], outcomes: Sequence[GroupOutcome]
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """One process's groups, as JSON and as tensors."""
     outcome_of = {outcome.question_id: outcome for outcome in outcomes}
     rollouts = [rollout for batch in micro_batches for rollout in batch.rollouts]
+    rows_of: dict[str, list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        rows_of.setdefault(rollout.prepared.question.record.question_id, []).append(row)
     computed = {
         "policy": [batch.policy_logprobs_NL for batch in micro_batches],
         "old": [batch.old_logprobs_NL for batch in micro_batches],
@@ -118,12 +116,9 @@ def _batch(
     }
     groups: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
-    start = 0
-    for number, of_question in enumerate(prepared):
-        rows = slice(start, start + len(of_question.prompts))
-        start = rows.stop
-        record, own = of_question.question.record, list(of_question.question.variants)
-        outcome = outcome_of[record.question_id]
+    for number, (question_id, rows) in enumerate(rows_of.items()):
+        some, outcome = [rollouts[row] for row in rows], outcome_of[question_id]
+        own = [rollout.prepared.variant for rollout in some]
         arrays = {
             "lengths_MG": outcome.lengths_MG[own],
             "rewards_MG": outcome.rewards_MG[own],
@@ -131,7 +126,7 @@ def _batch(
             "frame_index_MK": outcome.frame_index_MK[own],
         }
         of_group = {
-            "tokens_MGL": torch.stack([rollout.tokens_GL for rollout in rollouts[rows]]),
+            "tokens_MGL": torch.stack([rollout.tokens_GL for rollout in some]),
             **{name: torch.from_numpy(values) for name, values in arrays.items()},
             **{f"{name}_logprobs_MGL": values[rows] for name, values in logprobs_VGL.items()},
         }
@@ -141,13 +136,11 @@ def _batch(
         groups.append(
             {
                 "group": number,
-                "question_id": record.question_id,
-                "video_id": record.video_id,
-                "solution": record.solution,
+                **_named(some[0].prepared.question.record),
                 "variants": own,
                 "frame_index": arrays["frame_index_MK"].tolist(),
-                "prompts": [prompt.text for prompt in of_question.prompts],
-                "completions": [rollout.texts for rollout in rollouts[rows]],
+                "prompts": [rollout.prepared.prompt.text for rollout in some],
+                "completions": [rollout.texts for rollout in some],
                 "lengths": arrays["lengths_MG"].tolist(),
                 "rewards": _plain(arrays["rewards_MG"].tolist()),
                 "advantages": _plain(arrays["advantages_MG"].tolist()),
@@ -158,6 +151,10 @@ def _batch(
             }
         )
     return groups, tensors
+
+
+def _named(record: Record) -> dict[str, str]:
+    return {name: getattr(record, name) for name in ("question_id", "video_id", "solution")}
 
 
 def _write_json(file: Path, described: Mapping[str, Any]) -> None:

@@ -17,14 +17,7 @@ import torch
 from strive.configs.schema import TrainConfig
 from strive.errors import OutOfMemoryError, StriveError
 from strive.models.inputs import PromptInputs
-from strive.models.loading import (
-    DTYPES,
-    Policy,
-    make_policy,
-    open_model,
-    pick_device,
-    pick_dtype,
-)
+from strive.models.loading import DTYPES, Policy, make_policy, open_model, pick_device, pick_dtype
 from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.progress import size_text
 from strive.train.data import TrainingData, shard
@@ -32,7 +25,7 @@ from strive.train.engine import PRESETS, read_deepspeed_preset
 from strive.train.loss import load_loss
 from strive.train.processes import Processes
 from strive.train.rewards import load_rewards
-from strive.train.rollout import prepare_questions
+from strive.train.rollout import prepare_variants
 from strive.train.start import make_trainable, preflight, try_first_question
 
 
@@ -72,20 +65,24 @@ def dry_run(
     policy = open_architecture(config)
     make_trainable(policy, config)
     first = data.read(data.questions_of(0)[0], 0)
-    [prepared] = prepare_questions(
+    prepared = prepare_variants(
         policy, [first], prompt_template=config.prompt_template, max_pixels=config.max_pixels
     )
-    tokens = _tokens(config, prepared.prompts[0])
+    tokens = _tokens(config, prepared[0].prompt)
+    variants = config.questions_per_step * config.num_variants
+    # A tower that trains sees each video again for every graph.
+    graphs = config.updates_per_rollout + (config.beta > 0) if config.trainable == "all" else 0
+    encodes = variants * (1 + graphs)
     plan = {
         "config": config.model_dump(mode="json"),
         "data": data.describe(),
         "notes": lines,
         "num_processes": num_processes,
         "epochs": config.steps * config.questions_per_step / len(data.records),
-        "completions_per_step": _completions(config),
+        "completions_per_step": variants * config.num_generations,
         "parameters": _parameters(policy),
         "tokens": tokens,
-        "vision_encodes": _vision_encodes(config),
+        "vision_encodes": {"per_step": encodes, "in_all": encodes * config.steps},
         "memory": _memory(config, policy, tokens, num_processes),
     }
     plan["cost"] = estimate_cost(plan, hardware or Hardware())
@@ -116,10 +113,6 @@ def open_architecture(
 # --- what a step counts --------------------------------------------------------------------------
 
 
-def _completions(config: TrainConfig) -> int:
-    return config.questions_per_step * config.num_variants * config.num_generations
-
-
 def _parameters(policy: Policy) -> dict[str, int]:
     """Parameters by what they cost: the input embedding is a table and costs nothing."""
     sizes = {"layers": 0, "head": 0, "vision": 0, "trained_language": 0, "trained_vision": 0}
@@ -142,26 +135,18 @@ def _tokens(config: TrainConfig, prompt: PromptInputs) -> dict[str, int]:
     rows = config.questions_per_step * config.num_variants
     new = config.num_generations * config.max_new_tokens
     prompt_tokens = len(prompt.input_ids_P)
-    packed = prompt_tokens + new
-    plain = config.num_generations * (prompt_tokens + config.max_new_tokens)
+    row = prompt_tokens + new
+    if config.logprobs == "plain":
+        row = config.num_generations * (prompt_tokens + config.max_new_tokens)
     return {
         "prompt": prompt_tokens,
         "video": int(prompt.video_mask_P.sum()),
         "video_patches": math.prod(prompt.video_grid_thw),
-        "logprob_row_at_most": packed if config.logprobs == "packed" else plain,
+        "logprob_row_at_most": row,
         "prefill_per_step": rows * prompt_tokens,
         "completion_per_step_at_most": rows * new,
-        "logprob_per_step_at_most": rows * (packed if config.logprobs == "packed" else plain),
+        "logprob_per_step_at_most": rows * row,
     }
-
-
-def _vision_encodes(config: TrainConfig) -> dict[str, int]:
-    """Videos through the tower: one per variant, and again for every graph when it trains."""
-    variants = config.questions_per_step * config.num_variants
-    passes = 1
-    if config.trainable == "all":
-        passes += config.updates_per_rollout + (1 if config.beta > 0 else 0)
-    return {"per_step": variants * passes, "in_all": variants * passes * config.steps}
 
 
 # --- bytes ---------------------------------------------------------------------------------------
@@ -209,14 +194,12 @@ def _memory(
     size = DTYPES[pick_dtype(config.dtype, pick_device("auto"))].itemsize
     named = dict(policy.model.named_parameters())
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    variants = config.questions_per_step * config.num_variants // num_processes
     # Variants whose log-probs are computed together.
-    together = min(
-        config.questions_per_micro_batch * config.num_variants,
-        config.questions_per_step * config.num_variants // num_processes,
-    )
+    together = min(config.questions_per_micro_batch * config.num_variants, variants)
     total = sum(parameter.numel() for parameter in named.values())
     trained = sum(parameter.numel() for parameter in named.values() if parameter.requires_grad)
-    rows = _completions(config) // num_processes
+    rows = variants * config.num_generations
     length = tokens["prompt"] + config.max_new_tokens
     kv_width = text.num_key_value_heads * head_width
     row_tokens = tokens["logprob_row_at_most"] * together
@@ -253,19 +236,17 @@ def _memory(
         "key_value_cache": 2 * text.num_hidden_layers * kv_width * size * rows * length,
         "gathered_weights": total * size if stage == 3 else 0,
     }
-    # With checkpointing each layer's input, and what the layer saves that is computed again.
-    in_layers, in_tower = (
-        num_layers + saved if config.gradient_checkpointing else num_layers * saved
-        for num_layers, saved in (
-            (text.num_hidden_layers, language_layer),
-            (vision.depth, tower_layer),
-        )
-    )
-    trains_tower = config.trainable == "all"
+
+    def in_all(num_layers: int, saved: float) -> float:
+        # With checkpointing each layer's input, and what the layer saves that is computed again.
+        return num_layers + saved if config.gradient_checkpointing else num_layers * saved
+
+    in_layers = in_all(text.num_hidden_layers, language_layer)
+    in_tower = in_all(vision.depth, tower_layer) if config.trainable == "all" else 0
     head = text.hidden_size * text.vocab_size * size
     learning = {
         "activations": int(row_tokens * text.hidden_size * size * in_layers),
-        "tower_activations": int(patches * vision.hidden_size * size * in_tower) * trains_tower,
+        "tower_activations": int(patches * vision.hidden_size * size * in_tower),
         "logits": 3 * 4 * min(LOGITS_PER_CHUNK, row_tokens * text.vocab_size),
         "gathered_head": head * (1 + has_copy) if stage == 3 else 0,
     }

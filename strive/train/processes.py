@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -162,7 +162,24 @@ def _leave_group() -> None:
 
 
 @contextmanager
-def raising_at_sigterm() -> Iterator[None]:
+def handling_signals(
+    handler: Callable[[int, FrameType | None], Any], *numbers: signal.Signals
+) -> Iterator[dict[signal.Signals, Any]]:
+    """While entered, give signals a handler; yield the handlers of before.
+
+    Python allows handlers in the main thread alone; elsewhere the caller's stay in force.
+    """
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield before
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def raising_at_sigterm() -> AbstractContextManager[Any]:
     """While entered, SIGTERM raises what SIGINT raises, so that what was begun is undone.
 
     It is what a launcher sends to the other processes when one cannot start.
@@ -170,37 +187,27 @@ def raising_at_sigterm() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: at the signal.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return handling_signals(signal.default_int_handler, signal.SIGTERM)
 
 
+@dataclass
 class StopRequest:
+    """Whether a signal has asked the run to stop."""
+
+    requested: bool = False
+    earlier: dict[signal.Signals, Any] = field(default_factory=dict)
+    """The handlers that the next signal finds."""
+
+
+@contextmanager
+def stopping_at_signals() -> Iterator[StopRequest]:
     """While entered, the first signal asks to stop and the second one acts as it usually does."""
+    stop = StopRequest()
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[signal.Signals, Any] = {}
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        for each, handler in stop.earlier.items():
+            signal.signal(each, handler)
 
-    def __enter__(self) -> "StopRequest":
-        # Python allows handlers in the main thread alone; elsewhere the caller's stay in force.
-        if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._request)
-                for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        for signal_number, handler in self._before.items():
-            signal.signal(signal_number, handler)
+    with handling_signals(request, signal.SIGINT, signal.SIGTERM) as stop.earlier:
+        yield stop

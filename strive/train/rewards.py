@@ -29,8 +29,8 @@ from strive.records import Record
 from strive.train.advantages import FloatArray
 
 RewardFunction = Callable[..., Sequence[float | None]]
+# Largest size of a reward: the squares that a group's std needs are still finite.
 LARGEST = 1e150
-"""Largest size of a reward: the squares that a group's std needs are still finite."""
 PAGE = "docs/own-rewards.md"
 # What a function says that was written for lists of messages, and got texts.
 _CHAT_ERRORS = ("string indices must be", "'str' object has no attribute", "string index out of")

@@ -22,22 +22,22 @@ from strive.seeding import derive_rng
 
 
 @dataclass(frozen=True)
-class PreparedQuestion:
-    """A question with its variants of this process as the policy reads them."""
+class PreparedVariant:
+    """One variant of a question as the policy reads it."""
 
     question: QuestionVariants
+    variant: int
+    """Its number in the question, from 0 to M - 1."""
     text: str
-    prompts: tuple[PromptInputs, ...]
-    """Of `question.variants`, in their order."""
+    """The question's part of the prompt."""
+    prompt: PromptInputs
 
 
 @dataclass(frozen=True)
 class VariantRollout:
     """The G completions of one variant. L is shared by all variants of one call."""
 
-    prepared: PreparedQuestion
-    place: int
-    """Which of `prepared`'s variants; its number in the question is `variant`."""
+    prepared: PreparedVariant
     features: VisionFeatures
     """From before the mergers, without a graph."""
     tokens_GL: Tensor
@@ -46,16 +46,6 @@ class VariantRollout:
     logprobs_GL: Tensor
     """What the sampler drew each token with, at the sampling temperature; 0 past a length."""
     texts: tuple[str, ...]
-
-    @property
-    def prompt(self) -> PromptInputs:
-        """The prompt that the completions continue."""
-        return self.prepared.prompts[self.place]
-
-    @property
-    def variant(self) -> int:
-        """The variant's number in its question, from 0 to M - 1."""
-        return self.prepared.question.variants[self.place]
 
     @property
     def token_lists(self) -> list[list[int]]:
@@ -82,7 +72,7 @@ class MicroBatch:
 
     @property
     def prompts(self) -> list[PromptInputs]:
-        return [rollout.prompt for rollout in self.rollouts]
+        return [rollout.prepared.prompt for rollout in self.rollouts]
 
     @property
     def tokens_BGL(self) -> Tensor:
@@ -116,23 +106,24 @@ class MicroBatch:
         return f"question {', '.join(ids)}"
 
 
-def prepare_questions(
+def prepare_variants(
     policy: Policy,
     questions: Sequence[QuestionVariants],
     *,
     prompt_template: str,
     max_pixels: int | None,
-) -> list[PreparedQuestion]:
-    """Turn questions and frames into model inputs: prompts, patches and positions, on the CPU."""
-    texts = [build_question(question.record, prompt_template) for question in questions]
-    repeated = [
-        text for text, q in zip(texts, questions, strict=True) for _ in range(len(q.videos))
-    ]
+) -> list[PreparedVariant]:
+    """Turn the variants of questions, whose frames were read, into model inputs, in their order.
+
+    These are prompts, patches and positions, on the CPU.
+    """
+    owners = [(question, variant) for question in questions for variant in question.variants]
+    texts = [build_question(question.record, prompt_template) for question, _ in owners]
     videos = [video for question in questions for video in question.videos]
-    prompts = iter(prepare_prompts(policy, repeated, videos, max_pixels=max_pixels))
+    prompts = prepare_prompts(policy, texts, videos, max_pixels=max_pixels)
     return [
-        PreparedQuestion(question, text, tuple(next(prompts) for _ in question.videos))
-        for question, text in zip(questions, texts, strict=True)
+        PreparedVariant(question, variant, text, prompt)
+        for (question, variant), text, prompt in zip(owners, texts, prompts, strict=True)
     ]
 
 
@@ -149,37 +140,35 @@ def sampling_of(config: TrainConfig) -> Sampling:
 
 def roll_out(
     policy: Policy,
-    prepared: Sequence[PreparedQuestion],
+    prepared: Sequence[PreparedVariant],
     *,
     sampler: Sampler,
     sampling: Sampling,
     seed: int,
     step: int,
 ) -> list[VariantRollout]:
-    """Sample G completions for every variant of every question; `sampler` writes them.
+    """Sample G completions of every variant; `sampler` writes them.
 
     Completion j of variant i depends on (seed, step, question, i, j) and the weights alone.
     """
-    prompts = [prompt for question in prepared for prompt in question.prompts]
+    prompts = [each.prompt for each in prepared]
+    keys = [
+        (seed, "text", step, each.question.record.question_id, each.variant) for each in prepared
+    ]
     uniforms_RGL = np.stack(
         [
             [
-                derive_rng(
-                    seed, "text", step, question.question.record.question_id, variant, generation
-                ).random(sampling.max_new_tokens)
+                derive_rng(*key, generation).random(sampling.max_new_tokens)
                 for generation in range(sampling.num_generations)
             ]
-            for question in prepared
-            for variant in question.question.variants
+            for key in keys
         ]
     )
     features = encode_videos(policy, prompts)
     completions = sampler(prompts, features, sampling=sampling, uniforms_RGL=uniforms_RGL)
-    places = [(question, i) for question in prepared for i in range(len(question.prompts))]
     return [
         VariantRollout(
-            prepared=question,
-            place=place,
+            prepared=each,
             features=features[row],
             tokens_GL=completions.tokens_RGL[row],
             lengths_G=completions.lengths_RG[row],
@@ -187,5 +176,5 @@ def roll_out(
             logprobs_GL=completions.logprobs_RGL[row],
             texts=tuple(completions.texts[row]),
         )
-        for row, (question, place) in enumerate(places)
+        for row, each in enumerate(prepared)
     ]

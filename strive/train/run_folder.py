@@ -4,8 +4,8 @@
     checkpoints/step-000100/  best/  final/  run.lock
     nonfinite/step-000012/  failed_reward/step-000012/
 
-These names, and the temporary ones of `temporaries`, are the run's; whatever else lies in the
-folder is the user's and stays. A folder that holds one of them and no run of ours is refused.
+These names, and the temporary ones of what is being written, are the run's; whatever else lies in
+the folder is the user's and stays. A folder that holds one of them and no run of ours is refused.
 
 Steps count from 1 here. Nothing in the folder is needed to compute a step, save the checkpoint, so
 a run that is cut back and continued leaves the same lines as one that never stopped.
@@ -44,14 +44,25 @@ from strive.train.run_lock import RunLock
 
 CHECKPOINT_STATE = "state.json"
 BEST_STATE = "best.json"
+# The list of a finished folder: on each line what a file held (`_content`), and its relative path.
 WRITTEN = ".strive-files"
-"""The list: on each line what a file held (`_content`), and its path relative to the folder."""
 _MOST_DIGESTED_BYTES = 2**20
-TEMPORARY_ENDS = (".tmp", "-old.tmp")
-"""Ends of a folder's name while it is written, and while it is removed."""
 # What tells a folder as a run's; earlier versions wrote no list.
 _MARKS = (WRITTEN, CHECKPOINT_STATE, BEST_STATE)
 _STEP = "([0-9]{6}|[1-9][0-9]{6,})"
+_NAMES = (
+    *("config.json", "metrics.jsonl", "held_out.jsonl", "completions.parquet", "checkpoints"),
+    *("best", "final", "nonfinite", "failed_reward", "tensorboard", "wandb", "wandb.json"),
+)
+# Names of files and folders while a run writes or removes them, by the folder that they lie in.
+_TEMPORARY_FILES = {
+    "": r"(config\.json|metrics\.jsonl|held_out\.jsonl|wandb\.json)\.tmp",
+    "completions.parquet": rf"part-{_STEP}\.tmp",
+}
+_TEMPORARY_FOLDERS = {
+    "": r"(best|final)(-old)?\.tmp",
+    "checkpoints": rf"(best|step-{_STEP})(-old)?\.tmp",
+}
 # Columns of completions.parquet that are no float64.
 _COLUMN_TYPES = {
     "step": pa.int64(),
@@ -108,33 +119,10 @@ class RunFolder:
 
     def names(self) -> list[Path]:
         """Paths that exist under a name that a run writes, the lock left out."""
-        finished = (
-            *(self.config_file, self.metrics_file, self.held_out_file, self.completions),
-            *(self.checkpoints, self.best, self.final, self.nonfinite, self.failed_reward),
-            *(self.tensorboard, self.wandb, self.wandb_file),
-        )
-        files, folders = self.temporaries()
-        names = (path for path in (*finished, *files, *folders) if path.parent == self.root)
-        return [path for path in names if os.path.lexists(path)]
-
-    def temporaries(self) -> tuple[list[Path], list[Path]]:
-        """Names that files, and folders, have while a run writes or removes them."""
-        files = (self.config_file, self.metrics_file, self.held_out_file, self.wandb_file)
-        policies = (self.best, self.final, self.best_of_checkpoint)
-        return (
-            [
-                *(path.with_name(f"{path.name}.tmp") for path in files),
-                *_matching(self.completions, rf"part-{_STEP}\.tmp"),
-            ],
-            [
-                *(
-                    path.with_name(f"{path.name}{end}")
-                    for path in policies
-                    for end in TEMPORARY_ENDS
-                ),
-                *_matching(self.checkpoints, rf"step-{_STEP}(-old)?\.tmp"),
-            ],
-        )
+        finished = [self.root / name for name in _NAMES]
+        files = _matching(self.root, _TEMPORARY_FILES[""])
+        folders = _matching(self.root, _TEMPORARY_FOLDERS[""])
+        return [path for path in (*finished, *files, *folders) if os.path.lexists(path)]
 
     @property
     def has_config(self) -> bool:
@@ -151,7 +139,7 @@ class RunFolder:
         return (
             self.has_config
             or (self.lock.left_by_a_run() and bool(self.names()))
-            or bool(self.checkpoint_steps() and self.whole_checkpoint_steps())
+            or None in self.checkpoint_damage().values()
         )
 
     @property
@@ -187,16 +175,8 @@ class RunFolder:
             if (path / CHECKPOINT_STATE).is_file()
         )
 
-    def damaged_checkpoints(self) -> dict[int, str]:
-        """The damage of each checkpoint that is not as it was written, by step."""
-        return {step: reason for step, reason in self._damage_by_step().items() if reason}
-
-    def whole_checkpoint_steps(self) -> list[int]:
-        """Steps of the checkpoints that are as they were written, in order."""
-        return [step for step, reason in self._damage_by_step().items() if reason is None]
-
-    def _damage_by_step(self) -> dict[int, str | None]:
-        """All that a run wrote as checkpoints, in order; None for those that are whole."""
+    def checkpoint_damage(self) -> dict[int, str | None]:
+        """The damage of each checkpoint that a run wrote, by step; None for a whole one."""
         found: dict[int, str | None] = {}
         for path in _matching(self.checkpoints, f"step-{_STEP}"):
             if not any((path / mark).is_file() for mark in (CHECKPOINT_STATE, WRITTEN)):
@@ -255,14 +235,6 @@ class RunFolder:
         if _read_best(self.best_of_checkpoint) is not None:
             remove(self.best_of_checkpoint)
 
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add one step's line; numbers that are not finite become null."""
-        _append(self.metrics_file, line)
-
-    def append_held_out(self, line: Mapping[str, Any]) -> None:
-        """Add the line of one held-out evaluation."""
-        _append(self.held_out_file, line)
-
     def add_completions(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep a step's completions until the next `flush_completions`."""
         self._rows.extend(rows)
@@ -316,16 +288,17 @@ class RunFolder:
                 part.unlink()
             else:
                 _write_part(part, kept)
-        for later in self._damage_by_step():
+        for later in self.checkpoint_damage():
             if later > step:
                 remove(self.checkpoint(later))
-        files, folders = self.temporaries()
-        for path in files:
-            if path.is_file():
-                path.unlink()
-        for path in folders:
-            if path.is_dir() and not path.is_symlink():
-                remove_leftover(path)
+        for place, pattern in _TEMPORARY_FILES.items():
+            for path in _matching(self.root / place, pattern):
+                if path.is_file():
+                    path.unlink()
+        for place, pattern in _TEMPORARY_FOLDERS.items():
+            for path in _matching(self.root / place, pattern):
+                if path.is_dir() and not path.is_symlink():
+                    remove_leftover(path)
         remove(self.final)
         best, earlier = self.read_best(), _read_best(self.best_of_checkpoint)
         if best is not None and best.step > _last_evaluated(step):
@@ -403,12 +376,13 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
     return kept
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a step's line to a log; numbers that are not finite become null."""
     append_text(path, json.dumps(plain_json(line)) + "\n", sync=False, knob="--run-dir")
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file; its temporary name is one of `temporaries`."""
+    # Its temporary name is one of those that a later start clears away.
     temporary = path.with_name(f"{path.name}.tmp")
     write_atomically(path, text, temporary=temporary, knob="--run-dir")
 
@@ -472,7 +446,7 @@ def remove(path: Path) -> None:
     What no run wrote stays as `NAME-kept`: files that were put into it, or all of another folder.
     """
     if path.is_dir() and not path.is_symlink() and any((path / m).is_file() for m in _MARKS):
-        leftover = path.with_name(f"{path.name}{TEMPORARY_ENDS[1]}")
+        leftover = path.with_name(f"{path.name}-old.tmp")
         path.rename(leftover)
         remove_leftover(leftover)
     elif os.path.lexists(path):

@@ -8,7 +8,7 @@ starting policy is the best. Of equals the earliest stays.
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from strive.train.run_folder import (
 )
 from strive.train.step import Trainer
 
+# The held-out reward: the share of held-out questions that were answered correctly.
 BEST_METRIC = "accuracy"
-"""The held-out reward: the share of held-out questions that were answered correctly."""
 _POSITIONS = {
     "published": (
         "`published`, that of the released weights: Qwen2.5-VL's text after a video starts at the "
@@ -93,23 +93,6 @@ def write_checkpoint(trainer: Trainer, folder: RunFolder, step: int, about: dict
     processes.of_main(finish)
 
 
-def write_final(trainer: Trainer, folder: RunFolder, about: Mapping[str, Any]) -> None:
-    """Write the policy as it ended to `final/`.
-
-    Raises:
-        DiskError: the disk takes no more; nothing of it is left.
-    """
-
-    write_policy(
-        trainer,
-        folder.final,
-        about,
-        trainer.config.steps,
-        folder.last_metrics,
-        lambda temporary: commit_folder(temporary, folder.final),
-    )
-
-
 def keep_if_best(
     trainer: Trainer,
     folder: RunFolder,
@@ -135,45 +118,45 @@ def keep_if_best(
     before = folder.read_best() if processes.is_main else None
     record = -math.inf if before is None else before.value
     if processes.any(processes.is_main and candidate.value > record):
-        write_policy(
-            trainer,
-            folder.best,
-            about,
-            step,
-            lambda: {f"held-out {name}": value for name, value in held_out.items()},
-            lambda temporary: folder.replace_best(temporary, candidate),
-        )
+        figures = {f"held-out {name}": value for name, value in held_out.items()}
+        write_policy(trainer, folder, about, step, figures=figures, best=candidate)
         return candidate
     return before
 
 
 def write_policy(
     trainer: Trainer,
-    target: Path,
+    folder: RunFolder,
     about: Mapping[str, Any],
     step: int,
-    figures: Callable[[], Mapping[str, Any]],
-    finish: Callable[[Path], None],
+    *,
+    figures: Mapping[str, Any] | None = None,
+    best: Best | None = None,
 ) -> None:
     """Write the policy as a plain Hugging Face folder with its processor, adapters merged in.
 
-    It is written beside `target`, with a README of how it came about (`model_card` with `figures`);
-    `finish` lets it appear. All processes call it together.
+    It becomes `final/`, or `best/` where `best` says what it is the best by. Its README says how it
+    came about (`model_card`), with `figures` or those of the last step. All processes call it
+    together.
 
     Raises:
         DiskError: the disk takes no more; nothing of it is left.
     """
-    temporary = target.with_name(f"{target.name}.tmp")
+    config, policy = trainer.config, trainer.policy
+    temporary = folder.root / ("final.tmp" if best is None else "best.tmp")
 
     def write() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
-        merged = trainer.config.trainable == "lora"
-        model = trainer.policy.model
+        shown = folder.last_metrics() if figures is None else figures
+        card = model_card(config, about, step=step, figures=shown)
+        merged = merged_state_dict(policy.model) if config.trainable == "lora" else None
         with written_whole(temporary):
-            save_policy(trainer.policy, temporary, merged_state_dict(model) if merged else None)
-            card = model_card(trainer.config, about, step=step, figures=figures())
+            save_policy(policy, temporary, merged)
             (temporary / "README.md").write_text(card, encoding="utf-8")
-            finish(temporary)
+            if best is None:
+                commit_folder(temporary, folder.final)
+            else:
+                folder.replace_best(temporary, best)
 
     with trainer.engine.gathered():
         trainer.processes.of_main(write)

@@ -90,9 +90,10 @@ def first_step_of(
             )
         return 0
     folder.read_best()
-    steps, damaged = folder.whole_checkpoint_steps(), folder.damaged_checkpoints()
-    if damaged and not steps:
-        listed = "; ".join(f"{checkpoint_name(step)}: {why}" for step, why in damaged.items())
+    damage = folder.checkpoint_damage()
+    steps = [step for step, reason in damage.items() if reason is None]
+    if damage and not steps:
+        listed = "; ".join(f"{checkpoint_name(step)}: {why}" for step, why in damage.items())
         raise CheckpointError(
             f"no checkpoint in {folder.checkpoints} is whole ({listed}); move that folder away to "
             "train from the start again, or give another --run-dir"
@@ -170,8 +171,8 @@ def resume_notes(folder: RunFolder, first_step: int) -> Iterator[str]:
             f"{folder.metrics_file} lacks {len(missing)} of its {first_step} steps (first: "
             f"{min(missing)}); the run goes on, its curves will not have them"
         )
-    for step, reason in folder.damaged_checkpoints().items():
-        if step > first_step:
+    for step, reason in folder.checkpoint_damage().items():
+        if step > first_step and reason is not None:
             yield (
                 f"{folder.checkpoint(step)} is damaged ({reason}); the run goes on from step "
                 f"{first_step}, the newest whole checkpoint"
@@ -283,7 +284,7 @@ def _too_long(
 def start_lines(config: TrainConfig, data: VariantReader) -> list[str]:
     """Lines about the data: what is left out, differs from the cache or was noted, the draws."""
     lines = []
-    if data.num_left_out:
+    if data.left_out.total():
         lines.append(f"left out: {data.left_out_text()}")
     if data.num_changed:
         fields = ", ".join(f"{name} {count}" for name, count in data.changed_fields.most_common())

@@ -35,7 +35,7 @@ from strive.train.processes import Processes
 from strive.train.rewards import RewardFunction, compute_rewards, record_columns
 from strive.train.rollout import (
     MicroBatch,
-    PreparedQuestion,
+    PreparedVariant,
     VariantRollout,
     roll_out,
     sampling_of,
@@ -72,7 +72,7 @@ class StepResult:
 
 def train_step(
     trainer: Trainer,
-    prepared: Sequence[PreparedQuestion],
+    prepared: Sequence[PreparedVariant],
     step: int,
     watch: Stopwatch,
     *,
@@ -159,7 +159,7 @@ def train_step(
             schedule=config.schedule,
         )
         with (
-            keeping_batch(nonfinite_folder, prepared, micro_batches, outcomes, processes, step + 1),
+            keeping_batch(nonfinite_folder, micro_batches, outcomes, processes, step + 1),
             watch.measure("time/backward"),
         ):
             grad_norms.append(engine.step(learning_rate))
@@ -191,8 +191,8 @@ def _loss_metrics(sums_by_update: Sequence[Mapping[str, float]], beta: float) ->
     }
 
 
+# One variant's texts, token ids and whether they were cut [G], on whichever process.
 _Written = tuple[tuple[str, ...], list[list[int]], NDArray[np.bool_]]
-"""One variant's texts, token ids and whether they were cut [G], on whichever process."""
 
 
 def _judge_groups(
@@ -208,7 +208,7 @@ def _judge_groups(
     judged = []
     with processes.together():
         for place, rollout in enumerate(rollouts, start=processes.rank * len(rollouts)):
-            if rollout.variant == 0:
+            if rollout.prepared.variant == 0:
                 written_M = written[place : place + num_variants]
                 texts_M = [texts for texts, _, _ in written_M]
                 with keeping_completions(
@@ -219,7 +219,7 @@ def _judge_groups(
 
 
 def _judge(
-    trainer: Trainer, prepared: PreparedQuestion, written_M: Sequence[_Written]
+    trainer: Trainer, prepared: PreparedVariant, written_M: Sequence[_Written]
 ) -> GroupOutcome:
     """Rewards of a group's completions and their advantages over the group (Eq. 3)."""
     config, question = trainer.config, prepared.question

@@ -10,27 +10,25 @@ from collections.abc import Iterator, Mapping
 
 from strive.configs.schema import TrainConfig
 
+# Over so many last steps something must hold before it is said; at the end of a shorter run, over
+# all of its steps.
 NUM_STEPS = 20
-"""Over so many last steps something must hold before it is said; at the end of a shorter run, over
-all of its steps."""
+# A prompt that the policy does not know shows sooner.
 NUM_FIRST_STEPS = 5
-"""A prompt that the policy does not know shows sooner."""
 # What follows from a cause by itself, and need not be said after it.
 _FOLLOWS = {
     "unparsed": ("wrong", "zero-std"),
     "no reward": ("wrong", "zero-std"),
     "cut": ("unparsed", "wrong", "zero-std"),
 }
-
-
+# Largest mean of `policy/rollout_mismatch` that rounding explains, with room. In bfloat16 it was
+# below 2e-3 on the lab's models; 0.02 to 0.04 on 8 layers of random weights, where two right ways
+# to compute the same log-probs are as far apart; 0.17 on 28 such layers, which make the most of
+# rounding. In float32 all that ran were below 1e-5.
 MISMATCH_BOUNDS = {"float32": 1e-3, "bfloat16": 1e-1}
-"""Largest mean of `policy/rollout_mismatch` that rounding explains, with room. In bfloat16 it was
-below 2e-3 on the lab's models; 0.02 to 0.04 on 8 layers of random weights, where two right ways to
-compute the same log-probs are as far apart; 0.17 on 28 such layers, which make the most of
-rounding. In float32 all that ran were below 1e-5."""
+# Largest KL of the first update. On a GPU policy and reference may run other kernels: one keeps
+# what a gradient needs.
 KL_BOUNDS = {"cpu": 0.0, "cuda": 1e-6}
-"""Largest KL of the first update. On a GPU policy and reference may run other kernels: one keeps
-what a gradient needs."""
 
 
 def first_step_warnings(
@@ -64,11 +62,6 @@ def first_step_warnings(
         )
 
 
-def _is_unparsed(step: Mapping[str, float]) -> bool:
-    # Where accuracy is no reward, nobody asked for that form.
-    return step.get("reward/accuracy") == 0 and step["completion/parsed_fraction"] == 0
-
-
 class LearningWatch:
     """Takes each step's metrics and yields a line for every cause that is seen for the first time.
 
@@ -78,22 +71,27 @@ class LearningWatch:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
-        self._last: deque[Mapping[str, float]] = deque(maxlen=NUM_STEPS)
+        self._last: deque[dict[str, bool]] = deque(maxlen=NUM_STEPS)
         self._said: set[str] = set()
 
     def see(self, metrics: Mapping[str, float], *, is_last: bool) -> Iterator[str]:
         """Take a step; `is_last` of the whole run."""
-        self._last.append(metrics)
-        for cause, num_steps, holds in (
-            ("no reward", NUM_STEPS, lambda step: math.isnan(step["reward/mean"])),
-            ("cut", NUM_STEPS, lambda step: step["completion/truncated_fraction"] == 1),
-            ("unparsed", NUM_FIRST_STEPS, _is_unparsed),
-            ("wrong", NUM_STEPS, lambda step: step.get("reward/accuracy") == 0),
-            ("zero-std", NUM_STEPS, lambda step: step["group/zero_std_fraction"] == 1),
-        ):
+        # Absent where accuracy is no reward: then nobody asked for an answer of that form either.
+        is_wrong = metrics.get("reward/accuracy") == 0
+        self._last.append(
+            {
+                "no reward": math.isnan(metrics["reward/mean"]),
+                "cut": metrics["completion/truncated_fraction"] == 1,
+                "unparsed": is_wrong and metrics["completion/parsed_fraction"] == 0,
+                "wrong": is_wrong,
+                "zero-std": metrics["group/zero_std_fraction"] == 1,
+            }
+        )
+        for cause in self._last[-1]:
+            num_steps = NUM_FIRST_STEPS if cause == "unparsed" else NUM_STEPS
             steps = list(self._last)[-num_steps:]
             is_enough = len(steps) == num_steps or is_last
-            if cause not in self._said and is_enough and all(map(holds, steps)):
+            if cause not in self._said and is_enough and all(step[cause] for step in steps):
                 self._said |= {cause, *_FOLLOWS.get(cause, ())}
                 yield self._text(cause, len(steps))
 

@@ -12,7 +12,7 @@ from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.vision import count_encodes, encode_videos
-from strive.train.rollout import prepare_questions
+from strive.train.rollout import prepare_variants
 
 M, G, L = 2, 3, 5
 
@@ -36,14 +36,15 @@ def question():
 @pytest.mark.parametrize("all_logits", [True, False])
 def test_log_probs_equal_the_packed_ones(rows, question, all_logits):
     policy = load_policy(lab_model_path("qwen2_5_vl"), position_rule="transformers")
-    (prepared,) = prepare_questions(
+    prepared = prepare_variants(
         policy, [question], prompt_template=PROMPT_TEMPLATE, max_pixels=None
     )
+    prompts = [variant.prompt for variant in prepared]
     tokens_MGL = torch.from_numpy(np.random.default_rng(0).integers(0, 600, (M, G, L)))
     ours = completion_logprobs_batch(
         policy,
-        prepared.prompts,
-        encode_videos(policy, prepared.prompts),
+        prompts,
+        encode_videos(policy, prompts),
         tokens_MGL,
         torch.full((M, G), L),
     )

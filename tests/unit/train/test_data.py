@@ -96,7 +96,7 @@ def test_a_sample_ignores_what_lies_outside_it(make_config, new_cache):
     chosen = ids(sample_records(everything, 3, 0))
     others = tuple(name for name in ids(everything) if name not in chosen)
     data = TrainingData(make_config(cache=new_cache(unscored=others), num_questions=3))
-    assert ids(data.records) == chosen and data.num_unscored == 0
+    assert ids(data.records) == chosen and data.left_out.total() == 0
 
 
 def test_logit_multiplies_by_the_scorers_own_scale(make_config):
@@ -135,7 +135,7 @@ def test_missing_scores_name_the_command_or_are_counted(make_config, new_cache):
     with pytest.raises(CacheError, match=r"2 of 6 .*first: 'q2'.*precompute --cache .* --scorer"):
         TrainingData(make_config(cache=cache))
     data = TrainingData(make_config(cache=cache, skip_unscored=True))
-    assert ids(data.records) == ["q0", "q1", "q3", "q5"] and data.num_unscored == 2
+    assert ids(data.records) == ["q0", "q1", "q3", "q5"] and data.left_out["no current scores"] == 2
     assert data.describe()["num_questions_unscored"] == 2
 
 
@@ -158,7 +158,7 @@ def test_missing_frames_are_an_error_but_failed_videos_are_left_out(make_config,
     row = FailureRow("broken.mp4", "broken.mp4", "decode", "not_a_video", "no", 0.1, key)
     commit_failures(layout, [row], writer="test")
     data = TrainingData(make_config(**options))
-    assert len(data.records) == 6 and data.num_failed == 1
+    assert len(data.records) == 6 and data.left_out["no video"] == 1
 
 
 def test_shard_shares_out_variants():

@@ -3,13 +3,13 @@ import signal
 
 import pytest
 
-from strive.train.processes import StopRequest
+from strive.train.processes import stopping_at_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks(number):
     before = signal.getsignal(number)
-    with StopRequest() as stop:
+    with stopping_at_signals() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
@@ -25,6 +25,6 @@ def python_handles_sigint():
 
 
 def test_the_second_signal_acts(python_handles_sigint):
-    with pytest.raises(KeyboardInterrupt), StopRequest():
+    with pytest.raises(KeyboardInterrupt), stopping_at_signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

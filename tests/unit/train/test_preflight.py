@@ -275,4 +275,4 @@ def test_a_resumed_run_is_told_by_what_was_asked_for(make_config, cache_root, tm
     data = TrainingData(config)
     before = comparable_cache(data)
     preflight(config, data)
-    assert data.num_too_long == 1 and comparable_cache(data) == before
+    assert data.left_out["too long"] == 1 and comparable_cache(data) == before

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from strive.errors import CheckpointError, DiskError
-from strive.train.run_folder import Best, RunFolder
+from strive.train.run_folder import Best, RunFolder, append_line
 from strive.train.start import require_same_config
 
 
@@ -54,7 +54,7 @@ def steps_of(path):
 
 
 def test_metrics_are_json_lines_without_nan(folder):
-    folder.append_metrics({"step": 1, "a": 0.5, "b": float("nan"), "c": 3})
+    append_line(folder.metrics_file, {"step": 1, "a": 0.5, "b": float("nan"), "c": 3})
     assert folder.metrics_file.read_text() == '{"step": 1, "a": 0.5, "b": null, "c": 3}\n'
     assert folder.last_metrics() == {"step": 1, "a": 0.5, "b": None, "c": 3}
 
@@ -73,8 +73,8 @@ def test_completions_are_one_table(folder):
 
 def test_cut_back_leaves_what_the_checkpoint_saw(folder):
     for step in (1, 2, 3, 4):
-        folder.append_metrics({"step": step})
-        folder.append_held_out({"step": step})
+        append_line(folder.metrics_file, {"step": step})
+        append_line(folder.held_out_file, {"step": step})
         folder.add_completions([row(step)])
         if step == 1:
             folder.flush_completions()
@@ -94,8 +94,8 @@ def test_cut_back_leaves_what_the_checkpoint_saw(folder):
 
 
 def test_cut_back_to_nothing(folder):
-    folder.append_metrics({"step": 1})
-    folder.append_held_out({"step": 0})
+    append_line(folder.metrics_file, {"step": 1})
+    append_line(folder.held_out_file, {"step": 0})
     folder.add_completions([row(1)])
     folder.flush_completions()
     put_best(folder, 0, 0.5)

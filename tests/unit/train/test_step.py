@@ -18,7 +18,7 @@ from strive.models.vision import count_encodes
 from strive.train.data import TrainingData
 from strive.train.loop import build_trainer
 from strive.train.processes import start_processes
-from strive.train.rollout import MicroBatch, prepare_questions, roll_out, sampling_of
+from strive.train.rollout import MicroBatch, prepare_variants, roll_out, sampling_of
 from strive.train.start import weights_digest
 from strive.train.step import train_step
 from strive.train.timing import Stopwatch
@@ -52,7 +52,7 @@ def build(make_config):
         trainer = build_trainer(config, policy, start_processes(), {"vowels": vowels})
         data = TrainingData(config)
         questions = [data.read(record, 0) for record in data.questions_of(0)]
-        prepared = prepare_questions(
+        prepared = prepare_variants(
             policy, questions, prompt_template=config.prompt_template, max_pixels=None
         )
         return trainer, prepared
@@ -179,21 +179,12 @@ def test_completions_do_not_depend_on_the_batch(build):
     together = roll_out(trainer.policy, prepared, **options)
     texts = [rollout.texts for rollout in together]
     assert texts == [
-        roll_out(trainer.policy, [only_variant(question, i)], **options)[0].texts
-        for question in prepared
-        for i in range(2)
+        roll_out(trainer.policy, [variant], **options)[0].texts for variant in prepared
     ]
     more = roll_out(
         trainer.policy, prepared, **(options | {"sampling": Sampling(4, 6, top_p=0.95)})
     )
     assert [rollout.texts[:3] for rollout in more] == texts
-
-
-def only_variant(prepared, variant):
-    """A question of which this process holds one variant."""
-    question = prepared.question
-    part = dataclasses.replace(question, variants=(variant,), videos=(question.videos[variant],))
-    return dataclasses.replace(prepared, question=part, prompts=(prepared.prompts[variant],))
 
 
 def test_zero_std_groups_stay_in_the_denominator(build):
@@ -209,7 +200,7 @@ def test_zero_std_groups_stay_in_the_denominator(build):
     assert norm_both["group/zero_std_fraction"] == 0.5
     alone, _ = build(beta=0.0, questions_per_step=1)
     alone = dataclasses.replace(alone, reward_functions={"vowels": only_first})
-    norm_alone = run(alone, prepared[:1]).metrics["optim/grad_norm"]
+    norm_alone = run(alone, prepared[:2]).metrics["optim/grad_norm"]
     assert norm_both["optim/grad_norm"] == pytest.approx(norm_alone / 2, rel=1e-4)
 
 
@@ -240,11 +231,11 @@ def test_a_batch_that_is_not_finite_is_written_whole(build, tmp_path):
     assert (described["step"], described["rank"]) == (5, 0)
     assert "not finite" in described["reason"]
     tensors = load_file(folder / "rank-0.safetensors")
-    assert len(described["groups"]) == len(prepared) == 2
-    for group, question in zip(described["groups"], prepared, strict=True):
-        record = question.question.record
+    assert len(described["groups"]) == 2 and len(prepared) == 2 * 2
+    for group, question in zip(described["groups"], (prepared[:2], prepared[2:]), strict=True):
+        record = question[0].question.record
         assert (group["question_id"], group["solution"]) == (record.question_id, record.solution)
-        assert group["prompts"] == [prompt.text for prompt in question.prompts]
+        assert group["prompts"] == [variant.prompt.text for variant in question]
         number = group["group"]
         tokens_MGL = tensors[f"{number}/tokens_MGL"]
         lengths_MG = tensors[f"{number}/lengths_MG"]
@@ -316,7 +307,7 @@ def textbook_step(model, reference, groups, config):
         return [
             textbook_logprobs(
                 model,
-                group.prompt,
+                group.prepared.prompt,
                 tokens[:length],
                 rule=config.position_rule,
                 temperature=config.sampling_temperature,

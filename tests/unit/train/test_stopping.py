@@ -87,11 +87,12 @@ DAMAGE = {
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_checkpoint_is_told_from_a_whole_one(run, how):
-    assert run.whole_checkpoint_steps() == [2, 3] and not run.damaged_checkpoints()
+    assert run.checkpoint_damage() == {2: None, 3: None}
     DAMAGE[how](run.checkpoint(3))
-    assert run.whole_checkpoint_steps() == [2] and list(run.damaged_checkpoints()) == [3]
+    found = run.checkpoint_damage()
+    assert list(found) == [2, 3] and found[2] is None and found[3]
     run.cut_back(2)
-    assert not run.damaged_checkpoints()
+    assert run.checkpoint_damage() == {2: None}
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, config, capsys):
@@ -101,7 +102,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, config, capsys):
     [line] = [line for line in capsys.readouterr().err.splitlines() if "is damaged" in line]
     assert line.startswith(f"train: {run.checkpoint(3)} is damaged (")
     assert line.endswith("the run goes on from step 2, the newest whole checkpoint")
-    assert steps_of(run) == [1, 2, 3, 4] and run.whole_checkpoint_steps() == [3, 4]
+    assert steps_of(run) == [1, 2, 3, 4] and run.checkpoint_damage() == {3: None, 4: None}
 
 
 def test_without_a_whole_checkpoint_nothing_is_touched(run, config):
@@ -202,7 +203,7 @@ def files_of_at_most(num_bytes):
     ("function", "module", "half"),
     [
         ("write_checkpoint", "loop", "checkpoints/step-000001.tmp"),
-        ("write_final", "loop", "final.tmp"),
+        ("write_policy", "loop", "final.tmp"),
         ("keep_if_best", "loop", "best.tmp"),
         ("commit_folder", "saves", "checkpoints/step-000001.tmp"),
     ],

@@ -19,7 +19,7 @@ from strive.errors import (
 from strive.lab.models import lab_model_path
 from strive.train.loggers import LOGGERS
 from strive.train.loop import train
-from strive.train.run_folder import RunFolder, commit_folder
+from strive.train.run_folder import RunFolder, append_line, commit_folder
 
 # As the first version wrote it.
 CONFIG = {
@@ -136,7 +136,7 @@ def test_an_edited_file_is_the_users(folder, capsys):
 
 
 def test_a_line_that_no_run_wrote_is_named(folder):
-    folder.append_metrics({"step": 1, "loss/total": 0.5})
+    append_line(folder.metrics_file, {"step": 1, "loss/total": 0.5})
     with folder.metrics_file.open("a") as file:
         file.write("mine\n")
     before = folder.metrics_file.read_bytes()
