@@ -130,9 +130,7 @@ class Measured:
         self.frame_size = FRAME_SIZE if tiny else LARGE_FRAME_SIZE
         self.ours = Ours(self.config, policy, self.frame_size)
         question = make_question(0, self.config.num_variants, self.frame_size)
-        prepared = prepare_variants(
-            self.policy, [question], prompt_template=self.config.prompt_template, max_pixels=None
-        )
+        prepared = prepare_variants(self.policy, [question], self.config)
         self.prompts: list[PromptInputs] = [variant.prompt for variant in prepared]
         self.passes = CPU_PASSES if tiny else GPU_PASSES
         self._features: list[VisionFeatures] | None = None

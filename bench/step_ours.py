@@ -93,9 +93,7 @@ class Ours:
             counts = [stack.enter_context(count_encodes(model)) for model in models]
             started = time.perf_counter()
             with watch.measure("inputs"):
-                prepared = prepare_variants(
-                    self.policy, questions, prompt_template=PROMPT_TEMPLATE, max_pixels=None
-                )
+                prepared = prepare_variants(self.policy, questions, trainer.config)
             result = train_step(trainer, prepared, number, watch)
             whole = time.perf_counter() - started
         lengths = [outcome.lengths_MG.tolist() for outcome in result.outcomes]
@@ -130,12 +128,8 @@ class Ours:
         encode each variant once, with its graph.
         """
         config = self.trainer.config
-        prepared = prepare_variants(
-            self.policy,
-            self._make_questions(number, config.num_variants)[:1],
-            prompt_template=PROMPT_TEMPLATE,
-            max_pixels=None,
-        )
+        [question, *_] = self._make_questions(number, config.num_variants)
+        prepared = prepare_variants(self.policy, [question], config)
         shape = (config.num_variants, config.num_generations, num_tokens)
         tokens = torch.from_numpy(np.random.default_rng(number).integers(0, PLAIN_TOKENS, shape))
         prompts = [variant.prompt for variant in prepared]

@@ -31,6 +31,7 @@ _REASONS = {
     errno.EFBIG: "the file is larger than this system allows{smaller}",
     errno.EIO: "the disk answers with an error",
 }
+_KEPT_FROM_REMOVING = (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def expanded(path: PathOrText) -> PathOrText:
@@ -100,7 +101,13 @@ def atomic_file(
                 raise
             raise disk_error(path, error, knob) from error
     finally:
-        _remove_if_there(temporary)
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError as error:
+            # A folder that never came to be, or a disk that turned read-only: the write itself has
+            # already raised, and the hidden temporary name is invisible to readers.
+            if error.errno not in _KEPT_FROM_REMOVING:
+                raise
 
 
 def write_atomically(
@@ -113,16 +120,6 @@ def write_atomically(
     """
     with atomic_file(path, temporary=temporary, knob=knob) as place:
         place.write_text(text, encoding="utf-8")
-
-
-def _remove_if_there(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        # A folder that never came to be, or a disk that turned read-only: the write itself has
-        # already raised, and the hidden temporary name is invisible to readers.
-        if error.errno not in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
-            raise
 
 
 def fsync(path: Path) -> None:

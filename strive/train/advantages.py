@@ -76,20 +76,14 @@ def group_advantages(
     if grouping not in by_grouping:
         raise unknown_name("grouping", grouping, by_grouping)
     advantages_MG = by_grouping[grouping]
+    is_zero, known = is_zero_std(rewards_MG), rewards_MG[np.isfinite(rewards_MG)]
     metrics = {
-        "reward_std": pool_std(rewards_MG, std_correction),
-        "zero_std": float(is_zero_std(rewards_MG)),
+        "reward_std": 0.0 if is_zero else float(known.std(ddof=std_correction)),
+        "zero_std": float(is_zero),
         "between_variant_share": between_variant_share(rewards_MG),
         "advantage_abs_max": float(np.abs(advantages_MG).max()),
     }
     return advantages_MG, metrics
-
-
-def pool_std(rewards: FloatArray, std_correction: int) -> float:
-    """Std of the known rewards; 0 for a zero-std pool."""
-    if is_zero_std(rewards):
-        return 0.0
-    return float(rewards[np.isfinite(rewards)].std(ddof=std_correction))
 
 
 def between_variant_share(rewards_MG: FloatArray) -> float:

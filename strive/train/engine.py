@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from strive.choices import Schedule
+from strive.configs.schema import TrainConfig
 from strive.errors import (
     CheckpointError,
     ConfigError,
@@ -214,10 +215,8 @@ class Engine:
         self,
         policy: Policy,
         processes: Processes,
+        config: TrainConfig,
         *,
-        preset: str = "zero0",
-        weight_decay: float = 0.0,
-        max_grad_norm: float = 1.0,
         with_reference: bool = False,
     ) -> None:
         """Hand the policy's model to DeepSpeed; `with_reference` keeps a frozen copy of it.
@@ -227,8 +226,7 @@ class Engine:
         """
         self.policy = policy
         self.processes = processes
-        self.max_grad_norm = max_grad_norm
-        settings = read_deepspeed_preset(preset)
+        settings = read_deepspeed_preset(config.deepspeed)
         zero = settings.get("zero_optimization", {})
         self.stage = int(zero.get("stage", 0))
         self._settings = settings | {
@@ -236,14 +234,14 @@ class Engine:
             "zero_force_ds_cpu_optimizer": False,
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": max_grad_norm,
+            "gradient_clipping": config.max_grad_norm,
             "bf16": {"enabled": policy.dtype == torch.bfloat16},
         }
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             self._parameters,
             lr=0.0,
-            weight_decay=weight_decay,
+            weight_decay=config.weight_decay,
             # On a CPU one fused pass over memory stands in for a dozen.
             fused=True if "offload_optimizer" in zero else None,
         )
@@ -414,11 +412,9 @@ class Engine:
             self._engine.load_checkpoint(
                 str(folder), tag=_CHECKPOINT_TAG, custom_load_fn=_load_trained
             )
-        except MemoryError:
-            raise
         # A state that is missing or cut short ends in whatever its reader stumbles over.
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
                 raise
             reason = short_reason(error, 200, kind=True)
             raise CheckpointError(

@@ -236,14 +236,8 @@ def build_trainer(
         policy.model.train()
     # With its adapters off an adapted model is its own reference.
     is_own_reference = config.beta > 0 and config.trainable == "lora"
-    engine = Engine(
-        policy,
-        processes,
-        preset=config.deepspeed,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        with_reference=config.beta > 0 and not is_own_reference,
-    )
+    has_copy = config.beta > 0 and not is_own_reference
+    engine = Engine(policy, processes, config, with_reference=has_copy)
     reference = policy.model if is_own_reference else engine.reference
     sampler = Decoder(policy, mode=config.decode)
     loss_rule = load_loss(config)
@@ -260,12 +254,8 @@ def _open_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[Pr
     def load(step: int) -> list[PreparedVariant]:
         records = data.questions_of(step)
         share = shard(records, config.num_variants, processes.rank, processes.world_size)
-        return prepare_variants(
-            reader,
-            [data.read(record, step, variants) for record, variants in share],
-            prompt_template=config.prompt_template,
-            max_pixels=config.max_pixels,
-        )
+        questions = [data.read(record, step, variants) for record, variants in share]
+        return prepare_variants(reader, questions, config)
 
     return Prefetcher(load, config.steps)
 

@@ -65,10 +65,7 @@ def dry_run(
     policy = open_architecture(config)
     make_trainable(policy, config)
     first = data.read(data.questions_of(0)[0], 0)
-    prepared = prepare_variants(
-        policy, [first], prompt_template=config.prompt_template, max_pixels=config.max_pixels
-    )
-    tokens = _tokens(config, prepared[0].prompt)
+    tokens = _tokens(config, prepare_variants(policy, [first], config)[0].prompt)
     variants = config.questions_per_step * config.num_variants
     # A tower that trains sees each video again for every graph.
     graphs = config.updates_per_rollout + (config.beta > 0) if config.trainable == "all" else 0

@@ -18,11 +18,13 @@ import numpy as np
 
 from strive.answers import (
     GradingRules,
+    build_question,
     extract_answer,
     extract_answer_or_text,
     grade,
     has_think_answer_format,
 )
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, RewardError
 from strive.named import check_name, load_function, raised
 from strive.records import Record
@@ -123,15 +125,9 @@ def record_columns(
 
 
 def try_rewards(
-    functions: Mapping[str, RewardFunction],
-    weights: Mapping[str, float],
-    record: Record,
-    *,
-    prompt: str,
-    num_completions: int,
-    grading: GradingRules,
+    functions: Mapping[str, RewardFunction], config: TrainConfig, record: Record
 ) -> None:
-    """Call every function once, as a step calls it, on completions that any policy may write.
+    """Call every function once, as a step calls it, on M x G completions that any policy may write.
 
     The first is the record's own solution, the second is empty. Token ids are stand-ins.
 
@@ -140,15 +136,16 @@ def try_rewards(
     """
     answer = extract_answer_or_text(record.solution)
     texts = (f"<think>...</think>\n<answer>{answer}</answer>", "", "I cannot tell.")
+    num_completions = config.num_variants * config.num_generations
     completions = [texts[number % len(texts)] for number in range(num_completions)]
     try:
         compute_rewards(
             functions,
-            weights,
-            prompts=[prompt] * num_completions,
+            config.rewards,
+            prompts=[build_question(record, config.prompt_template)] * num_completions,
             completions=completions,
             columns={
-                **record_columns(record, num_completions, grading=grading),
+                **record_columns(record, num_completions, grading=config.grading),
                 "completion_ids": [[*text.encode(), 0] for text in completions],
             },
         )

@@ -107,20 +107,16 @@ class MicroBatch:
 
 
 def prepare_variants(
-    policy: Policy,
-    questions: Sequence[QuestionVariants],
-    *,
-    prompt_template: str,
-    max_pixels: int | None,
+    policy: Policy, questions: Sequence[QuestionVariants], config: TrainConfig
 ) -> list[PreparedVariant]:
     """Turn the variants of questions, whose frames were read, into model inputs, in their order.
 
     These are prompts, patches and positions, on the CPU.
     """
     owners = [(question, variant) for question in questions for variant in question.variants]
-    texts = [build_question(question.record, prompt_template) for question, _ in owners]
+    texts = [build_question(question.record, config.prompt_template) for question, _ in owners]
     videos = [video for question in questions for video in question.videos]
-    prompts = prepare_prompts(policy, texts, videos, max_pixels=max_pixels)
+    prompts = prepare_prompts(policy, texts, videos, max_pixels=config.max_pixels)
     return [
         PreparedVariant(question, variant, text, prompt)
         for (question, variant), text, prompt in zip(owners, texts, prompts, strict=True)

@@ -326,14 +326,7 @@ def try_first_question(
     record = data.questions_of(first_step)[0]
     data.read(record, first_step, [0])
     if config.check_rewards:
-        try_rewards(
-            rewards,
-            config.rewards,
-            record,
-            prompt=build_question(record, config.prompt_template),
-            num_completions=config.num_variants * config.num_generations,
-            grading=config.grading,
-        )
+        try_rewards(rewards, config, record)
 
 
 def records_digest(records: Iterable[Record]) -> str:

@@ -62,7 +62,8 @@ def other_lengths(preset):
     model = Tiny()
     alone, frozen = copy.deepcopy(model), copy.deepcopy(model)
     policy = SimpleNamespace(model=model, dtype=torch.float32)
-    engine = Engine(policy, processes, preset=preset, max_grad_norm=1e9, with_reference=True)
+    config = TrainConfig(deepspeed=preset, max_grad_norm=1e9)
+    engine = Engine(policy, processes, config, with_reference=True)
     held = engine.reference
     optimizer = torch.optim.AdamW(alone.parameters(), lr=0.01, weight_decay=0.0)
     for step in range(STEPS):

@@ -57,7 +57,8 @@ def test_the_reference_is_the_policy_bit_for_bit_or_refused(monkeypatch, preset,
         if name.endswith("inv_freq")
     }
     assert set(frequencies.values()) == {torch.float32} and len(frequencies) >= 2
-    engine = Engine(policy, start_processes(), preset=preset, with_reference=True)
+    config = TrainConfig(deepspeed=preset)
+    engine = Engine(policy, start_processes(), config, with_reference=True)
     for model in (engine.reference, policy.model):
         assert {n: b.dtype for n, b in model.named_buffers() if n in frequencies} == frequencies
 
@@ -72,7 +73,7 @@ def test_the_reference_is_the_policy_bit_for_bit_or_refused(monkeypatch, preset,
         Engine(
             load_policy(lab_model_path(family), dtype="bfloat16"),
             start_processes(),
-            preset=preset,
+            config,
             with_reference=True,
         )
 

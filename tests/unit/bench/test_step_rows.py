@@ -8,6 +8,7 @@ import torch
 
 from bench.step_model import PROMPT_TEMPLATE, Setup, make_question
 from bench.step_rows import SeparateRows, row_logprobs
+from strive.configs.schema import TrainConfig
 from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
 from strive.models.logprobs import completion_logprobs_batch
@@ -36,9 +37,7 @@ def question():
 @pytest.mark.parametrize("all_logits", [True, False])
 def test_log_probs_equal_the_packed_ones(rows, question, all_logits):
     policy = load_policy(lab_model_path("qwen2_5_vl"), position_rule="transformers")
-    prepared = prepare_variants(
-        policy, [question], prompt_template=PROMPT_TEMPLATE, max_pixels=None
-    )
+    prepared = prepare_variants(policy, [question], TrainConfig(prompt_template=PROMPT_TEMPLATE))
     prompts = [variant.prompt for variant in prepared]
     tokens_MGL = torch.from_numpy(np.random.default_rng(0).integers(0, 600, (M, G, L)))
     ours = completion_logprobs_batch(

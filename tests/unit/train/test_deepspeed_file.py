@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, OutOfMemoryError
 from strive.lab.models import lab_model_path
 from strive.train.engine import Engine, read_deepspeed_preset
@@ -57,9 +58,8 @@ def test_auto_is_deepspeeds_default_everywhere(own_file, make_config, stage):
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")
     model = nn.Linear(4, 2)
-    engine = Engine(
-        SimpleNamespace(model=model, dtype=torch.float32), start_processes(), preset=file
-    )
+    policy = SimpleNamespace(model=model, dtype=torch.float32)
+    engine = Engine(policy, start_processes(), TrainConfig(deepspeed=file))
     loss = engine.forward(lambda: (model(torch.ones(3, 4)) ** 2).sum())
     engine.backward(loss, is_last=True, name="question 0")
     assert engine.stage == stage and engine.step(0.01) > 0

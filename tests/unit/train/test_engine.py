@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError, ConfigError, MissingInputError, NonFiniteError
 from strive.models.qwen2_5_vl import Qwen25VL
 from strive.train.engine import Engine, learning_rate_at, read_deepspeed_preset, set_trainable
@@ -21,11 +22,12 @@ def tiny_model():
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
-def tiny_engine(preset="zero0", dtype=torch.float32, frozen=False, **options):
+def tiny_engine(preset="zero0", dtype=torch.float32, frozen=False, with_reference=False, **changes):
     model = tiny_model().to(dtype)
     model[0].requires_grad_(not frozen)
     policy = SimpleNamespace(model=model, dtype=dtype)
-    return Engine(policy, start_processes(), preset=preset, **options)
+    config = TrainConfig(deepspeed=preset, **changes)
+    return Engine(policy, start_processes(), config, with_reference=with_reference)
 
 
 def weights(engine):
@@ -253,7 +255,8 @@ def test_weights_are_fetched_ahead_after_a_rollout_held_them_whole(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(6)])
     policy = SimpleNamespace(model=model, dtype=torch.float32)
-    engine = Engine(policy, start_processes(), preset=str(tmp_path / "own.json"))
+    config = TrainConfig(deepspeed=str(tmp_path / "own.json"))
+    engine = Engine(policy, start_processes(), config)
     coordinator = engine._engine.optimizer.parameter_offload.get_param_coordinator()
     counter = coordinator._PartitionedParameterCoordinator__profiler = FetchCounter()
     inputs = torch.randn(3, 64)

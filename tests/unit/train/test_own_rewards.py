@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from strive.answers import build_question
 from strive.commands.views import print_training
 from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
@@ -52,14 +51,7 @@ def test_the_rewards_do_what_they_say(examples):
         [0.0, -0.5, -127 / 128, -127 / 128],
         [7.0, 399.0, 0.0, 8.0],
     ]
-    try_rewards(
-        functions,
-        dict.fromkeys(functions, 1.0),
-        RECORD,
-        prompt=build_question(RECORD, "video_r1"),
-        num_completions=8,
-        grading="video_r1",
-    )
+    try_rewards(functions, TrainConfig(rewards=dict.fromkeys(functions, 1.0)), RECORD)
 
 
 def test_a_run_with_all_of_them(examples, make_config):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from strive.answers import build_question
+from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, RewardError, UnknownNameError
 from strive.records import Record
 from strive.train.rewards import compute_rewards, load_rewards, record_columns, try_rewards
@@ -275,10 +277,13 @@ def test_rewards_are_tried_with_the_records_own_solution():
         assert all(isinstance(token, int) for row in completion_ids for token in row)
         return [None] * len(completions)
 
-    options = {"prompt": "Which?", "num_completions": 4, "grading": "video_r1"}
-    try_rewards({"own:looks": looks}, {"own:looks": 1.0}, RECORD, **options)
+    config = TrainConfig(rewards={"own:looks": 1.0}, num_variants=2, num_generations=2)
+    try_rewards({"own:looks": looks}, config, RECORD)
     [(prompts, completions, solution)] = seen
-    assert prompts == ["Which?"] * 4 and solution == ["<answer>B</answer>"] * 4
+    assert (
+        prompts == [build_question(RECORD, "video_r1")] * 4
+        and solution == ["<answer>B</answer>"] * 4
+    )
     assert completions[1] == "" and len(completions) == 4
     both = load_rewards(["accuracy", "format"])
     assert compute_rewards(
@@ -291,7 +296,7 @@ def test_rewards_are_tried_with_the_records_own_solution():
     with pytest.raises(
         ConfigError, match=r"raised ValueError.*tried before the run.*check_rewards"
     ):
-        try_rewards({"own:words": longest_word}, {"own:words": 1.0}, RECORD, **options)
+        try_rewards({"own:words": longest_word}, TrainConfig(rewards={"own:words": 1.0}), RECORD)
 
 
 def test_the_strict_format_takes_each_tag_once():

@@ -52,10 +52,7 @@ def build(make_config):
         trainer = build_trainer(config, policy, start_processes(), {"vowels": vowels})
         data = TrainingData(config)
         questions = [data.read(record, 0) for record in data.questions_of(0)]
-        prepared = prepare_variants(
-            policy, questions, prompt_template=config.prompt_template, max_pixels=None
-        )
-        return trainer, prepared
+        return trainer, prepare_variants(policy, questions, config)
 
     return build
 
