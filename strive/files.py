@@ -293,10 +293,8 @@ def locate_video(video_root: Path, video_id: str) -> Path:
 
 @lru_cache(maxsize=8)
 def _names_by_form(folder: Path, modified_ns: int) -> dict[str, list[str]]:
-    """Return a folder's names with accents by their composed form.
-
-    Kept while the folder stays as it is: of 100,000 videos that are not there, each would list it.
-    """
+    """Return a folder's names with accents by their composed form."""
+    # Kept while the folder stays as it is: of 100,000 missing videos each would list it.
     names: dict[str, list[str]] = {}
     for entry in os.scandir(folder):
         if not entry.name.isascii():

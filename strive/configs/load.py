@@ -56,8 +56,8 @@ def preset_about(name: str) -> str:
     return first.removeprefix("#").strip()
 
 
-def find_config(name_or_file: str) -> Path:
-    """Return the YAML file of a preset or path.
+def find_config(name_or_file: str, named_in: Path | None = None) -> Path:
+    """Return the YAML file of a preset or path; one that a file extends lies beside that file.
 
     Raises:
         MissingInputError: neither a preset nor a file.
@@ -66,11 +66,13 @@ def find_config(name_or_file: str) -> Path:
     if preset.is_file():
         return preset
     path = expanded(Path(name_or_file))
+    told = f"--config '{name_or_file}' is neither a file nor a preset"
+    if named_in is not None:
+        path = named_in.parent / path
+        told = f"{named_in}: {EXTENDS} '{name_or_file}' is neither a preset nor a file beside it"
     if not path.is_file():
-        raise MissingInputError(
-            f"--config '{name_or_file}' is neither a file nor a preset"
-            f"{nearest(name_or_file, preset_names())}; strive-cli presets lists them"
-        )
+        hint = nearest(name_or_file, preset_names())
+        raise MissingInputError(f"{told}{hint}; strive-cli presets lists them")
     return path
 
 
@@ -113,24 +115,12 @@ def read_config_file(name_or_file: str) -> dict[str, Any]:
         values = read_yaml(path)
         base = values.pop(EXTENDS, None)
         layers.append(values)
-        path = None if base is None else _find_base(base, path)
+        if not isinstance(base, str | None):
+            raise ConfigError(
+                f"{path}: {EXTENDS} is {base!r}; the name of one preset or file is allowed"
+            )
+        path = None if base is None else find_config(base, path)
     return {key: value for values in reversed(layers) for key, value in values.items()}
-
-
-def _find_base(base: Any, path: Path) -> Path:
-    if not isinstance(base, str):
-        raise ConfigError(
-            f"{path}: {EXTENDS} is {base!r}; the name of one preset or file is allowed"
-        )
-    if base in preset_names():
-        return find_config(base)
-    beside = path.parent / expanded(base)
-    if beside.is_file():
-        return beside
-    raise MissingInputError(
-        f"{path}: {EXTENDS} '{base}' is neither a preset nor a file beside it"
-        f"{nearest(base, preset_names())}; strive-cli presets lists them"
-    )
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -184,7 +174,15 @@ def merge_layers(
     values: dict[str, Any] = {}
     for name in files:
         if schema is not TrainConfig:
-            _check_file(schema, name)
+            # The presets are those of train.
+            if name in preset_names():
+                takes_it = "for_config" in schema.model_fields
+                raise ConfigError(
+                    f"--config '{name}' is a preset of train, not of {schema.command}"
+                    + (f"; give it as --for-config {name}" if takes_it else "")
+                )
+            if not expanded(Path(name)).is_file():
+                raise MissingInputError(f"--config '{name}' is no file")
         values.update(read_config_file(name))
     for text in overrides:
         path, value = parse_override(text)
@@ -203,15 +201,6 @@ def merge_layers(
         inner[path[-1]] = value
     values.update({key: value for key, value in (options or {}).items() if value is not None})
     return values
-
-
-def _check_file(schema: type[Config], name: str) -> None:
-    """Refuse what `--config` of a command without presets cannot take."""
-    if name in preset_names():
-        hint = f"; give it as --for-config {name}" if "for_config" in schema.model_fields else ""
-        raise ConfigError(f"--config '{name}' is a preset of train, not of {schema.command}{hint}")
-    if not expanded(Path(name)).is_file():
-        raise MissingInputError(f"--config '{name}' is no file")
 
 
 def build_config(schema: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:

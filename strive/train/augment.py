@@ -69,10 +69,8 @@ def augment_variant(
 
 
 def augment_frames(frames_KHWC: NDArray[np.uint8], augmentation: Augmentation) -> NDArray[np.uint8]:
-    """Apply one augmentation to all frames of a variant; size and type stay.
-
-    In floats: on whole numbers each of torchvision's blends would cut its result down to the next.
-    """
+    """Apply one augmentation to all frames of a variant; size and type stay."""
+    # In floats: of whole numbers each of torchvision's blends would cut its result down.
     given_KHWC = torch.from_numpy(np.ascontiguousarray(frames_KHWC))
     frames_KCHW: Tensor = given_KHWC.permute(0, 3, 1, 2).contiguous().float().div_(255)
     for name, factor in augmentation.jitter:

@@ -283,13 +283,11 @@ class Engine:
         return engine
 
     def _require_equal_reference(self) -> None:
-        """Check what the KL term counts on: at the start the reference is the policy, bit for bit.
-
-        Parameters and buffers, one at a time: no more than two are ever gathered whole.
-        """
+        """Check what the KL term counts on: the reference starts as the policy, bit for bit."""
         policy, reference = self.policy.model, self.reference
         others = dict(reference.named_parameters()) | dict(reference.named_buffers())
         differing = []
+        # One at a time: no more than two are ever gathered whole.
         for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
             pair = [tensor, others.pop(name, None)]
             with self._whole([t for t in pair if isinstance(t, nn.Parameter)]):
@@ -331,10 +329,10 @@ class Engine:
     def backward(self, loss: Tensor, *, is_last: bool, name: str) -> None:
         """Add one micro-batch's gradient; `name` says which records it holds, for errors.
 
-        Losses are shares of the step's loss over all processes, which DeepSpeed's mean over
-        processes would divide once more.
+        Losses are shares of the step's loss over all processes.
         """
         self._engine.set_gradient_accumulation_boundary(is_last)
+        # DeepSpeed takes the mean over processes, where ours is a sum.
         self._engine.backward(loss * self.processes.world_size)
         if not math.isfinite(loss.item()) or self._num_bad.item() > 0:
             self._bad_names.append(name)
@@ -368,7 +366,8 @@ class Engine:
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
-        """Hold whole parameters on every process for a while: once per rollout, not per token."""
+        """Hold whole parameters on every process for a while."""
+        # Once per rollout, not per token.
         if self.stage < 3:
             yield
             return

@@ -372,15 +372,13 @@ def _is_due(done: int, every: int, num_steps: int) -> bool:
 
 
 def _evaluate(run: _Run, done: int) -> Mapping[str, float] | None:
-    """Evaluate before the first step, every `evaluate_every` steps and at the end; keep the best.
-
-    Every process takes part, so that none waits idle, or longer than a collective may.
-    """
+    """Evaluate before the first step, every `evaluate_every` steps and last; keep the best."""
     trainer, evaluate = run.trainer, run.evaluate_held_out
     config, processes = trainer.config, trainer.processes
     every = config.evaluate_every
     if evaluate is None or every == 0 or not _is_due(done, every, config.steps):
         return None
+    # Every process takes part, so that none waits idle, or longer than a collective may.
     with (
         explaining_out_of_memory(config, processes, f"the held-out evaluation after step {done}"),
         trainer.engine.gathered(),

@@ -38,8 +38,7 @@ def keeping_batch(
     """Where the block finds the batch not finite, write this process's share of it.
 
     Raises:
-        NonFiniteError: the block's own, with the folder named. A disk that takes no more must not
-            hide it, so it says that instead.
+        NonFiniteError: the block's own, with the folder named, or with what the disk said.
     """
     try:
         yield
@@ -52,6 +51,7 @@ def keeping_batch(
         try:
             _write_json(folder / f"rank-{rank}.json", described)
             save_file(tensors, folder / f"rank-{rank}.safetensors")
+        # A disk that takes no more must not hide the error.
         except OSError as failure:
             place = f"the batch could not be written to {folder} ({failure})"
         raise processes.told_once(NonFiniteError(f"{error}; {place}")) from error

@@ -419,11 +419,33 @@ def memory_knobs(
     config: TrainConfig, parts: Mapping[str, float], num_processes: int
 ) -> tuple[str, ...]:
     """The three settings that save most, each with its present value; largest part first."""
-    knobs = _knobs_by_part(config, num_processes)
+    offloading = sorted(path.stem for path in PRESETS.glob("*offload*.json"))
+    is_whole = num_processes > 1 and config.deepspeed in ("zero0", "zero1", "zero2")
+    num_variants = config.questions_per_step * config.num_variants
+    learning, sharded = "activations tower_activations", "reference optimiser gradients weights"
+    # The parts that a setting makes smaller, the setting, a value where one is known to help, and
+    # whether it is left to do; of a part's settings the best comes first.
+    knobs: tuple[tuple[str, str, str | None, bool], ...] = (
+        (learning, "questions_per_micro_batch", "1", config.questions_per_micro_batch > 1),
+        (learning, "gradient_checkpointing", "true", not config.gradient_checkpointing),
+        ("tower_activations", "trainable", "language", config.trainable == "all"),
+        (learning, "max_pixels", None, True),
+        ("activations", "max_new_tokens", None, True),
+        ("key_value_cache", "questions_per_step", None, num_variants > num_processes),
+        ("key_value_cache", "max_new_tokens", None, True),
+        ("key_value_cache", "max_pixels", None, True),
+        ("reference", "beta", "0", True),
+        ("optimiser gradients", "trainable", "lora", config.trainable != "lora"),
+        (sharded, "deepspeed", "zero3", is_whole),
+        # With one process, only moving states to the CPU helps.
+        (sharded, "deepspeed", " or ".join(offloading), config.deepspeed not in offloading),
+        ("weights", "dtype", "bfloat16", config.dtype == "float32"),
+    )
     chosen: dict[str, str | None] = {}
     for part in sorted(parts, key=lambda name: -parts[name]):
-        for key, wanted in knobs.get(part, ()):
-            chosen.setdefault(key, wanted)
+        for smaller, key, wanted, helps in knobs:
+            if helps and part in smaller.split():
+                chosen.setdefault(key, wanted)
     for key in _FALLBACK:
         chosen.setdefault(key, None)
     written = []
@@ -432,36 +454,3 @@ def memory_knobs(
         now = "the processor's limit" if present is None else str(present).lower()
         written.append(f"{key}={wanted} (now {now})" if wanted else f"a lower {key} (now {now})")
     return tuple(written)
-
-
-def _knobs_by_part(
-    config: TrainConfig, num_processes: int
-) -> dict[str, list[tuple[str, str | None]]]:
-    """Settings that make each part smaller, best first; a value where one is known to help."""
-    sharding: list[tuple[str, str | None]] = []
-    if num_processes > 1 and config.deepspeed in ("zero0", "zero1", "zero2"):
-        sharding.append(("deepspeed", "zero3"))
-    offloading = sorted(path.stem for path in PRESETS.glob("*offload*.json"))
-    # With one process, only moving states to the CPU helps.
-    if offloading and config.deepspeed not in offloading:
-        sharding.append(("deepspeed", " or ".join(offloading)))
-    activations: list[tuple[str, str | None]] = []
-    if config.questions_per_micro_batch > 1:
-        activations.append(("questions_per_micro_batch", "1"))
-    if not config.gradient_checkpointing:
-        activations.append(("gradient_checkpointing", "true"))
-    pixels, new = ("max_pixels", None), ("max_new_tokens", None)
-    tower = [("trainable", "language")] if config.trainable == "all" else []
-    fewer_questions = config.questions_per_step * config.num_variants > num_processes
-    questions = [("questions_per_step", None)] if fewer_questions else []
-    adapters = [("trainable", "lora")] if config.trainable != "lora" else []
-    narrower = [("dtype", "bfloat16")] if config.dtype == "float32" else []
-    return {
-        "activations": [*activations, pixels, new],
-        "tower_activations": [*activations, *tower, pixels],
-        "key_value_cache": [*questions, new, pixels],
-        "reference": [("beta", "0"), *sharding],
-        "optimiser": [*adapters, *sharding],
-        "gradients": [*adapters, *sharding],
-        "weights": [*sharding, *narrower],
-    }

@@ -61,12 +61,10 @@ class Processes:
         return items
 
     def of_main(self, call: Callable[[], T]) -> T:
-        """Let the main process make a call; what it returns or raises is every process's.
-
-        An error of the main process alone would leave the others waiting for it.
-        """
+        """Let the main process make a call; what it returns or raises is every process's."""
         outcome: tuple[Any, StriveError | OSError | None] = (None, None)
         if self.is_main:
+            # An error of this process alone would leave the others waiting for it.
             try:
                 outcome = (call(), None)
             except (StriveError, OSError) as error:
@@ -88,10 +86,8 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run the block on every process; where it fails on any, all raise the first one's failure.
-
-        One that failed alone would leave the others waiting for it in their next collective.
-        """
+        """Run the block on every process; where it fails on any, all raise the first failure."""
+        # One that failed alone would leave the others waiting for it in their next collective.
         failure: StriveError | None = None
         try:
             yield

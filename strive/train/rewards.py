@@ -2,7 +2,7 @@
 
 Every reward function has TRL's signature, `f(prompts, completions, **columns) -> list[float|None]`:
 lists of equal length, one row per completion, by keyword. Completions are text; the columns are the
-record's fields by name (see `record_columns`) and `completion_ids`, a list of token ids each, so
+record's fields by name (see `reward_columns`) and `completion_ids`, a list of token ids each, so
 that TRL's functions of the length work unchanged. None means "does not apply"; a completion to
 which no function applies has reward NaN. For users: `docs/own-rewards.md`.
 """
@@ -107,10 +107,10 @@ def load_rewards(names: Sequence[str]) -> dict[str, RewardFunction]:
     return functions
 
 
-def record_columns(
-    record: Record, num_completions: int, *, grading: GradingRules
+def reward_columns(
+    record: Record, completion_ids: list[list[int]], *, grading: GradingRules
 ) -> dict[str, list[Any]]:
-    """Repeat a record's fields once per completion: the `columns` that reward functions get."""
+    """The `columns` that reward functions get: token ids, and the record's fields for each."""
     values = {
         "question_id": record.question_id,
         "video_id": record.video_id,
@@ -121,7 +121,8 @@ def record_columns(
         "data_source": record.data_source,
         "grading": grading,
     }
-    return {name: [value] * num_completions for name, value in values.items()}
+    repeated = {name: [value] * len(completion_ids) for name, value in values.items()}
+    return repeated | {"completion_ids": completion_ids}
 
 
 def try_rewards(
@@ -138,16 +139,14 @@ def try_rewards(
     texts = (f"<think>...</think>\n<answer>{answer}</answer>", "", "I cannot tell.")
     num_completions = config.num_variants * config.num_generations
     completions = [texts[number % len(texts)] for number in range(num_completions)]
+    completion_ids = [[*text.encode(), 0] for text in completions]
     try:
         compute_rewards(
             functions,
             config.rewards,
             prompts=[build_question(record, config.prompt_template)] * num_completions,
             completions=completions,
-            columns={
-                **record_columns(record, num_completions, grading=config.grading),
-                "completion_ids": [[*text.encode(), 0] for text in completions],
-            },
+            columns=reward_columns(record, completion_ids, grading=config.grading),
         )
     except RewardError as error:
         raise ConfigError(

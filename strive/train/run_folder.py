@@ -31,14 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strive.errors import CheckpointError, short_reason
-from strive.files import (
-    append_text,
-    atomic_file,
-    fsync,
-    plain_json,
-    whole_lines,
-    write_atomically,
-)
+from strive.files import append_text, atomic_file, fsync, plain_json, whole_lines, write_atomically
 from strive.progress import say
 from strive.train.run_lock import RunLock
 

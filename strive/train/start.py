@@ -318,11 +318,10 @@ def try_first_question(
 ) -> None:
     """Draw the first question's variants and call the rewards once, before a model is loaded.
 
-    What a user's own functions do wrong shows in seconds, and not after minutes of loading.
-
     Raises:
         ConfigError: a kind of variant or a reward cannot be used.
     """
+    # A mistake in a user's own function then shows in seconds, not after minutes of loading.
     record = data.questions_of(first_step)[0]
     data.read(record, first_step, [0])
     if config.check_rewards:
@@ -387,14 +386,12 @@ def weights_digest(policy: Policy) -> str:
 
 
 def require_same_start(folder: RunFolder, step: int, start_digest: str, model: str) -> None:
-    """Refuse to resume from another starting model.
-
-    The reference model and all that is frozen come from the starting folder again, so another model
-    under the same name must not slip in.
+    """Refuse to resume from another starting model under the same name.
 
     Raises:
         CheckpointError: the model's weights are not those that the run began with.
     """
+    # The reference model and all that is frozen come from the starting folder again.
     found = folder.read_state(step)["start_digest"]
     if found != start_digest:
         raise CheckpointError(

@@ -32,14 +32,8 @@ from strive.train.loss import Denominators, LossRule, policy_loss
 from strive.train.metrics import GroupOutcome, summarise
 from strive.train.nonfinite import keeping_batch, keeping_completions
 from strive.train.processes import Processes
-from strive.train.rewards import RewardFunction, compute_rewards, record_columns
-from strive.train.rollout import (
-    MicroBatch,
-    PreparedVariant,
-    VariantRollout,
-    roll_out,
-    sampling_of,
-)
+from strive.train.rewards import RewardFunction, compute_rewards, reward_columns
+from strive.train.rollout import MicroBatch, PreparedVariant, VariantRollout, roll_out, sampling_of
 from strive.train.timing import Stopwatch
 
 
@@ -232,10 +226,7 @@ def _judge(
         config.rewards,
         prompts=[prepared.text] * len(completions),
         completions=completions,
-        columns={
-            **record_columns(question.record, len(completions), grading=config.grading),
-            "completion_ids": token_lists,
-        },
+        columns=reward_columns(question.record, token_lists, grading=config.grading),
     )
     rewards_MG = totals_N.reshape(shape)
     advantages_MG, measures = group_advantages(

@@ -17,7 +17,7 @@ from strive.progress import make_console
 from strive.records import Record
 from strive.train.loop import train
 from strive.train.plan import dry_run
-from strive.train.rewards import REWARDS, load_rewards, record_columns, try_rewards
+from strive.train.rewards import REWARDS, load_rewards, reward_columns, try_rewards
 from strive.train.run_folder import RunFolder
 
 PAGE = Path(__file__).parents[3] / "docs" / "own-rewards.md"
@@ -84,7 +84,7 @@ def test_a_run_with_all_of_them(examples, make_config):
 
 
 def test_the_page_lists_what_comes_in():
-    columns = {*record_columns(RECORD, 1, grading="video_r1"), "completion_ids"}
+    columns = set(reward_columns(RECORD, [[1]], grading="video_r1"))
     table = re.search(r"\| name \| each entry \|\n(.*?)\n\n", PAGE.read_text(), re.DOTALL)[1]
     named = {
         name

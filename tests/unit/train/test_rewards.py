@@ -8,7 +8,7 @@ from strive.answers import build_question
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, RewardError, UnknownNameError
 from strive.records import Record
-from strive.train.rewards import compute_rewards, load_rewards, record_columns, try_rewards
+from strive.train.rewards import compute_rewards, load_rewards, reward_columns, try_rewards
 
 RECORD = Record("7", "a.mp4", "Which?", "multiple choice", ("A. x", "B. y"), "<answer>B</answer>")
 GOOD = "<think>it is y</think><answer>B</answer>"
@@ -36,7 +36,7 @@ def rewards(weights, completions, grading="video_r1"):
         weights,
         prompts=["p"] * len(completions),
         completions=completions,
-        columns=record_columns(RECORD, len(completions), grading=grading),
+        columns=reward_columns(RECORD, [[1]] * len(completions), grading=grading),
     )
 
 
@@ -133,7 +133,7 @@ class AsyncJudge:
 
 
 def judged(function, completions=(GOOD, BARE), **columns):
-    columns = record_columns(RECORD, len(completions), grading="video_r1") | columns
+    columns = reward_columns(RECORD, [[1]] * len(completions), grading="video_r1") | columns
     totals_N, _ = compute_rewards(
         {"own:judge": function},
         {"own:judge": 1.0},
@@ -250,7 +250,7 @@ def writes_into_everything(prompts, completions, *, options, completion_ids, **c
 
 def test_a_reward_cannot_change_what_the_next_one_sees():
     ids = [[5, 6], [7]]
-    columns = record_columns(RECORD, 2, grading="video_r1") | {"completion_ids": ids}
+    columns = reward_columns(RECORD, ids, grading="video_r1")
 
     def looks(prompts, completions, *, options, completion_ids, solution, **columns):
         assert (prompts, completions) == (["p", "p"], [GOOD, BARE])
@@ -291,7 +291,7 @@ def test_rewards_are_tried_with_the_records_own_solution():
         {"accuracy": 1.0, "format": 1.0},
         prompts=prompts,
         completions=completions,
-        columns=record_columns(RECORD, 4, grading="video_r1"),
+        columns=reward_columns(RECORD, [[1]] * 4, grading="video_r1"),
     )[0].tolist() == [2, 0, 0, 2]
     with pytest.raises(
         ConfigError, match=r"raised ValueError.*tried before the run.*check_rewards"
