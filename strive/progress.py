@@ -3,32 +3,29 @@
 import errno
 import io
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
-# Control characters but tab and line feed; what turns the direction of text; half surrogate pairs.
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters but tab and line feed have signs of their own (ESC is U+241B); for those of
+# 8 bits, what turns the direction of text, and half surrogate pairs U+FFFD stands.
+_SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+for _first, _last in ((0x80, 0x9F), (0x202A, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF)):
+    _SIGNS |= dict.fromkeys(range(_first, _last + 1), 0xFFFD)
 
 
 def clean(text: str) -> str:
     """Replace control characters by visible signs (ESC by U+241B); lines and tabs stay."""
-    return _UNSAFE.sub(_sign, text)
-
-
-def _sign(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code == 0x7F:
-        return "\u2421"
-    return chr(0x2400 + code) if code < 0x20 else "\ufffd"
+    return text.translate(_SIGNS)
 
 
 def one_line(text: str) -> str:
@@ -47,29 +44,23 @@ def show(text: str) -> None:
     print(clean(text), flush=True)
 
 
-def make_console(*, stderr: bool = False) -> "Console":
+class CleanConsole(Console):
+    """A rich console whose texts are cleaned."""
+
+    def render_str(self, text: str, **how: Any) -> Any:
+        """Clean a plain string before its markup is read."""
+        return super().render_str(clean(text), **how)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """Clean what is no plain string; rich's own codes are controls or styles."""
+        for segment in super().render(renderable, options):
+            is_text = segment.control is None
+            yield Segment(clean(segment.text), segment.style) if is_text else segment
+
+
+def make_console(*, stderr: bool = False) -> Console:
     """Return a rich console whose texts are cleaned; numbers in text stay uncoloured."""
-    return _console_class()(stderr=stderr, highlight=False)
-
-
-@cache
-def _console_class() -> Any:
-    from rich.console import Console
-    from rich.segment import Segment
-
-    class CleanConsole(Console):
-        def render_str(self, text: str, **how: Any) -> Any:
-            return super().render_str(clean(text), **how)
-
-        def render(self, renderable: Any, options: Any = None) -> Any:
-            # What is no plain string comes by here: rich's own codes are controls or styles.
-            for segment in super().render(renderable, options):
-                if segment.control is None and _UNSAFE.search(segment.text):
-                    yield Segment(clean(segment.text), segment.style)
-                else:
-                    yield segment
-
-    return CleanConsole
+    return CleanConsole(stderr=stderr, highlight=False)
 
 
 def prepare_streams() -> None:
@@ -129,25 +120,6 @@ class _LastingStream:
         os.close(nothing)
 
 
-SECONDS_BETWEEN_LINES = 10.0
-
-
-class Progress(Protocol):
-    """What long work reports to."""
-
-    def advance(self, count: int = 1) -> None:
-        """Count finished units."""
-
-    def note(self, *texts: str) -> None:
-        """Replace the short text beside the count (failures, ...), or several lines below it."""
-
-    def begin(self, done: int, seconds: float) -> None:
-        """Count `done` units as finished earlier; this call's own work began `seconds` ago.
-
-        Without it the rate would take units of an earlier call, and the time of loading, for its.
-        """
-
-
 def size_text(num_bytes: float) -> str:
     """Write a size in the largest fitting unit (1024-based)."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -171,143 +143,107 @@ def number_text(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
-@dataclass
-class _Count:
-    """Units done, and what their pace says about those to come."""
-
-    total: int
-    unit: str
-    """In the plural."""
-    done: int = 0
-    done_before: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def begin(self, done: int, seconds: float) -> None:
-        self.done = self.done_before = done
-        self.started = time.monotonic() - seconds
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    @property
-    def rate(self) -> float:
-        return (self.done - self.done_before) / max(self.seconds, 1e-9)
-
-    @property
-    def seconds_left(self) -> float | None:
-        left = self.total - self.done
-        return left / self.rate if left > 0 and self.rate > 0 else None
-
-    @property
-    def pace(self) -> str:
-        """`4.20 videos/s`, or `3.1 s/step` where a unit takes longer than a second."""
-        if self.rate <= 0:
-            return f"- {self.unit}/s"
-        if self.rate < 1:
-            return f"{1 / self.rate:.1f} s/{self.unit.removesuffix('s')}"
-        return f"{self.rate:.2f} {self.unit}/s"
+SECONDS_BETWEEN_LINES = 10.0
 
 
-class _PlainProgress:
-    """Writes a line to stderr at most every ten seconds, and one at the end."""
+class Progress:
+    """Units done of long work, and what their pace says about those to come."""
 
-    def __init__(self, label: str, count: _Count) -> None:
-        self.label, self.count = label, count
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label = label
+        self.total = total
+        self.unit = unit
+        """In the plural."""
+        self.done = self.done_before = 0
+        self.started = self.last_line = time.monotonic()
         self.texts: tuple[str, ...] = ()
-        self.last_line = time.monotonic()
+        self.prints_lines = True
 
     def advance(self, count: int = 1) -> None:
-        self.count.done += count
-        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
-            self.line()
+        """Count finished units."""
+        self.done += count
+        if self.prints_lines and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.print_line()
 
     def note(self, *texts: str) -> None:
+        """Replace the short text beside the count (failures, ...), or several lines below it."""
         self.texts = texts
 
     def begin(self, done: int, seconds: float) -> None:
-        self.count.begin(done, seconds)
+        """Count `done` units as finished earlier; this call's own work began `seconds` ago.
 
-    def line(self) -> None:
+        Without it the rate would take units of an earlier call, and the time of loading, for its.
+        """
+        self.done = self.done_before = done
+        self.started = time.monotonic() - seconds
+
+    def pace(self) -> tuple[str, float, float | None]:
+        """Return the rate in words, the seconds so far, and those to come where they are known.
+
+        The rate is `4.20 videos/s`, or `3.1 s/step` where a unit takes longer than a second.
+        """
+        seconds = time.monotonic() - self.started
+        rate = (self.done - self.done_before) / max(seconds, 1e-9)
+        if rate <= 0:
+            return f"- {self.unit}/s", seconds, None
+        words = f"{rate:.2f} {self.unit}/s"
+        if rate < 1:
+            words = f"{1 / rate:.1f} s/{self.unit.removesuffix('s')}"
+        left = self.total - self.done
+        return words, seconds, left / rate if left > 0 else None
+
+    def print_line(self) -> None:
+        """Print one line that says it all, on stderr."""
         self.last_line = time.monotonic()
-        count = self.count
-        left = count.seconds_left
-        parts = [f"{count.done}/{count.total} {count.unit}", count.pace]
+        rate, _, left = self.pace()
+        parts = [f"{self.done}/{self.total} {self.unit}", rate]
         if left is not None:
             parts.append(f"ETA {left:.0f} s")
         texts = [text for text in self.texts if text]
         between = "; " if len(texts) > 1 else ", "
         say(f"{self.label}: {between.join([', '.join(parts), *texts])}")
 
-
-class _BarProgress:
-    def __init__(self, bar: Any, task: Any, count: _Count) -> None:
-        self._bar, self._task, self._count = bar, task, count
-
-    def advance(self, count: int = 1) -> None:
-        self._count.done += count
-        self._bar.update(self._task, completed=self._count.done)
-
-    def note(self, *texts: str) -> None:
-        beside = texts[0] if len(texts) == 1 else ""
-        self._bar.lines_below = texts if len(texts) > 1 else ()
-        self._bar.update(self._task, note=beside)
-
-    def begin(self, done: int, seconds: float) -> None:
-        self._count.begin(done, seconds)
-        self._bar.update(self._task, completed=done)
+    def bar(self) -> Group:
+        """Return what a terminal shows: a bar, and below it the lines of several texts."""
+        rate, seconds, left = self.pace()
+        eta = "" if left is None else f"  ETA {_clock(left)}"
+        count = f"{self.done:{len(str(self.total))}d}/{self.total}"
+        row = Table.grid(padding=(0, 1))
+        for name in ("label", "bar", "count", "pace", "text"):
+            row.add_column(no_wrap=name != "bar")  # the one that gives way
+        row.add_row(
+            Text(self.label),
+            ProgressBar(total=self.total, completed=self.done),
+            Text(count, style="progress.download"),
+            Text(f"{rate}  {_clock(seconds)}{eta}"),
+            Text(self.texts[0] if len(self.texts) == 1 else ""),
+        )
+        return Group(row, *map(Text, self.texts if len(self.texts) > 1 else ()))
 
 
 @contextmanager
 def show_progress(label: str, total: int, unit: str) -> Iterator[Progress]:
-    """Show progress of `total` units on stderr while the block runs."""
-    count = _Count(total, unit)
+    """Show progress of `total` units on stderr while the block runs.
+
+    A terminal shows a bar; elsewhere a line is printed at most every ten seconds, and one at the
+    end.
+    """
+    progress = Progress(label, total, unit)
     if sys.stderr is None or not sys.stderr.isatty():
-        plain = _PlainProgress(label, count)
         try:
-            yield plain
+            yield progress
         finally:
-            if count.done > count.done_before:  # a refused start has made no progress
-                plain.line()
+            if progress.done > progress.done_before:  # a refused start has made no progress
+                progress.print_line()
         return
-    bar = _make_bar(count)
-    with bar:
-        yield _BarProgress(bar, bar.add_task(label, total=total, note=""), count)
-
-
-def _make_bar(count: _Count) -> Any:
-    from rich.console import RenderableType
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
-    from rich.progress import Progress as RichProgress
-    from rich.table import Column
-    from rich.text import Text
-
-    class PaceColumn(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            left = count.seconds_left
-            eta = "" if left is None else f"  ETA {_clock(left)}"
-            return Text(f"{count.pace}  {_clock(count.seconds)}{eta}")
-
-        def get_table_column(self) -> Column:
-            return Column(no_wrap=True)
-
-    class Bar(RichProgress):
-        lines_below: tuple[str, ...] = ()
-
-        def get_renderables(self) -> Iterator[RenderableType]:
-            yield self.make_tasks_table(self.tasks)
-            for line in self.lines_below:
-                yield Text(line)
-
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        PaceColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+    progress.prints_lines = False
+    with Live(
+        get_renderable=progress.bar,
         console=make_console(stderr=True),
+        refresh_per_second=10,
         transient=True,  # what it has counted is in the result that follows
-    )
+    ):
+        yield progress
 
 
 def _clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from strive.progress import _console_class, clean, make_console, one_line, say, show
+from strive.progress import CleanConsole, clean, make_console, one_line, say, show
 
 NASTY = "a\x1b[2Jb\x07c\rd\x7fe\x9b1mf\u202eg\x00h\ud800i"
 
@@ -43,7 +43,7 @@ def test_a_console_cleans_whatever_it_is_given() -> None:
 
 def test_a_cleaning_console_still_colours() -> None:
     out = io.StringIO()
-    console = _console_class()(file=out, force_terminal=True, color_system="standard", width=60)
+    console = CleanConsole(file=out, force_terminal=True, color_system="standard", width=60)
     console.print("[red]warm[/] \x1b[2J")
     assert "\x1b[31mwarm\x1b[0m" in out.getvalue() and "\x1b[2J" not in out.getvalue()
 
