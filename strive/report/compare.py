@@ -4,7 +4,6 @@ Numbers only; `terminal` prints them. Axes: Q questions, F pool frames.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -177,6 +176,12 @@ def compare_scorers(source: CompareSource) -> ScorerComparison:
         ]
     # Least alike first, constant scores (nothing to compare) last.
     rows.sort(key=lambda row: (math.isnan(row.spearman), row.spearman))
+    means = {}
+    for name in MEASURES:
+        known = [row for row in rows if not math.isnan(getattr(row, name))]
+        means[name] = mean_interval(
+            [getattr(row, name) for row in known], clusters=[row.video_id for row in known]
+        )
     with_auc = [row for row in rows if not math.isnan(row.first_auc)]
     auc_difference = None
     if with_auc:
@@ -194,7 +199,7 @@ def compare_scorers(source: CompareSource) -> ScorerComparison:
         settings=source.settings,
         num_only_first=len(first.keys() - second.keys()),
         num_only_second=len(second.keys() - first.keys()),
-        means={name: _mean(rows, name) for name in MEASURES},
+        means=means,
         auc_difference=auc_difference,
         questions=tuple(rows),
     )
@@ -218,10 +223,3 @@ def choose_questions(
         return rows
     rng = derive_rng(comparison.settings.seed, "inspect sample")
     return tuple(rows[index] for index in sorted(rng.permutation(len(rows))[:sample].tolist()))
-
-
-def _mean(rows: Sequence[QuestionComparison], name: str) -> Interval:
-    known = [row for row in rows if not math.isnan(getattr(row, name))]
-    return mean_interval(
-        [getattr(row, name) for row in known], clusters=[row.video_id for row in known]
-    )

@@ -48,31 +48,15 @@ def render_dynamics_page(runs: Sequence[Run]) -> str:
     Raises:
         ConfigError: no run, or more than the page has colours for.
     """
+    if not 1 <= len(runs) <= MAX_RUNS:
+        raise ConfigError(f"{len(runs)} runs given; a page shows 1 to {MAX_RUNS}")
     return render_page("dynamics.html.j2", **dynamics_values(runs))
 
 
 def dynamics_values(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the dynamics part of a page shows."""
-    if not 1 <= len(runs) <= MAX_RUNS:
-        raise ConfigError(f"{len(runs)} runs given; a page shows 1 to {MAX_RUNS}")
+    """What the dynamics part of a page shows; the colours of a page are those of `MAX_RUNS`."""
     return {
-        "runs": [
-            {
-                "name": run.name,
-                "path": str(run.path),
-                "num_steps": run.num_steps,
-                "reward_std": run.mean("group/reward_std"),
-                "zero_std": run.mean("group/zero_std_fraction"),
-                "grad_log_deviation": run.grad_norm_log_deviation,
-                "accuracy_first": run.mean("reward/accuracy", last=0.1),
-                "accuracy_last": run.mean("reward/accuracy", first=0.9),
-                "seconds": run.seconds,
-                "seen": run.accuracy_by_evidence.get("seen"),
-                "missed": run.accuracy_by_evidence.get("missed"),
-                "examples": run.examples,
-            }
-            for run in runs
-        ],
+        "runs": runs,
         "figure_3": _charts(runs, FIGURE_3),
         "outcomes": _charts(runs, OUTCOMES),
         "further": _charts(runs, FURTHER),

@@ -1,10 +1,13 @@
 """Figures, tables and sections as people read them, on terminals, in Markdown, on pages."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -27,12 +30,31 @@ def count_of(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`2 blurred, 1 cut` in the order of the names, as markup."""
+    return ", ".join(f"{count} {escape(name)}" for name, count in sorted(counts.items()))
+
+
 # --- tables of a terminal -----------------------------------------------------------------------
 
 
-def titled_table(title: str, **options: Any) -> Table:
-    """Return an empty table with a bold title at its left; the title is markup."""
-    return Table(title=title or None, title_justify="left", title_style="bold", **options)
+COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+"""Options of a table whose columns need the room."""
+
+
+def titled_table(
+    title: str | Text = "", texts: Sequence[str] = (), figures: Sequence[str] = (), **options: Any
+) -> Table:
+    """Return an empty table with a bold title, which is markup, at its left.
+
+    Its columns are `texts`, which fold, and then `figures`, at the right and on one line.
+    """
+    table = Table(title=title or None, title_justify="left", title_style="bold", **options)
+    for name in texts:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def facts_table(title: str = "") -> Table:

@@ -132,6 +132,9 @@ class QuestionView:
     stats: QuestionStats
 
 
+MEANS = ("within_segment_std", "effective_frames", "effective_share", "expected_overlap")
+"""Measures of a question that a scorer's summary shows the mean of."""
+
 # --- the dataset summary ------------------------------------------------------------------------
 
 
@@ -229,13 +232,9 @@ def _summarise_scorer(
         score_std=score_std,
         score_min=min((row.score_min for row in good), default=math.nan),
         score_max=max((row.score_max for row in good), default=math.nan),
-        within_segment_std=mean("within_segment_std"),
-        effective_frames=mean("effective_frames"),
-        effective_share=mean("effective_share"),
-        expected_overlap=mean("expected_overlap"),
-        evidence_auc=mean("evidence_auc", with_evidence),
-        evidence_lift=mean("evidence_lift", with_evidence),
         num_with_evidence=len(with_evidence),
+        **{name: mean(name) for name in MEANS},
+        **{name: mean(name, with_evidence) for name in ("evidence_auc", "evidence_lift")},
     )
 
 
@@ -284,26 +283,22 @@ def _pooled(good: list[QuestionStats]) -> tuple[float, float]:
 # --- one question -------------------------------------------------------------------------------
 
 
-def find_question(source: ScoreSource, question_id: str) -> Record:
-    """Return the record of a question id.
+def view_question(
+    source: ScoreSource, question_id: str, *, settings: InspectSettings | None = None
+) -> QuestionView:
+    """Gather one question's view; the picks are those that training draws at `settings.step`.
 
     Raises:
         UnknownNameError: no such question in the cache.
+        CacheError: it has no scores of its text and frames.
     """
+    settings = settings or InspectSettings()
     if question_id not in source.records:
         raise UnknownNameError(
             f"unknown question '{question_id}'{nearest(question_id, source.records)}; the cache "
             f"holds {len(source.records)} (list some with --sample 5)"
         )
-    return source.records[question_id]
-
-
-def view_question(
-    source: ScoreSource, question_id: str, *, settings: InspectSettings | None = None
-) -> QuestionView:
-    """Gather one question's view; the picks are those that training draws at `settings.step`."""
-    settings = settings or InspectSettings()
-    record = find_question(source, question_id)
+    record = source.records[question_id]
     found = source.scores.get(question_id)
     if found is None:
         stale = source.scores.stale.get(question_id)

@@ -68,8 +68,6 @@ def frame_cells(source: ScoreSource, view: QuestionView) -> list[dict[str, Any]]
             ),
             "uri": data_uri(thumbnail(frame_HWC)),
             "seconds": float(view.video.pts_seconds_F[index]),
-            "source_index": int(view.video.source_index_F[index]),
-            "score": float(view.scores_F[index]),
             "probability": float(view.probabilities_F[index]),
             "variants": [m for m, row in enumerate(picked) if index in row],
             "evidence": view.evidence_F is not None and bool(view.evidence_F[index]),
@@ -124,11 +122,13 @@ def chart_geometry(view: QuestionView) -> dict[str, Any]:
 
     bottom = PICKS_TOP + PICK_ROW * len(view.picks_MK)
     is_flat = not float(np.ptp(view.scores_F)) > 0
+    # Up to nine times along the pool.
+    places = np.linspace(0, num_frames - 1, min(9, num_frames)).round().astype(int)
+    shown = np.unique(places).tolist()
     ticks = [low + margin] if is_flat else np.linspace(low + margin, high - margin, 3).tolist()
     return {
         "width": WIDTH, "height": bottom + 30, "left": LEFT, "right": WIDTH - RIGHT,
-        "score_top": SCORE_TOP, "score_bottom": SCORE_BOTTOM, "p_top": P_TOP, "p_bottom": P_BOTTOM,
-        "picks_bottom": bottom, "step": step,
+        "score_top": SCORE_TOP, "p_top": P_TOP, "p_bottom": P_BOTTOM, "picks_bottom": bottom,
         "curve": " ".join(f"{x(i + 0.5):.1f},{y(s):.1f}" for i, s in enumerate(view.scores_F)),
         "dots": [(x(i + 0.5), y(float(s))) for i, s in enumerate(view.scores_F)],
         "bands": [(x(a), x(b) - x(a)) for a, b in view.bounds_K2[::2] if b > a],
@@ -142,7 +142,7 @@ def chart_geometry(view: QuestionView) -> dict[str, Any]:
             for m, row in enumerate(view.picks_MK)
         ],
         "score_ticks": [(y(value), f"{value:.3f}") for value in ticks],
-        "time_ticks": time_ticks(view, x),
+        "time_ticks": [(x(i + 0.5), f"{view.video.pts_seconds_F[i]:.1f} s") for i in shown],
     }  # fmt: skip
 
 
@@ -152,13 +152,6 @@ def runs_of(flags_F: np.ndarray | None) -> list[tuple[int, int]]:
         return []
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags_F, [False]]).astype(int)))
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def time_ticks(view: QuestionView, x: Any) -> list[tuple[float, str]]:
-    """Up to nine times along the pool, each with its place on the axis `x(frame)`."""
-    num_frames = view.video.num_frames
-    indices = np.unique(np.linspace(0, num_frames - 1, min(9, num_frames)).round().astype(int))
-    return [(x(i + 0.5), f"{view.video.pts_seconds_F[i]:.1f} s") for i in indices.tolist()]
 
 
 def _metadata(source: ScoreSource, view: QuestionView) -> list[tuple[str, str]]:

@@ -40,7 +40,13 @@ def write_png(source: ScoreSource, view: QuestionView, path: Path, *, dpi: int =
     scores = figure.add_subplot(outer[0, :])
     probabilities = figure.add_subplot(outer[1, :], sharex=scores)
     _draw_scores(scores, view)
-    _draw_probabilities(probabilities, view)
+    _shade(probabilities, view)
+    index_F = np.arange(view.video.num_frames)
+    probabilities.bar(index_F, view.probabilities_F, width=0.76, color="#b7791f")
+    probabilities.set_ylim(0, 1)
+    probabilities.set_ylabel("P(t)")
+    ticks = np.unique(np.linspace(0, view.video.num_frames - 1, 9).round().astype(int))
+    probabilities.set_xticks(ticks, [f"{view.video.pts_seconds_F[i]:.1f} s" for i in ticks])
     for m, shown in enumerate(picks_MT):
         frames_THWC = source.frames.read(view.record.video_id, shown)
         for column, (index, frame_HWC) in enumerate(zip(shown, frames_THWC, strict=True)):
@@ -86,15 +92,6 @@ def _draw_scores(axes: Any, view: QuestionView) -> None:
                 bbox_to_anchor=(1, 1.2))  # fmt: skip
     axes.tick_params(labelbottom=False)
     axes.set_xlim(-0.5, view.video.num_frames - 0.5)
-
-
-def _draw_probabilities(axes: Any, view: QuestionView) -> None:
-    _shade(axes, view)
-    axes.bar(np.arange(view.video.num_frames), view.probabilities_F, width=0.76, color="#b7791f")
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("P(t)")
-    ticks = np.unique(np.linspace(0, view.video.num_frames - 1, 9).round().astype(int))
-    axes.set_xticks(ticks, [f"{view.video.pts_seconds_F[i]:.1f} s" for i in ticks])
 
 
 def _draw_frame(

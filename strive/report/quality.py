@@ -12,10 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
@@ -26,7 +24,7 @@ from strive.cache.questions import read_questions
 from strive.cache.scores import find_scorer, list_scorers
 from strive.errors import CacheError, MissingInputError, RecordsError, unknown_name
 from strive.records import Record
-from strive.report.format import markdown_table, number, percent, titled_table
+from strive.report.format import COMPACT, markdown_table, number, percent, titled_table
 from strive.report.scores import ScoreSource, measure
 from strive.statistics import Interval, mean_interval
 from strive.variants import DrawRule, evidence_mask
@@ -161,22 +159,19 @@ def read_spans(path: Path) -> dict[str, Spans]:
     spans: dict[str, Spans] = {}
     for question_id, value in content.items():
         items = value if isinstance(value, list) else [value]
-        spans[question_id] = tuple(_span(path, question_id, item) for item in items)
+        for item in items:
+            if (
+                not isinstance(item, list)
+                or len(item) != 2
+                or any(type(second) not in (int, float) for second in item)
+                or not -math.inf < item[0] < item[1] < math.inf
+            ):
+                raise RecordsError(
+                    f"--spans {path}: question '{question_id}' has the span {json.dumps(item)}; "
+                    "[start, end] in seconds with start < end is expected"
+                )
+        spans[question_id] = tuple((float(start), float(end)) for start, end in items)
     return spans
-
-
-def _span(path: Path, question_id: str, item: Any) -> tuple[float, float]:
-    if (
-        isinstance(item, list)
-        and len(item) == 2
-        and all(type(second) in (int, float) and math.isfinite(second) for second in item)
-        and item[0] < item[1]
-    ):
-        return float(item[0]), float(item[1])
-    raise RecordsError(
-        f"--spans {path}: question '{question_id}' has the span {json.dumps(item)}; [start, end] "
-        "in seconds with start < end is expected"
-    )
 
 
 # --- one scorer ---------------------------------------------------------------------------------
@@ -200,7 +195,7 @@ def _scorer_rows(
             records.append(record)
             scores.append(found[0])
             evidence.append(found[1])
-    table = measure(scores, evidence, rule, MEASURES)
+    table = measure(scores, evidence, rule)
     groups = {} if by is None else {str(getattr(r, by)) for r in source.records.values()}
 
     def is_in(record: Record, group: str) -> bool:
@@ -219,8 +214,7 @@ def _scorer_rows(
             num_videos=len(set(videos)),
             left_out=dict(Counter(why for record, why in left_out if is_in(record, group))),
             measures={
-                name: mean_interval(values_Q[inside_Q], clusters=videos)
-                for name, values_Q in table.items()
+                name: mean_interval(table[name][inside_Q], clusters=videos) for name in MEASURES
             },
         )
 
@@ -253,44 +247,35 @@ def _label(
 
 WIDE = 104
 """Columns from which the terminal shows every measure."""
-NARROW_LEAVES_OUT = ("recall_at_evidence", "lift_pool", "evidence_seen_uniform")
+NARROW_LEAVES_OUT = ("recall @n", "lift in pool", "uniform sees")
 
 
-def _cells(row: QualityRow, *, lift_error: bool = True) -> dict[str, str]:
-    """Return the cells of a row, by measure."""
+def _cells(report: QualityReport, row: QualityRow, *, is_wide: bool = True) -> dict[str, str]:
+    """Return the cells of a row by their headings."""
 
-    def figure(name: str, digits: int, *, with_error: bool = False) -> str:
+    def figure(name: str, digits: int = 2, *, with_error: bool = False) -> str:
         interval = row.measures[name]
         error = f" ± {number(interval.standard_error, digits)}" if with_error else ""
         return number(interval.value, digits) + error
 
-    return {
-        "questions": str(row.num_used),
-        "auc": figure("auc", 3, with_error=True),
-        "recall_at_k": figure("recall_at_k", 2),
-        "recall_at_evidence": figure("recall_at_evidence", 2),
-        "lift": figure("lift", 2, with_error=lift_error),
-        "lift_pool": figure("lift_pool", 2),
-        "evidence_seen": percent(row.measures["evidence_seen"].value, 0),
-        "evidence_seen_uniform": percent(row.measures["evidence_seen_uniform"].value, 0),
-        "effective_frames": figure("effective_frames", 2),
-        "expected_overlap": percent(row.measures["expected_overlap"].value, 0),
-    }
+    def share(name: str) -> str:
+        return percent(row.measures[name].value, 0)
 
-
-def _headers(report: QualityReport, *, short: bool = False) -> dict[str, str]:
-    return {
-        "questions": "used" if short else "questions",
-        "auc": "ROC-AUC",
-        "recall_at_k": f"recall @{report.settings.num_segments}",
-        "recall_at_evidence": "recall @n",
-        "lift": "lift",
-        "lift_pool": "lift in pool",
-        "evidence_seen": "sees evidence",
-        "evidence_seen_uniform": "uniform sees",
-        "effective_frames": "eff. frames" if short else "effective frames",
-        "expected_overlap": "overlap",
+    cells = {
+        "questions" if is_wide else "used": str(row.num_used),
+        "ROC-AUC": figure("auc", 3, with_error=True),
+        f"recall @{report.settings.num_segments}": figure("recall_at_k"),
+        "recall @n": figure("recall_at_evidence"),
+        "lift": figure("lift", with_error=is_wide),
+        "lift in pool": figure("lift_pool"),
+        "sees evidence": share("evidence_seen"),
+        "uniform sees": share("evidence_seen_uniform"),
+        "effective frames" if is_wide else "eff. frames": figure("effective_frames"),
+        "overlap": share("expected_overlap"),
     }
+    if is_wide:
+        return cells
+    return {name: cell for name, cell in cells.items() if name not in NARROW_LEAVES_OUT}
 
 
 def _left_out(report: QualityReport) -> list[str]:
@@ -331,15 +316,12 @@ def _ordered(report: QualityReport) -> list[QualityRow]:
 def print_quality(report: QualityReport, console: Console) -> None:
     """Print the table, and below it what was measured and what was not."""
     is_wide = console.width >= WIDE
-    headers = _headers(report, short=not is_wide)
-    shown = [name for name in headers if is_wide or name not in NARROW_LEAVES_OUT]
     has_groups = len({row.group for row in report.rows}) > 1
     has_one_scorer = len({row.key for row in report.rows}) == 1
     title = f"Score quality, {escape(report.cache)}"
-    table = titled_table(title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("scorer", overflow="fold")
-    for name in shown:
-        table.add_column(headers[name].replace(" ", "\n", 1), justify="right", no_wrap=True)
+    headings = _cells(report, report.rows[0], is_wide=is_wide)
+    two_lines = [heading.replace(" ", "\n", 1) for heading in headings]
+    table = titled_table(title, ["scorer"], two_lines, **COMPACT)
     last = None
     for row in _ordered(report):
         label = _name(report, row)
@@ -349,8 +331,8 @@ def print_quality(report: QualityReport, console: Console) -> None:
             if row.group != last:
                 table.add_row(Text(row.group, style="cyan"))
             label = f"  {label}"
-        cells = _cells(row, lift_error=is_wide)
-        table.add_row(Text(label, style="bold"), *(cells[name] for name in shown))
+        cells = _cells(report, row, is_wide=is_wide)
+        table.add_row(Text(label, style="bold"), *cells.values())
         last = row.group
     console.print(table)
     starred = any(_name(report, row).endswith("*") for row in report.rows)
@@ -378,14 +360,14 @@ def print_quality(report: QualityReport, console: Console) -> None:
 
 def quality_markdown(report: QualityReport, command: str) -> str:
     """Return the table as GitHub Markdown, with its settings and the command that makes it."""
-    headers = _headers(report)
     has_groups = len({row.group for row in report.rows}) > 1
     first = (["group"] if has_groups else []) + ["scorer"]
     rows = [
-        [*([row.group] if has_groups else []), _name(report, row), *_cells(row).values()]
+        [*([row.group] if has_groups else []), _name(report, row), *_cells(report, row).values()]
         for row in _ordered(report)
     ]
-    table = markdown_table([*first, *headers.values()], rows, num_texts=len(first))
+    headings = [*first, *_cells(report, report.rows[0])]
+    table = markdown_table(headings, rows, num_texts=len(first))
     starred = any(_name(report, row).endswith("*") for row in report.rows)
     return (
         f"{table}\nSettings: {_rule(report)}. {report.num_with_spans} of {report.num_questions} "

@@ -4,7 +4,8 @@ Axes: Q questions whose pools have one size, F pool frames.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -107,116 +108,92 @@ def open_source(cache_root: Path, scorer: str | None = None) -> ScoreSource:
 # --- measures -----------------------------------------------------------------------------------
 
 
-class _Rows:
-    """Questions of one pool size, and what several of their measures are made of."""
-
-    def __init__(self, scores_QF: Floats, evidence_QF: NDArray[np.bool_], rule: DrawRule) -> None:
-        self.scores_QF = scores_QF
-        self.evidence_QF = evidence_QF
-        self.rule = rule
-        self.num_segments = rule.num_segments
-
-    @cached_property
-    def p_QF(self) -> Floats:
-        return draw_probabilities(self.scores_QF, self.rule)
-
-    @cached_property
-    def p_uniform_QF(self) -> Floats:
-        uniform_F = uniform_probabilities(self.scores_QF.shape[1], self.num_segments)
-        return np.broadcast_to(uniform_F, self.scores_QF.shape)
-
-    @cached_property
-    def p_pool_QF(self) -> Floats:
-        """P over the whole pool at once."""
-        return draw_probabilities(self.scores_QF, replace(self.rule, num_segments=1))
-
-    @cached_property
-    def effective_QK(self) -> Floats:
-        return effective_frames(self.p_QF, self.num_segments)
-
-    @cached_property
-    def peak_Q(self) -> tuple[Floats, Floats]:
-        return segment_peak(self.p_QF, self.num_segments)
-
-    @property
-    def lengths_K(self) -> NDArray[np.int64]:
-        return segment_lengths(self.scores_QF.shape[1], self.num_segments)
-
-    @property
-    def is_constant_Q(self) -> NDArray[np.bool_]:
-        scale_Q: Floats = np.ones(len(self.scores_QF))
-        if self.rule.score_kind == "weight":
-            scale_Q = np.maximum(self.scores_QF.max(axis=1), 1e-30)
-        constant_Q: NDArray[np.bool_] = np.ptp(self.scores_QF, axis=1) < CONSTANT_RANGE * scale_Q
-        return constant_Q
+def _score_measures(scores_QF: Floats, rule: DrawRule) -> dict[str, NDArray]:
+    """Measure questions whose pools have one size: {name: [Q]}; `measure` says what they are."""
+    p_QF = draw_probabilities(scores_QF, rule)
+    effective_QK = effective_frames(p_QF, rule.num_segments)
+    lengths_K = segment_lengths(scores_QF.shape[1], rule.num_segments)
+    peak_Q, peak_uniform_Q = segment_peak(p_QF, rule.num_segments)
+    std_QK = per_segment(scores_QF, rule.num_segments, lambda part: part.std(-1))
+    scale_Q = np.maximum(scores_QF.max(axis=1), 1e-30) if rule.score_kind == "weight" else 1.0
+    return {
+        "score_mean": scores_QF.mean(axis=1),
+        "score_std": scores_QF.std(axis=1),
+        "score_min": scores_QF.min(axis=1),
+        "score_max": scores_QF.max(axis=1),
+        "within_segment_std": std_QK.mean(axis=1),
+        "effective_frames": effective_QK.mean(axis=1),
+        "effective_share": (effective_QK / lengths_K).mean(axis=1),
+        "expected_overlap": expected_overlap(p_QF, rule.num_segments),
+        "peak_probability": peak_Q,
+        "peak_uniform": peak_uniform_Q,
+        "is_flat": peak_Q < NEARLY_UNIFORM * peak_uniform_Q,
+        "is_constant": np.ptp(scores_QF, axis=1) < CONSTANT_RANGE * scale_Q,
+    }
 
 
-MEASURES: dict[str, Callable[[_Rows], NDArray]] = {
-    "score_mean": lambda rows: rows.scores_QF.mean(axis=1),
-    "score_std": lambda rows: rows.scores_QF.std(axis=1),
-    "score_min": lambda rows: rows.scores_QF.min(axis=1),
-    "score_max": lambda rows: rows.scores_QF.max(axis=1),
-    "within_segment_std": lambda rows: per_segment(
-        rows.scores_QF, rows.num_segments, lambda part: part.std(-1)
-    ).mean(axis=1),
-    "effective_frames": lambda rows: rows.effective_QK.mean(axis=1),
-    "effective_share": lambda rows: (rows.effective_QK / rows.lengths_K).mean(axis=1),
-    "expected_overlap": lambda rows: expected_overlap(rows.p_QF, rows.num_segments),
-    "peak_probability": lambda rows: rows.peak_Q[0],
-    "peak_uniform": lambda rows: rows.peak_Q[1],
-    "is_flat": lambda rows: rows.peak_Q[0] < NEARLY_UNIFORM * rows.peak_Q[1],
-    "is_constant": lambda rows: rows.is_constant_Q,
-    "auc": lambda rows: roc_auc(rows.scores_QF, rows.evidence_QF),
-    "recall_at_k": lambda rows: recall_at(rows.scores_QF, rows.evidence_QF, rows.num_segments),
-    "recall_at_evidence": lambda rows: recall_at(
-        rows.scores_QF, rows.evidence_QF, rows.evidence_QF.sum(axis=1)
-    ),
-    "lift": lambda rows: evidence_lift(rows.p_QF, rows.evidence_QF, rows.num_segments),
-    "lift_pool": lambda rows: evidence_lift(rows.p_pool_QF, rows.evidence_QF, 1),
-    "evidence_seen": lambda rows: evidence_chance(rows.p_QF, rows.evidence_QF, rows.num_segments),
-    "evidence_seen_uniform": lambda rows: evidence_chance(
-        rows.p_uniform_QF, rows.evidence_QF, rows.num_segments
-    ),
-}
-"""Each measure of a question, by name; `measure` says what they are."""
+def _evidence_measures(
+    scores_QF: Floats, evidence_QF: NDArray[np.bool_], rule: DrawRule
+) -> dict[str, NDArray]:
+    """Measure how questions' scores find their evidence, as `_score_measures` does the rest."""
+    num_segments = rule.num_segments
+    p_QF = draw_probabilities(scores_QF, rule)
+    p_pool_QF = draw_probabilities(scores_QF, replace(rule, num_segments=1))
+    uniform_F = uniform_probabilities(scores_QF.shape[1], num_segments)
+    num_evidence_Q = evidence_QF.sum(axis=1)
+    return {
+        "auc": roc_auc(scores_QF, evidence_QF),
+        "recall_at_k": recall_at(scores_QF, evidence_QF, num_segments),
+        "recall_at_evidence": recall_at(scores_QF, evidence_QF, num_evidence_Q),
+        "lift": evidence_lift(p_QF, evidence_QF, num_segments),
+        "lift_pool": evidence_lift(p_pool_QF, evidence_QF, 1),
+        "evidence_seen": evidence_chance(p_QF, evidence_QF, num_segments),
+        "evidence_seen_uniform": evidence_chance(
+            np.broadcast_to(uniform_F, p_QF.shape), evidence_QF, num_segments
+        ),
+    }
 
 
 def measure(
     scores: Sequence[NDArray[np.floating]],
     evidence: Sequence[NDArray[np.bool_]],
     rule: DrawRule,
-    names: Iterable[str],
     *,
     label: str = "scores",
 ) -> dict[str, Floats]:
-    """Measure questions from their scores [F] and evidence flags [F]: {name of `MEASURES`: [Q]}.
+    """Measure questions from their scores [F] and evidence flags [F]: {name of a measure: [Q]}.
 
     `score_...`: over the pool's frames, std with ddof 0; `within_segment_std`: the same in a
     segment, mean over segments. `effective_frames`, `effective_share`: exp(entropy of P) per
     segment, and as a share of its frames. `expected_overlap`: chance that two variants show the
     same frame.
     `peak_...`: P of the best frame in the most peaked segment, and that of a uniform draw;
-    `is_flat`: the two are within 10 %. `auc`: chance that an evidence frame outscores another one.
-    `recall_at_k`, `recall_at_evidence`: share of the evidence among the K, or as many as there is
-    evidence, highest scores (of what so many frames can hold). `lift`: evidence frames expected in
-    a variant drawn by Eq. 4, over those of a uniform draw; `lift_pool`: the same with the softmax
-    over the whole pool instead of each segment. `evidence_seen`: chance that a variant shows
-    evidence, and `..._uniform` that of a uniform draw.
+    `is_flat`: the two are within 10 %; `is_constant`: the scores are all but equal. `auc`: chance
+    that an evidence frame outscores another one. `recall_at_k`, `recall_at_evidence`: share of the
+    evidence among the K, or as many as there is evidence, highest scores (of what so many frames
+    can hold). `lift`: evidence frames expected in a variant drawn by Eq. 4, over those of a uniform
+    draw; `lift_pool`: the same with the softmax over the whole pool instead of each segment.
+    `evidence_seen`: chance that a variant shows evidence, and `..._uniform` that of a uniform draw.
 
-    All are NaN for a question whose scores are not finite.
+    All are NaN for a question whose scores are not finite, and those of evidence where none is
+    known.
     """
-    names = tuple(names)
-    table = {name: np.full(len(scores), math.nan) for name in names}
+    table: dict[str, Floats] = defaultdict(lambda: np.full(len(scores), math.nan))
     finite = [place for place, scores_F in enumerate(scores) if np.isfinite(scores_F).all()]
     is_long = len(finite) >= SECONDS_MATTER
     with show_progress(label, len(finite), "questions") if is_long else nullcontext() as bar:
         for some, scores_QF in by_pool_size([scores[place] for place in finite]):
-            places = [finite[number] for number in some]
-            rows = _Rows(scores_QF, np.stack([evidence[place] for place in places]), rule)
-            for name in names:
-                table[name][places] = MEASURES[name](rows)
+            places_Q = np.array([finite[number] for number in some])
+            for name, values_Q in _score_measures(scores_QF, rule).items():
+                table[name][places_Q] = values_Q
+            evidence_QF = np.stack([evidence[place] for place in places_Q])
+            has_Q = evidence_QF.any(axis=1)
+            if has_Q.any():
+                found = _evidence_measures(scores_QF[has_Q], evidence_QF[has_Q], rule)
+                for name, values_Q in found.items():
+                    table[name][places_Q[has_Q]] = values_Q
             if bar is not None:
-                bar.advance(len(places))
+                bar.advance(len(places_Q))
     return table
 
 
@@ -276,10 +253,10 @@ def measure_questions(
             for record, _ in questions
         ],
         rule,
-        (*_FIGURES, "is_flat", "is_constant", "auc", "lift"),
         label=f"scores of {source.info.name}",
     )
-    columns = {name: values_Q.tolist() for name, values_Q in table.items()}
+    names = (*_FIGURES, "is_flat", "is_constant", "auc", "lift")
+    columns = {name: table[name].tolist() for name in names}
     return [
         QuestionStats(
             question_id=record.question_id,

@@ -70,48 +70,31 @@ def evaluation_rows(models: Sequence[EvaluatedModel]) -> list[list[str]]:
     ]
 
 
-RUN_HEADERS = ("run", "steps", "reward std", "zero-std", "log grad std", "accuracy", "seconds")
+RUN_HEADERS = ("steps", "reward std", "zero-std", "log grad std", "accuracy", "seconds")
 
 
-def run_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """Cells under `RUN_HEADERS`, one row a run; accuracy is that of the last tenth of its steps."""
-    return [
-        [
-            run.name,
+def print_evaluations(models: Sequence[EvaluatedModel], console: Console) -> None:
+    """Print accuracy in percent ± one standard error clustered by video."""
+    table = titled_table("Accuracy (%)", EVALUATION_HEADERS[:1], EVALUATION_HEADERS[1:])
+    for row in evaluation_rows(models):
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def print_runs(runs: Sequence[Run], console: Console) -> None:
+    """Print the training dynamics of some runs; accuracy is that of the last tenth of the steps."""
+    table = titled_table("Training dynamics", ["run"], RUN_HEADERS)
+    for run in runs:
+        table.add_row(
+            escape(run.name),
             str(run.num_steps),
             number(run.mean("group/reward_std")),
             percent(run.mean("group/zero_std_fraction")),
             number(run.grad_norm_log_deviation),
             percent(run.mean("reward/accuracy", first=0.9)),
             number(run.seconds, 0),
-        ]
-        for run in runs
-    ]
-
-
-def print_table(
-    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], console: Console
-) -> None:
-    """Print a table: first column text, the others right-aligned figures."""
-    table = titled_table(escape(title))
-    for index, header in enumerate(headers):
-        if index:
-            table.add_column(header, justify="right", no_wrap=len(header) < 14)
-        else:
-            table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        )
     console.print(table)
-
-
-def print_evaluations(models: Sequence[EvaluatedModel], console: Console) -> None:
-    """Print accuracy in percent ± one standard error clustered by video."""
-    print_table("Accuracy (%)", EVALUATION_HEADERS, evaluation_rows(models), console)
-
-
-def print_runs(runs: Sequence[Run], console: Console) -> None:
-    """Print the training dynamics of some runs."""
-    print_table("Training dynamics", RUN_HEADERS, run_rows(runs), console)
     note = accuracy_note(runs)
     if note is not None:
         console.print(note, style="yellow", markup=False)
@@ -132,13 +115,9 @@ def render_demo_page(
     `inspect_snippets` are `inspect_html.question_section` values; `facts` are extra rows (scorer
     quality, seconds of each stage, seeds).
     """
-    values = dynamics_values(runs) if runs else {
-        "runs": [], "figure_3": [], "outcomes": [], "further": [], "differences": [],
-        "accuracy_note": None,
-    }  # fmt: skip
     return render_page(
         "demo.html.j2",
-        **values,
+        **dynamics_values(runs),
         headers=EVALUATION_HEADERS,
         evaluations=evaluation_rows(evaluations),
         plot=_accuracy_plot(evaluations) if evaluations else "",

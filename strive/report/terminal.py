@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.panel import Panel
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from strive.answers import extract_answer_or_text
 from strive.report.compare import ComparedViews, ScorerComparison
-from strive.report.format import facts_table, number, percent, titled_table
+from strive.report.format import COMPACT, facts_table, number, percent, titled_table
 from strive.report.inspect import (
     DatasetSummary,
     QuestionStats,
@@ -58,9 +57,7 @@ def _cache_table(summary: DatasetSummary) -> Table:
     )  # fmt: skip
     for error, count in sorted(summary.failures_by_error.items(), key=lambda item: -item[1]):
         table.add_row("  failure", f"[red]{escape(error)}[/]: {count}")
-    types = ", ".join(
-        f"{name} {count}" for name, count in sorted(summary.questions_by_type.items())
-    )
+    types = ", ".join(f"{name} {n}" for name, n in sorted(summary.questions_by_type.items()))
     table.add_row("questions", f"{summary.num_questions}  ({types})" if types else "0")
     if summary.num_questions_without_frames:
         table.add_row("  no frames", f"{summary.num_questions_without_frames} questions")
@@ -154,9 +151,11 @@ def print_suggestions(
     suggestions: Sequence[Suggestion], source: ScoreSource, console: Console
 ) -> None:
     """Print the tau to use under each transform, what it does, and how training is told."""
-    table = titled_table(f"Scorer {escape(source.info.name)}: where the best frame has P 0.5")
-    for name in ("score_transform", "frame_temperature", "P", "uniform", "overlap", "questions"):
-        table.add_column(name, justify="left" if name == "score_transform" else "right")
+    table = titled_table(
+        f"Scorer {escape(source.info.name)}: where the best frame has P 0.5",
+        ["score_transform"],
+        ["frame_temperature", "P", "uniform", "overlap", "questions"],
+    )
     for row in suggestions:
         if row.peak is None:
             table.add_row(row.score_transform, "none does it", *["–"] * 4)
@@ -408,7 +407,7 @@ def print_comparison(comparison: ScorerComparison, console: Console, *, count: i
         )
     console.print(table)
     has_auc = difference is not None
-    table = titled_table("least alike", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = titled_table("least alike", **COMPACT)
     table.add_column("question", no_wrap=True)
     for name in ("Spearman", "Jaccard", "P corr."):
         table.add_column(name, justify="right", no_wrap=True)
