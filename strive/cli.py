@@ -29,7 +29,6 @@ from strive.commands import (
     house,
     looking,
     offline,
-    searching,
     training,
 )
 from strive.configs.keys import option_of, other_name
@@ -133,7 +132,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "demo": house.demo,
         "inspect-scores": looking.inspect_scores,
         "score-quality": looking.score_quality,
-        "search": searching.search,
+        "search": looking.search,
         "report": looking.report,
     },
     "Care": {"doctor": house.doctor},

@@ -169,15 +169,6 @@ USES: dict[str, tuple[str, ...]] = {
 """The uses of this package, and the findings that must be fine for it; `GPU` stands for any one."""
 
 
-def examine(noticing: Callable[[str], None] = lambda what: None) -> list[Finding]:
-    """Run every check, in the order of the pipeline; `noticing` hears which one begins."""
-    findings: list[Finding] = []
-    for what, check in CHECKS.items():
-        noticing(what)
-        findings += check()
-    return findings
-
-
 def verdict(findings: Sequence[Finding]) -> tuple[list[str], dict[str, str]]:
     """Return the uses that this machine is ready for, and for each other one the reasons."""
     lacking = {

@@ -1,27 +1,32 @@
-"""`cache info`, `cache verify` and `cache prune`."""
+"""`cache info`, `cache failures`, `cache verify` and `cache prune`."""
 
 import sys
+from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
 from strive.commands.common import (
     CacheOption,
     JsonOption,
     WorkspaceOption,
     find_cache,
-    find_workspace,
     make_console,
+    option,
     print_json,
+    print_result,
     show,
 )
-from strive.errors import ConfigError
+from strive.errors import FAILURE_KINDS, ConfigError, way_out
 from strive.files import plain_json
+from strive.progress import size_text
+from strive.report.format import count_of, counts_text, facts_table, titled_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from strive.cache.care import CacheInfo, Contents
 
 SHOWN_PATHS = 20
@@ -34,11 +39,7 @@ def cache_info(
     """Show a cache's keys, counts and sizes."""
     from strive.cache.care import cache_info as describe
 
-    info = describe(find_cache(cache, find_workspace(workspace)))
-    if as_json:
-        print_json(plain_json(info))
-    else:
-        print_cache_info(info, make_console())
+    print_result(describe(find_cache(cache, workspace)), print_cache_info, as_json=as_json)
 
 
 def cache_failures(
@@ -47,9 +48,8 @@ def cache_failures(
     """What failed: which video or question, why, what to do."""
     from strive.cache.failures import read_failures
     from strive.cache.layout import open_cache
-    from strive.errors import way_out
 
-    layout = open_cache(find_cache(cache, find_workspace(workspace)))
+    layout = open_cache(find_cache(cache, workspace))
     rows = [
         {
             "video": failure.video_id,
@@ -62,19 +62,15 @@ def cache_failures(
         }
         for failure in read_failures(layout)
     ]
-    if as_json:
-        print_json({"root": str(layout.root), "failures": rows})
-    else:
-        print_failures(layout.root, rows, make_console())
+    print_result({"root": layout.root, "failures": rows}, print_failures, as_json=as_json)
 
 
 def cache_verify(
     cache: CacheOption = None,
     video_root: Annotated[
         Path | None,
-        typer.Option(
-            help="Also digest the videos under it and list those that changed."
-            "  \\[default: not looked at]"
+        option(
+            "Also digest the videos under it and list those that changed.", default="not looked at"
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -83,11 +79,9 @@ def cache_verify(
     """Check every part and every frame; exit 1 on damage."""
     from strive.cache.verify import check_videos, verify_cache
 
-    root = find_cache(cache, find_workspace(workspace))
+    root = find_cache(cache, workspace)
     problems = verify_cache(root)
-    check = None
-    if video_root is not None:
-        check = check_videos(root, video_root)
+    check = None if video_root is None else check_videos(root, video_root)
     if as_json:
         print_json({"root": str(root), "problems": problems, "videos": plain_json(check)})
     else:
@@ -115,37 +109,30 @@ def cache_prune(
     cache: CacheOption = None,
     scorer: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Drop this scorer (name or key) with its embeddings. Repeatable."
-            "  \\[default: none]"
-        ),
+        option("Drop this scorer (name or key) with its embeddings. Repeatable.", default="none"),
     ] = None,
     frames_key: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Drop this set of frames with its scorers. Repeatable.  \\[default: none]"
-        ),
+        option("Drop this set of frames with its scorers. Repeatable.", default="none"),
     ] = None,
     superseded: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Also rows and pixels that later ones replace; not while a training reads them.",
             "--superseded",
-            help="Also rows and pixels that later ones replace; not while a training reads them.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go and how large it is, then stop.")
+        bool, option("Say what would go and how large it is, then stop.", "--dry-run")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before dropping a set.")
-    ] = False,
+    yes: Annotated[bool, option("Do not ask before dropping a set.", "--yes", "-y")] = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Remove leftovers of killed runs, or sets that you name."""
     from strive.cache.care import apply_prune, plan_drop, walk_cache
 
-    root = find_cache(cache, find_workspace(workspace))
+    root = find_cache(cache, workspace)
     is_drop = bool(scorer or frames_key)
     if is_drop:
         plan = plan_drop(root, scorers=tuple(scorer or ()), frames_keys=tuple(frames_key or ()))
@@ -159,22 +146,7 @@ def cache_prune(
         typer.confirm("Drop these for good?", abort=True, err=True)
     freed = 0 if dry_run else apply_prune(plan)
     if as_json:
-        print_json({**_plan_json(plan), "dry_run": dry_run, "freed_bytes": freed})
-    elif plan.removals and not dry_run:
-        from strive.progress import size_text
-
-        show(f"freed {size_text(freed)}")
-    if plan.damaged:
-        raise typer.Exit(1)
-
-
-def _plan_json(plan: "Contents") -> dict[str, object]:
-    return {
-        "root": str(plan.root),
-        "num_bytes": plan.num_bytes,
-        "num_young": plan.num_young,
-        "damaged": list(plan.damaged),
-        "removals": [
+        removals = [
             {
                 "path": str(removal.path.relative_to(plan.root)),
                 "why": removal.why,
@@ -182,31 +154,41 @@ def _plan_json(plan: "Contents") -> dict[str, object]:
                 "rows_kept": None if removal.keep is None else len(removal.keep),
             }
             for removal in plan.removals
-        ],
-    }
+        ]
+        print_json(
+            {
+                "root": str(plan.root),
+                "num_bytes": plan.num_bytes,
+                "num_young": plan.num_young,
+                "damaged": list(plan.damaged),
+                "removals": removals,
+                "dry_run": dry_run,
+                "freed_bytes": freed,
+            }
+        )
+    elif plan.removals and not dry_run:
+        show(f"freed {size_text(freed)}")
+    if plan.damaged:
+        raise typer.Exit(1)
 
 
 # --- what they look like ------------------------------------------------------------------------
 
 
-def print_cache_info(info: "CacheInfo", console: "Console") -> None:
+def print_cache_info(info: "CacheInfo", console: Console) -> None:
     """Print a cache's sets of frames, scorers and leftovers."""
-    from rich.markup import escape
-
-    from strive.progress import size_text
-    from strive.report.format import facts_table
-
     table = facts_table(f"Cache {escape(str(info.root))}")
     table.add_row("questions", f"{info.num_questions}")
-    failed = ", ".join(f"{count} {name}" for name, count in sorted(info.failed_by_error.items()))
-    table.add_row("failures", f"{escape(failed)}: strive-cli cache failures" if failed else "none")
+    failed = counts_text(info.failed_by_error)
+    table.add_row("failures", f"{failed}: strive-cli cache failures" if failed else "none")
     left = "none"
     if info.num_orphan_files:
         left = (
             f"{info.num_orphan_files}, {size_text(info.num_orphan_bytes)}: strive-cli cache prune"
         )
-    young = f"; {info.num_young_files} of a running or just ended writer"
-    table.add_row("leftovers", left + young * bool(info.num_young_files))
+    if info.num_young_files:
+        left += f"; {info.num_young_files} of a running or just ended writer"
+    table.add_row("leftovers", left)
     table.add_row("size", f"{size_text(info.num_bytes)}, cache format {info.format_version}")
     console.print(table)
     for frames in info.frames:
@@ -214,10 +196,14 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
         table.add_row("videos", f"{frames.num_videos} with {frames.num_frames} frames")
         table.add_row("size", size_text(frames.num_bytes))
         if frames.notes:
-            noted = (f"{count} {note}" for note, count in sorted(frames.notes.items()))
-            table.add_row("notes", escape(", ".join(noted)))
+            table.add_row("notes", counts_text(frames.notes))
         for name, value in frames.fields.items():
-            table.add_row(name.replace("_", " "), escape(_field_text(value)))
+            if isinstance(value, dict):
+                value = ", ".join(
+                    str(item) if key in ("name", "kind") else f"{key.replace('_', ' ')} {item}"
+                    for key, item in value.items()
+                )
+            table.add_row(name.replace("_", " "), escape(str(value)))
         console.print(table)
     for size in info.scorers:
         scorer = size.scorer
@@ -229,72 +215,46 @@ def print_cache_info(info: "CacheInfo", console: "Console") -> None:
         console.print(table)
 
 
-def print_failures(root: Path, rows: list[dict[str, str | None]], console: "Console") -> None:
+def print_failures(found: dict[str, Any], console: Console) -> None:
     """Print each failure, then for each kind what it means and what to do."""
-    from collections import Counter
-
-    from rich.markup import escape
-    from rich.table import Table
-
-    from strive.errors import FAILURE_KINDS
-
+    root, rows = found["root"], found["failures"]
     if not rows:
         console.print(f"{root}: no failures", markup=False, soft_wrap=True)
         return
-    table = Table(title=f"Cache {escape(str(root))}", title_justify="left")
-    for name in ("video", "question", "stage", "kind", "reason"):
-        table.add_column(name, overflow="fold")
+    names = ("video", "question", "stage", "kind", "reason")
+    table = titled_table(f"Cache {escape(str(root))}", names)
     for row in rows:
-        cells = (row["video"], row["question"] or "", row["stage"], row["kind"], row["reason"])
-        table.add_row(*(escape(str(cell)) for cell in cells))
+        table.add_row(*(escape(str(row[name] or "")) for name in names))
     console.print(table)
-    ways = Table(title="What to do", title_justify="left")
-    for name in ("kind", "rows", "what it is", "what to do"):
-        ways.add_column(name, justify="right" if name == "rows" else "left", overflow="fold")
+    ways = titled_table("What to do", ["kind"], ["rows"])
+    for name in ("what it is", "what to do"):
+        ways.add_column(name, overflow="fold")
     what_to_do = {row["kind"]: row["what_to_do"] for row in rows}
     for kind, count in Counter(row["kind"] for row in rows).most_common():
-        known = FAILURE_KINDS.get(str(kind))
-        ways.add_row(escape(str(kind)), str(count), known.reason if known else "", what_to_do[kind])
+        known = FAILURE_KINDS.get(kind)
+        ways.add_row(escape(kind), str(count), known.reason if known else "", what_to_do[kind])
     console.print(ways)
 
 
-def _field_text(value: object) -> str:
-    if not isinstance(value, dict):
-        return str(value)
-    return ", ".join(
-        str(item) if key in ("name", "kind") else f"{key.replace('_', ' ')} {item}"
-        for key, item in value.items()
-    )
-
-
-def print_plan(plan: "Contents", console: "Console", *, names: bool) -> None:
+def print_plan(plan: "Contents", console: Console, *, names: bool) -> None:
     """Print what goes, by reason, and with `names` which files."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from strive.progress import size_text
-    from strive.report.format import count_of
-
+    say_plainly = partial(console.print, markup=False, soft_wrap=True)
     if plan.removals:
-        table = Table(title=f"Cache {escape(str(plan.root))}", title_justify="left")
-        for name in ("what goes", "count", "bytes"):
-            table.add_column(name, justify="left" if name == "what goes" else "right")
+        table = titled_table(f"Cache {escape(str(plan.root))}", ["what goes"], ["count", "bytes"])
         for why, (count, num_bytes) in plan.by_reason.items():
             table.add_row(why, str(count), size_text(num_bytes))
         console.print(table)
     else:
-        console.print(f"{plan.root}: nothing to remove", markup=False, soft_wrap=True)
+        say_plainly(f"{plan.root}: nothing to remove")
     for removal in plan.removals[:SHOWN_PATHS] if names else ():
         shorter = "" if removal.keep is None else f" (rewritten with {len(removal.keep)} rows)"
         path = removal.path.relative_to(plan.root)
-        console.print(
-            f"  {path}{shorter}, {size_text(removal.num_bytes)}", markup=False, soft_wrap=True
-        )
+        say_plainly(f"  {path}{shorter}, {size_text(removal.num_bytes)}")
     more = len(plan.removals) - SHOWN_PATHS
     if names and more > 0:
-        console.print(f"  and {more} more")
+        say_plainly(f"  and {more} more")
     if plan.num_young:
         leftovers = count_of(plan.num_young, "leftover")
         console.print(f"not yet: {leftovers}, younger than an hour or of a running precompute")
     for problem in plan.damaged:
-        console.print(f"left alone: {problem}", markup=False, soft_wrap=True)
+        say_plainly(f"left alone: {problem}")

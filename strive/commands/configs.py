@@ -10,7 +10,7 @@ import typer
 from annotated_types import Ge
 from pydantic.fields import FieldInfo
 
-from strive.commands.common import JsonOption, listed, make_console, print_json
+from strive.commands.common import JsonOption, listed, make_console, option, print_json
 from strive.configs.keys import option_of
 from strive.configs.load import Given
 from strive.configs.schema import Config, Option
@@ -91,22 +91,18 @@ def configured(
                 str | None,
                 typer.Argument(metavar="WORD", help=word_help, show_default="all keys"),
             ] = None,
-            config: Annotated[
-                list[str] | None,
-                typer.Option(help=config_help),
-            ] = None,
+            config: Annotated[list[str] | None, option(config_help)] = None,
             overrides: Annotated[
                 list[str] | None,
-                typer.Option(
-                    "--set",
-                    help="key=value of any config key (--keys). Repeatable.  \\[default: none]",
+                option(
+                    "key=value of any config key (--keys). Repeatable.", "--set", default="none"
                 ),
             ] = None,
             list_keys: Annotated[
                 bool,
-                typer.Option(
+                option(
+                    "List the config keys, or with --keys WORD those about WORD, then stop.",
                     "--keys",
-                    help="List the config keys, or with --keys WORD those about WORD, then stop.",
                 ),
             ] = False,
             **arguments: Any,
@@ -128,8 +124,7 @@ def configured(
             }
             command(Given(config or (), overrides or (), typed), **arguments)
 
-        first = list(inspect.signature(call).parameters.values())[:-1]
-        *first, keys_flag = first
+        *first, keys_flag, _ = inspect.signature(call).parameters.values()
         parameters = [*first, *keys, *own, keys_flag, workspace]
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -143,14 +138,14 @@ def configured(
 def _key_parameter(schema: type[Config], key: str, panel: str | None, choices: str) -> Parameter:
     """Return the parameter of typer's that gives one key."""
     field = schema.model_fields[key]
-    option = next(item for item in field.metadata if isinstance(item, Option))
+    declared = next(item for item in field.metadata if isinstance(item, Option))
     parsed, rules = _plain_type(field)
     lowest: Any = next((rule.ge for rule in rules if isinstance(rule, Ge)), None)
-    words = option.default
+    words = declared.default
     default = None if words else field.default
     if isinstance(default, tuple):
         words, default = ", ".join(default), None
-    about = option.help or " ".join(str(field.description).split())
+    about = declared.help or " ".join(str(field.description).split())
     if "{choices}" in about:
         about = about.replace("{choices}", choices or listed(parsed))
     return Parameter(
@@ -158,11 +153,12 @@ def _key_parameter(schema: type[Config], key: str, panel: str | None, choices: s
         Parameter.KEYWORD_ONLY,
         default=default,
         annotation=Annotated[
-            (option.parsed or parsed) | None if default is None else parsed,  # type: ignore[operator]
-            typer.Option(
+            (declared.parsed or parsed) | None if default is None else parsed,  # type: ignore[operator]
+            option(
+                about,
                 option_of(schema, key),
-                help=f"{about}  \\[default: {words}]" if words else about,
-                metavar=option.metavar,
+                default=words,
+                metavar=declared.metavar,
                 min=lowest if parsed is int else None,
                 rich_help_panel=panel,
             ),

@@ -1,9 +1,10 @@
 """`demo`, `doctor` and `lab`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from strive.commands.common import (
     LAB,
@@ -11,11 +12,15 @@ from strive.commands.common import (
     WorkspaceOption,
     find_workspace,
     make_console,
+    option,
     print_json,
+    print_result,
     say,
     show,
 )
 from strive.files import plain_json
+from strive.progress import show_progress, size_text
+from strive.report.format import titled_table
 
 MARKS = {"ok": "[green]ok[/]", "optional": "[yellow]optional[/]", "missing": "[red]missing[/]"}
 SHOWN_MEASURES = ("auc", "accuracy_uniform", "accuracy_evidence", "accuracy_blank")
@@ -23,16 +28,13 @@ SHOWN_MEASURES = ("auc", "accuracy_uniform", "accuracy_evidence", "accuracy_blan
 
 
 def demo(
-    steps: Annotated[
-        int, typer.Option(min=1, help="Training steps of each of the two runs.")
-    ] = 150,
+    steps: Annotated[int, option("Training steps of each of the two runs.", min=1)] = 150,
     clips: Annotated[
-        int | None,
-        typer.Option(min=10, help="Clips of the lab's world.  \\[default: those there, else 400]"),
+        int | None, option("Clips of the lab's world.", default="those there, else 400", min=10)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
+    seed: Annotated[int, option("Seed of both runs.")] = 0,
     html: Annotated[
-        Path | None, typer.Option(help="Report page.  \\[default: WORKSPACE/demo/report.html]")
+        Path | None, option("Report page.", default="WORKSPACE/demo/report.html")
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
@@ -53,45 +55,39 @@ def demo(
 
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine has and lacks, with the fix."""
-    from strive.doctor import CHECKS, examine, verdict
-    from strive.progress import show_progress
+    from strive.doctor import CHECKS, Finding
 
+    findings: list[Finding] = []
     with show_progress("looking", len(CHECKS), "checks") as progress:
-
-        def noticing(what: str) -> None:
+        for what, check in CHECKS.items():
             progress.note(what)
             progress.advance()
-
-        findings = examine(noticing)
+            findings += check()
         progress.note()
-    if as_json:
-        print_json(plain_json(findings))
-    else:
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for heading in ("what", "", "found", "fix"):
-            table.add_column(heading, overflow="fold")
-        for finding in findings:
-            table.add_row(finding.what, MARKS[finding.status], finding.found, finding.fix)
-        console = make_console()
-        console.print(table)
-        ready, not_ready = verdict(findings)
-        console.print(f"Ready: {', '.join(ready) or 'nothing'}.", markup=False)
-        for use, reason in not_ready.items():
-            console.print(f"Not ready: {use}, because {reason}.", markup=False)
+    print_result(findings, print_findings, as_json=as_json)
     if any(finding.status == "missing" for finding in findings):
         raise typer.Exit(1)
 
 
+def print_findings(findings: list[Any], console: Console) -> None:
+    """Print what was found, and what this machine is and is not ready for."""
+    from strive.doctor import verdict
+
+    table = titled_table("", ("what", "", "found", "fix"), box=None, pad_edge=False)
+    for finding in findings:
+        table.add_row(finding.what, MARKS[finding.status], finding.found, finding.fix)
+    console.print(table)
+    ready, not_ready = verdict(findings)
+    console.print(f"Ready: {', '.join(ready) or 'nothing'}.", markup=False)
+    for use, reason in not_ready.items():
+        console.print(f"Not ready: {use}, because {reason}.", markup=False)
+
+
 def lab_build(
     clips: Annotated[
-        int | None,
-        typer.Option(min=5, help="Clips; each has four questions.  \\[default: 400]"),
+        int | None, option("Clips; each has four questions.", default="400", min=5)
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of everything that is drawn.  \\[default: 0]")
-    ] = None,
+    seed: Annotated[int | None, option("Seed of everything that is drawn.", default="0")] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,21 +107,17 @@ def lab_list(as_json: JsonOption = False) -> None:
     """The lab's models, and what was measured of them."""
     from strive.lab.models import describe
 
-    models = describe()
-    if as_json:
-        print_json(plain_json(models))
-        return
-    from rich.table import Table
+    print_result(describe(), print_models, as_json=as_json)
 
-    from strive.progress import size_text
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "size", "what it is", "measured when it was made"):
-        table.add_column(heading, overflow="fold")
+def print_models(models: list[Any], console: Console) -> None:
+    """Print a line a model of the lab."""
+    headings = ("name", "size", "what it is", "measured when it was made")
+    table = titled_table("", headings, box=None, pad_edge=False)
     for model in models:
         found = model.recipe.get("measured", {})
         measured = ", ".join(
             f"{key.replace('_', ' ')} {found[key]:.3f}" for key in SHOWN_MEASURES if key in found
         )
         table.add_row(f"lab:{model.name}", size_text(model.size_bytes), model.about, measured)
-    make_console().print(table)
+    console.print(table)

@@ -14,7 +14,7 @@ from strive.cache.frames import FrameReader
 from strive.cache.layout import open_cache, read_settings
 from strive.cache.scores import ScoreReader, query_of
 from strive.cache.verify import verify_cache
-from strive.commands.views import print_estimate, print_precompute
+from strive.commands.offline import print_estimate, print_precompute
 from strive.configs.schema import PrecomputeConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world

@@ -1,6 +1,9 @@
 """What a machine is ready for follows from what was found on it."""
 
-from strive import doctor
+import pytest
+
+from strive import doctor, progress
+from strive.commands import house
 from strive.doctor import USES, Finding, verdict
 
 FINE = [Finding(what, "ok", "1.0") for what in sorted({w for use in USES.values() for w in use})]
@@ -21,11 +24,17 @@ def test_a_gap_stands_in_the_way_of_what_needs_it_alone() -> None:
     assert "--decoder torchcodec" in verdict(no_av)[0]
 
 
-def test_checks_are_told_as_they_begin(monkeypatch) -> None:
+def test_checks_are_told_as_they_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     checks = {"first": lambda: iter(FINE[:1]), "second": lambda: iter(FINE[1:3])}
     monkeypatch.setattr(doctor, "CHECKS", checks)
-    heard: list[str] = []
-    assert doctor.examine(heard.append) == FINE[:3] and heard == ["first", "second"]
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    house.doctor()
+    told = capsys.readouterr()
+    first, second, *_ = told.err.splitlines()
+    assert first.endswith(", first") and second.endswith(", second")
+    assert all(finding.what in told.out for finding in FINE[:3])
 
 
 def test_a_decoder_that_cannot_be_imported_is_optional_and_its_fix_told(monkeypatch) -> None:

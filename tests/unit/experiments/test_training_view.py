@@ -1,4 +1,4 @@
-from strive.experiments.training_view import TrainingView
+from strive.experiments.training import TrainingView
 from strive.train.loop import StepReport
 from strive.train.run_folder import Best
 

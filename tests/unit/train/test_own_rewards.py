@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from strive.commands.views import print_training
+from strive.commands.training import print_training
 from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, RewardError

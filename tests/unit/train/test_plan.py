@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from strive.commands.plan_view import print_training_plan
+from strive.commands.training import print_training_plan
 from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
 from strive.errors import CacheError, ConfigError, ModelError, OutOfMemoryError
