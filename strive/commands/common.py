@@ -20,7 +20,7 @@ LAB = "embedded lab: synthetic clips and tiny models"
 LAB_LINE = f"{LAB}; give --data for your own"
 
 
-def option(about: str, *names: str | None, default: str = "", **settings: Any) -> Any:
+def option(about: str, *names: str, default: str = "", **settings: Any) -> Any:
     """Return an option of typer's; `default` says in its help what holds where it is not given."""
     return typer.Option(
         *names, help=f"{about}  \\[default: {default}]" if default else about, **settings

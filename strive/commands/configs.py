@@ -156,7 +156,7 @@ def _key_parameter(schema: type[Config], key: str, panel: str | None, choices: s
             (declared.parsed or parsed) | None if default is None else parsed,  # type: ignore[operator]
             option(
                 about,
-                option_of(schema, key),
+                str(option_of(schema, key)),
                 default=words,
                 metavar=declared.metavar,
                 min=lowest if parsed is int else None,
