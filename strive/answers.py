@@ -86,23 +86,40 @@ _LAST_LINE = re.compile(r"\n[\W_]*([A-Z])[\W_]*\Z")
 _IN_BRACKETS = re.compile(r"[(\[]([A-Z])[)\]]")
 
 
-def read_letter(answer: str) -> str | None:
-    r"""Read an option letter as a person would: "(B)", "B. cat", "the answer is B", "\boxed{B}".
+_WHOLE_RULES = (("letter alone", _BARE_LETTER), ("letter first", _LETTER_FIRST))
+_INNER_RULES = (
+    ("answer announced", _ANSWER_IS),
+    ("called right", _IS_THE_ANSWER),
+    ("option announced", _CHOICE_IS),
+    ("last line", _LAST_LINE),
+    ("in brackets", _IN_BRACKETS),
+)
 
-    A letter that merely begins a sentence ("A man walks") or a word is no option letter, and of
-    two options that are named alike neither is read.
+
+def find_letter(answer: str) -> tuple[str, str] | None:
+    r"""Return an option letter, upper case, and the name of the rule that read it; None without.
+
+    Read as a person would: "(B)", "B. cat", "the answer is B", "\boxed{B}". A letter that merely
+    begins a sentence ("A man walks") or a word is no option letter, and of two options that are
+    named alike neither is read.
     """
     text = plain_text(answer)
-    for pattern in (_BARE_LETTER, _LETTER_FIRST):
+    for rule, pattern in _WHOLE_RULES:
         match = pattern.fullmatch(text)
         if match:
-            return match[1].upper()
-    for pattern in (_ANSWER_IS, _IS_THE_ANSWER, _CHOICE_IS, _LAST_LINE, _IN_BRACKETS):
+            return match[1].upper(), rule
+    for rule, pattern in _INNER_RULES:
         letters = ["".join(match.groups("")).upper() for match in pattern.finditer(text)]
         # Who says "the answer is" twice has changed his mind.
         if letters and (pattern is _ANSWER_IS or len(set(letters)) == 1):
-            return letters[-1]
+            return letters[-1], rule
     return None
+
+
+def read_letter(answer: str) -> str | None:
+    """Return the option letter of `find_letter`, or None."""
+    found = find_letter(answer)
+    return found[0] if found else None
 
 
 # A number that stands by itself: no part of a name (T-5, B52), a date, a time or a power.
@@ -139,28 +156,45 @@ _AS_DIGITS: tuple[tuple[re.Pattern[str], Any], ...] = (
 )
 
 
+def digits_text(answer: str) -> str:
+    """What a person sees (`plain_text`), with powers, fractions and "minus" written in digits."""
+    text = plain_text(answer)
+    for pattern, replacement in _AS_DIGITS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def find_numbers(text: str) -> list[tuple[float, int, int]]:
+    """Every number in digits of a `digits_text` that stands by itself: value, start, end.
+
+    No part of a name (B52), date, time or version is one. A value that no float holds, and one
+    over zero, is not finite.
+    """
+    found = []
+    for number in _NUMBER.finditer(text):
+        if number["under"] is None:
+            value = float(re.sub("[,'’\u00a0\u2009\u202f]", "", number["plain"]))
+        elif int(number["under"]):
+            value = int(number["whole"] or 0) + int(number["over"]) / int(number["under"])
+        else:
+            value = math.nan
+        value *= _SCALES.get(number["scale"], 1.0) * (-1 if number["sign"] == "-" else 1)
+        found.append((value, number.start(), number.end()))
+    return found
+
+
 def read_number(answer: str) -> float | None:
     """Read the one number of a text ("42", "1,000", "3.0 m", "$5", "1/2"); None if not exactly one.
 
     Percent signs and units do not count: "50%" is 50. Where no digit is, a word up to twenty does.
     """
-    text = plain_text(answer)
-    for pattern, replacement in _AS_DIGITS:
-        text = pattern.sub(replacement, text)
+    text = digits_text(answer)
     if not any(character.isdigit() for character in text):
         return _read_word(text.lower())
-    found = list(_NUMBER.finditer(text))
-    if len(found) != 1:
+    found = find_numbers(text)
+    if len(found) != 1 or not math.isfinite(found[0][0]):
         return None
-    [number] = found
-    if number["under"] is None:
-        value = float(re.sub("[,'’\u00a0\u2009\u202f]", "", number["plain"]))
-    elif int(number["under"]):
-        value = int(number["whole"] or 0) + int(number["over"]) / int(number["under"])
-    else:
-        return None
-    value *= _SCALES.get(number["scale"], 1.0) * (-1 if number["sign"] == "-" else 1)
-    return value if math.isfinite(value) else None
+    return found[0][0]
 
 
 _WORDS = (
@@ -185,7 +219,7 @@ GRADING_RULES: tuple[str, ...] = get_args(GradingRules)
 GRADING_VERSION = 3
 """Raised whenever a grade can change; evaluation results carry it."""
 
-_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+_OPENS, _CLOSES = "<answer>", "</answer>"
 _THINK_ANSWER = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 
 # --- prompts ------------------------------------------------------------------------------------
@@ -261,8 +295,9 @@ def build_question(record: Record, template: str) -> str:
 
 def extract_answer(text: str) -> str:
     """Return what stands in the first `<answer>` tags, stripped; without tags the empty string."""
-    match = _ANSWER.search(text)
-    return match.group(1).strip() if match else ""
+    start = text.find(_OPENS)
+    end = text.find(_CLOSES, start)
+    return text[start + len(_OPENS) : end].strip() if 0 <= start < end else ""
 
 
 def extract_answer_or_text(text: str) -> str:
@@ -343,7 +378,7 @@ def is_parsed(problem_type: str, answer: str) -> bool:
     return bool(answer.strip())
 
 
-def _strict_number(text: str) -> float | None:
+def strict_number(text: str) -> float | None:
     """Video-R1's number: commas dropped, then Python's float; non-finite counts as unreadable."""
     try:
         value = float(text.replace(",", ""))
@@ -353,7 +388,7 @@ def _strict_number(text: str) -> float | None:
 
 
 def _grade_numbers(problem_type: str, answer: str, gold: str, *, is_strict: bool) -> float:
-    read = _strict_number if is_strict else read_number
+    read = strict_number if is_strict else read_number
     found, wanted = read(answer), read(gold)
     if found is None or wanted is None:
         return 0.0
@@ -479,7 +514,7 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
         return f"{shown} is none of the options' letters ({', '.join(labels[:8])})"
     if is_choice:
         return f"{shown} is the text of no option, and {NO_LETTERS}"
-    if record.problem_type in ("numerical", "regression") and _strict_number(gold) is None:
+    if record.problem_type in ("numerical", "regression") and strict_number(gold) is None:
         return f"{shown} is no bare number"
     return f"{shown} earns nothing even when it is answered word for word"
 
