@@ -126,6 +126,12 @@ def print_results(results: "EvaluationResults", console: Console) -> None:
     for benchmark in results.benchmarks:
         console.print(_benchmark_table(benchmark, settings))
         console.print(_rates(benchmark), soft_wrap=True)
+        for name, groups in benchmark.absent.items():
+            console.print(
+                f"[yellow]{escape(name)} is a mean over fewer: no question of "
+                f"{escape(', '.join(groups))}[/]",
+                soft_wrap=True,
+            )
     if results.failures:
         console.print(f"[red]{len(results.failures)} questions could not be asked:[/]")
         for failure in results.failures[:MAX_FAILURES_SHOWN]:

@@ -79,6 +79,8 @@ class Reading:
     """Rows that no policy can be asked or graded by, such as an answer that is no option."""
     files: tuple[Path, ...] = ()
     """Files of questions that were read."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """{why: how many} questions that the protocol does not ask; they are in no score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class Total:
 
     name: str
     path: Callable[[Graded], tuple[str, ...] | None] = lambda row: ()
+    groups: tuple[str, ...] = ()
+    """What the paths of the whole benchmark begin with; results name those without a question."""
 
 
 MICRO = Total("accuracy")

@@ -65,6 +65,8 @@ class BenchmarkResults:
     """Name of the total that counts."""
     totals: dict[str, Score] = field(default_factory=dict)
     """Every way to average that the benchmark's users report."""
+    absent: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """{total: those of its groups of which no question is there}; it is a mean over fewer."""
     by_dimension: dict[str, dict[str, Score]] = field(default_factory=dict)
     graded_by: str = "records"
     """The benchmark whose rules grade; `records`: those of plain records."""
@@ -155,6 +157,15 @@ def _by_dimension(rows: Sequence[Graded]) -> dict[str, dict[str, Score]]:
     }
 
 
+def _absent_groups(totals: Sequence[Total], rows: Sequence[Graded]) -> dict[str, tuple[str, ...]]:
+    absent = {}
+    for total in totals:
+        found = {path[0] for path in map(total.path, rows) if path}
+        if found and (missing := tuple(name for name in total.groups if name not in found)):
+            absent[total.name] = missing
+    return absent
+
+
 def _percent(flags: Sequence[bool]) -> float:
     return 100 * sum(flags) / len(flags) if flags else float("nan")
 
@@ -182,7 +193,9 @@ def summarise_benchmark(
     """Summarise one benchmark's graded samples and failures."""
     known = [s for s in samples if s.evidence_seen is not None]
     rows: list[Graded] = [*samples, *failures]
-    totals = benchmark.totals(grading)
+    totals = {total.name: total_of(total, rows) for total in benchmark.totals(grading)}
+    # An average of which nothing is there is no headline: some files do not say what a row is of.
+    filled = [name for name, score in totals.items() if score.num_questions]
     return BenchmarkResults(
         benchmark=name,
         overall=score_of(rows),
@@ -196,8 +209,9 @@ def summarise_benchmark(
         by_evidence_seen=_grouped(known, ["seen" if s.evidence_seen else "missed" for s in known]),
         mean_tokens=sum(s.num_tokens for s in samples) / len(samples) if samples else float("nan"),
         num_failed=len(failures),
-        headline=totals[0].name,
-        totals={total.name: total_of(total, rows) for total in totals},
+        headline=[*filled, *totals][0],
+        totals=totals,
+        absent=_absent_groups(benchmark.totals(grading), rows),
         by_dimension=_by_dimension(rows),
         graded_by=RECORDS if isinstance(benchmark, PlainRecords) else name,
     )

@@ -326,8 +326,13 @@ def _open_benchmarks(config: EvaluateConfig) -> list[Asking]:
 
 def _open_benchmark(name: str, benchmark: Benchmark, config: EvaluateConfig, where: str) -> Asking:
     reading = read_benchmark(name, benchmark, config.data_root, config.split)
+    reading = benchmark.asked(reading, config.protocol)
+    left_out = [f"{count} left out: {why}" for why, count in reading.left_out.items()]
     if not reading.items and not reading.failures:
-        raise RecordsError(f"nothing to ask: no video record in {where}")
+        reasons = "; ".join(left_out) or "no video record"
+        raise RecordsError(f"nothing to ask: {reasons} in {where}")
+    for text in left_out:
+        say(f"{name}: {text}")
     mode = config.frames_mode or benchmark.frames_mode(config.protocol)
     source = _open_source(config.model_copy(update={"frames_mode": mode}))
     failures = tuple(replace(failure, benchmark=name) for failure in reading.failures)

@@ -33,6 +33,10 @@ class Benchmark(ABC):
             RecordsError: it is not what was published.
         """
 
+    def asked(self, reading: Reading, protocol: EvaluationProtocol) -> Reading:
+        """Return what a protocol asks of a reading, which counts what it leaves out with why."""
+        return reading
+
     def prompt(self, item: Record, protocol: EvaluationProtocol) -> str:
         """Return the text of the user turn that follows the video."""
         template = "video_r1_eval" if protocol == "video_r1" else "direct"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from strive.choices import EvaluationGrading
 from strive.commands.evaluating import print_comparison, print_results
 from strive.configs.load import build_config
 from strive.configs.schema import EvaluateConfig
@@ -14,7 +15,7 @@ from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownN
 from strive.evaluate.benchmarks import BENCHMARKS, BenchmarkSpec, parse_spec, read_benchmark
 from strive.evaluate.benchmarks.base import PlainRecords
 from strive.evaluate.compare import compare, compare_seeds
-from strive.evaluate.items import Failure
+from strive.evaluate.items import MICRO, Failure, Graded, Total
 from strive.evaluate.results import (
     grade_sample,
     model_digest,
@@ -22,6 +23,7 @@ from strive.evaluate.results import (
     read_results,
     rescore,
     score_of,
+    summarise_benchmark,
     summarise_samples,
     write_results,
 )
@@ -269,6 +271,30 @@ def test_nested_means_share_equally_at_each_level() -> None:
     weights = nested_weights(paths)
     assert [weights[path] for path in paths] == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
     assert nested_weights([()]) == {(): 1.0}
+
+
+class Halves(PlainRecords):
+    """Two averages: one by a dimension that files may lack, and the plain one."""
+
+    def totals(self, grading: EvaluationGrading) -> tuple[Total, ...]:
+        def half(row: Graded) -> tuple[str, ...] | None:
+            return (row.dimensions["half"],) if "half" in row.dimensions else None
+
+        return (Total("halves", half, groups=("left", "right")), MICRO)
+
+
+def test_an_average_names_what_it_lacks() -> None:
+    right = {"answer": "B", "score": 1.0}
+    rows = [sample("1", "B", **right, dimensions={"half": "left"}), sample("2", "A")]
+    known = summarise_benchmark("own", Halves(), rows, [], "video_r1")
+    # "2" is of no half: (100) / 1 and (100 + 0) / 2.
+    assert known.headline == "halves" and known.totals["halves"].accuracy_percent == 100
+    assert known.totals["accuracy"].accuracy_percent == 50
+    assert known.absent == {"halves": ("right",)}
+    # Files that name no halves have no such average: it is no headline and lacks nothing.
+    unknown = summarise_benchmark("own", Halves(), rows[1:], [], "video_r1")
+    assert unknown.headline == "accuracy" and unknown.absent == {}
+    assert unknown.totals["halves"].num_questions == 0
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
