@@ -283,7 +283,7 @@ def build_question(record: Record, template: str) -> str:
     if template not in TEMPLATES:
         raise unknown_name("prompt_template", template, TEMPLATES)
     text = record.problem
-    if record.problem_type == "multiple choice":
+    if record.problem_type == "multiple choice" and record.options:
         # No newline before "Options:": that is how Video-R1 joins them.
         text += "Options:\n" + "".join(f"{option}\n" for option in record.options)
     instruction, suffixes = TEMPLATES[template]

@@ -7,13 +7,13 @@ the classes of answers on which the direct rules differ from lmms-eval 0.7.3.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from strive import answers
 from strive.errors import unknown_name
+from strive.evaluate.items import Grade
 from strive.evaluate.reading import (
     final_text,
     fold,
@@ -25,17 +25,6 @@ from strive.evaluate.reading import (
 )
 
 Boundary = Literal["official", "video_r1"]
-
-
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """What an output is worth: `score` in [0, 1], the `answer` read, the `rule` that read it."""
-
-    score: float
-    answer: str
-    rule: str
-    parsed: bool
-    """An answer was read at all. An unread one scores 0."""
 
 
 # --- mean relative accuracy ----------------------------------------------------------------------
@@ -254,7 +243,7 @@ def grade_videommmu(output: str, options: Sequence[str], solution: str) -> Grade
     part = final_text(output)
     if not part.answer:
         return Grade(0.0, "", part.rule, parsed=False)
-    golds = _solutions(answers.extract_answer_or_text(solution))
+    golds = published_solutions(answers.extract_answer_or_text(solution))
     if all(re.fullmatch("[A-Za-z]", gold) for gold in golds):
         return grade_choice(output, (), golds[0])
     tails = _key_tails(part.answer)
@@ -270,8 +259,8 @@ def grade_videommmu(output: str, options: Sequence[str], solution: str) -> Grade
     return Grade(0.0, tails[-1], "key phrase", parsed=True)
 
 
-def _solutions(gold: str) -> list[str]:
-    """The alternatives of a list that was published as text, "['24/7', '3.429']", or the text."""
+def published_solutions(gold: str) -> list[str]:
+    """Return the entries of a list that was published as text, "['24/7', '3.429']", or the text."""
     if not gold.startswith("["):
         return [gold]
     # One published list lacks its last quote.

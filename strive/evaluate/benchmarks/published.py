@@ -12,11 +12,13 @@ from string import ascii_uppercase
 from typing import Any, ClassVar, cast
 
 from strive.answers import extract_answer_or_text
-from strive.choices import EvaluationProtocol, FramesMode
+from strive.choices import EvaluationGrading, EvaluationProtocol, FramesMode
 from strive.errors import MissingInputError, RecordsError, unknown_name
 from strive.evaluate.benchmarks.base import Benchmark
 from strive.evaluate.benchmarks.files import Layout, Row, VideoIndex, find_questions, read_rows
-from strive.evaluate.items import Failure, Item, Reading
+from strive.evaluate.grading import grade_choice, grade_video_r1
+from strive.evaluate.items import Failure, Grade, Item, Reading
+from strive.evaluate.samples import Sample
 from strive.progress import say
 from strive.records import PROBLEM_TYPES, ProblemType, Record
 
@@ -222,6 +224,16 @@ class PublishedBenchmark(Benchmark):
     def prompt(self, item: Record, protocol: EvaluationProtocol) -> str:
         """Return the text of the user turn that follows the video."""
         return self.direct_prompt(item) if protocol == "direct" else super().prompt(item, protocol)
+
+    def grade(self, sample: Sample, grading: EvaluationGrading) -> Grade:
+        """Grade by Video-R1's evaluation script, or by what the benchmark accepts."""
+        if grading == "video_r1":
+            return grade_video_r1(sample.problem_type, sample.output, sample.solution)
+        return self.direct_grade(sample)
+
+    def direct_grade(self, sample: Sample) -> Grade:
+        """Read the letter of an option; a benchmark with other answers reads those."""
+        return grade_choice(sample.output, sample.options, sample.solution)
 
     def frames_mode(self, protocol: EvaluationProtocol) -> FramesMode:
         """Video-R1 shows two frames a second; lmms-eval spreads them to the very last frame."""
