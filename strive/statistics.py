@@ -3,16 +3,24 @@
 Values are per-sample scores (0 to 1, or any unit: the result has the same unit). "Clustered" means
 that samples sharing a key (questions about one video) are not independent: the clusters are what is
 resampled, or what the variance is summed over.
+
+A "macro average" is a mean of group means. Each value has a path, the names of its groups from the
+outside in: the average is the mean over the outer groups, each of which is the mean of its inner
+groups or of its values. With the empty path for every value it is the plain mean.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, special, stats
 
 Floats = NDArray[np.float64]
+GroupPath = tuple[str, ...]
+
+_MAX_DRAWN = 1 << 22
+"""Clusters drawn at a time by the bootstrap, which bounds its memory (8 bytes each, twice)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +61,29 @@ def _require_finite(array: Floats, name: str) -> None:
         raise ValueError(f"{name} holds {int((~np.isfinite(array)).sum())} non-finite values")
 
 
-def _cluster_sums(deviations: Floats, clusters: Sequence[Hashable]) -> Floats:
-    if len(clusters) != len(deviations):
-        raise ValueError(f"{len(clusters)} cluster keys for {len(deviations)} values")
+def _numbered(keys: Sequence[Hashable], num_values: int, what: str) -> tuple[NDArray[np.intp], int]:
+    """Number the keys in order of appearance; returns each value's number, and how many."""
+    if len(keys) != num_values:
+        raise ValueError(f"{len(keys)} {what} for {num_values} values")
     numbers: dict[Hashable, int] = {}
-    index = [numbers.setdefault(key, len(numbers)) for key in clusters]
-    return np.bincount(index, weights=deviations, minlength=len(numbers)).astype(np.float64)
+    index = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)
+    return index, len(numbers)
+
+
+def binomial_standard_error(share: float, num_samples: int) -> float:
+    """sqrt(p (1 - p) / n) of a share p in [0, 1] of n independent answers, right or wrong.
+
+    Of grades in between (mean relative accuracy) it is the most that n independent ones can have.
+    NaN for no samples.
+
+    Raises:
+        ValueError: the share is outside [0, 1].
+    """
+    if num_samples < 1:
+        return float("nan")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; it must lie in [0, 1]")
+    return float(np.sqrt(share * (1 - share) / num_samples))
 
 
 def standard_error(values: ArrayLike) -> float:
@@ -73,15 +98,18 @@ def clustered_standard_error(values: ArrayLike, clusters: Sequence[Hashable]) ->
     """Standard error of the mean when values that share a cluster key depend on each other.
 
     sqrt(C / (C - 1) * sum_c (sum_{i in c} (x_i - mean))^2) / n, with C clusters: equal to
-    `standard_error` when every cluster holds one value. NaN for fewer than two clusters.
+    `standard_error` when every cluster holds one value. The factor C / (C - 1) is that of
+    statsmodels' cluster-robust covariance of a constant, whose other factor (n - 1) / (n - 1) is 1.
+    lmms-eval 0.7.2 has no such factor for the terms between values of a cluster. NaN for fewer than
+    two clusters.
     """
     array = _finite(values, "values")
     if len(array) == 0:
         return float("nan")
-    sums_C = _cluster_sums(array - array.mean(), clusters)
-    num_clusters = len(sums_C)
+    cluster_N, num_clusters = _numbered(clusters, len(array), "cluster keys")
     if num_clusters < 2:
         return float("nan")
+    sums_C = np.bincount(cluster_N, weights=array - array.mean(), minlength=num_clusters)
     variance = num_clusters / (num_clusters - 1) * float((sums_C**2).sum()) / len(array) ** 2
     return float(np.sqrt(variance))
 
@@ -105,7 +133,7 @@ def mean_interval(
 def _t_quantile(confidence: float, num_units: int) -> float:
     if num_units < 2:
         return float("nan")
-    return float(stats.t.ppf(0.5 + confidence / 2, df=num_units - 1))
+    return float(special.stdtrit(num_units - 1, 0.5 + confidence / 2))
 
 
 def paired_difference(
@@ -120,17 +148,26 @@ def paired_difference(
     Without clusters this is the paired t-test. When all differences are equal the p-value is 0, or
     1 if they are all zero.
     """
+    interval = mean_interval(_differences(a, b), clusters=clusters, confidence=confidence)
+    return _tested(interval)
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> Floats:
     array_a, array_b = _finite(a, "a"), _finite(b, "b")
     if len(array_a) != len(array_b):
         raise ValueError(f"a has {len(array_a)} values and b {len(array_b)}; pairs are needed")
-    interval = mean_interval(array_a - array_b, clusters=clusters, confidence=confidence)
+    return array_a - array_b
+
+
+def _tested(interval: Interval) -> PairedDifference:
+    """Add the two-sided p-value of "no difference", by t with one degree fewer than units."""
     if interval.num_units < 2:
         p_value = float("nan")
     elif interval.standard_error == 0:
         p_value = float(interval.value == 0)
     else:
         t = interval.value / interval.standard_error
-        p_value = float(2 * stats.t.sf(abs(t), df=interval.num_units - 1))
+        p_value = float(2 * special.stdtr(interval.num_units - 1, -abs(t)))
     return PairedDifference(
         difference=interval.value,
         standard_error=interval.standard_error,
@@ -145,53 +182,134 @@ def paired_difference(
 def holm(p_values: ArrayLike) -> Floats:
     """Holm's step-down adjusted p-values, in the order given.
 
-    Sorted ascending, p_(i) becomes max over j <= i of min(1, (m - j) * p_(j)), j from 0.
+    Sorted ascending, p_(i) becomes max over j <= i of min(1, (m - j) * p_(j)), j from 0. Tests of
+    several tables that are read together belong into one call. NaN, where nothing was tested, stays
+    NaN and does not count in m.
     """
-    p = _finite(p_values, "p_values")
+    given = np.asarray(p_values, dtype=np.float64)
+    is_test = ~np.isnan(given)
+    p = _finite(given[is_test], "p_values")
     if ((p < 0) | (p > 1)).any():
         raise ValueError(f"p_values are {p.tolist()}; all must lie in [0, 1]")
     order = np.argsort(p, kind="stable")
     stepped = np.minimum(1.0, (len(p) - np.arange(len(p))) * p[order])
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(stepped)
+    adjusted = np.full_like(given, np.nan)
+    adjusted[np.flatnonzero(is_test)[order]] = np.maximum.accumulate(stepped)
     return adjusted
 
 
-def bootstrap_interval(
+# --- macro averages ------------------------------------------------------------------------------
+
+
+def macro_average(values: ArrayLike, paths: Sequence[GroupPath]) -> float:
+    """Mean of group means, nested where a path is longer than one; NaN for no values."""
+    array = _finite(values, "values")
+    if len(array) == 0:
+        return float("nan")
+    leaf_N, num_leaves = _numbered(paths, len(array), "paths")
+    sums_L = np.bincount(leaf_N, weights=array, minlength=num_leaves)
+    means_L = sums_L / np.bincount(leaf_N, minlength=num_leaves)
+    return float(_mean_of_means(means_L[None], list(dict.fromkeys(paths)))[0])
+
+
+def macro_interval(
     values: ArrayLike,
+    paths: Sequence[GroupPath],
     *,
+    clusters: Sequence[Hashable],
     rng: np.random.Generator,
-    statistic: Callable[[Floats], float] | None = None,
-    clusters: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
     num_resamples: int = 2000,
 ) -> Interval:
-    """Percentile bootstrap of a statistic (the mean by default), resampling whole clusters."""
+    """Macro average with a standard error by the bootstrap over whole clusters, and its t interval.
+
+    The standard error is sqrt(C / (C - 1)) times the deviation over the resamples, with C clusters:
+    for one group it is `clustered_standard_error` but for the chance of the draws, a part of about
+    1 / sqrt(2 * num_resamples). A group that a resample does not hold is left out of its average.
+    """
     array = _finite(values, "values")
     if len(array) == 0:
-        raise ValueError("values is empty; at least one is needed")
-    compute = statistic or (lambda sample: float(sample.mean()))
-    keys: Sequence[Hashable] = range(len(array)) if clusters is None else clusters
-    if len(keys) != len(array):
-        raise ValueError(f"{len(keys)} cluster keys for {len(array)} values")
-    members: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(keys):
-        members.setdefault(key, []).append(index)
-    groups = [np.asarray(group) for group in members.values()]
-    draws = rng.integers(len(groups), size=(num_resamples, len(groups)))
-    resampled = np.array(
-        [compute(array[np.concatenate([groups[g] for g in draw])]) for draw in draws]
+        nan = float("nan")
+        return Interval(nan, nan, nan, nan, 0, 0)
+    cluster_N, num_clusters = _numbered(clusters, len(array), "cluster keys")
+    leaf_N, num_leaves = _numbered(paths, len(array), "paths")
+    leaves = list(dict.fromkeys(paths))
+    # A resample holds each cluster so many times: its group sums are products with these tables.
+    cell_N = cluster_N * num_leaves + leaf_N
+    num_cells = num_clusters * num_leaves
+    shape = (num_clusters, num_leaves)
+    sums_CL = np.bincount(cell_N, weights=array, minlength=num_cells).reshape(shape)
+    counts_CL = np.bincount(cell_N, minlength=num_cells).astype(np.float64).reshape(shape)
+    value = macro_average(array, paths)
+    if num_clusters < 2:
+        nan = float("nan")
+        return Interval(value, nan, nan, nan, len(array), num_clusters)
+    resampled: list[Floats] = []
+    most = max(1, _MAX_DRAWN // num_clusters)
+    for start in range(0, num_resamples, most):
+        rows = min(most, num_resamples - start)
+        drawn_RC = rng.integers(num_clusters, size=(rows, num_clusters))
+        drawn_RC += np.arange(rows)[:, None] * num_clusters
+        counted = np.bincount(drawn_RC.ravel(), minlength=rows * num_clusters)
+        times_RC = counted.astype(np.float64).reshape(rows, num_clusters)
+        counts_RL = times_RC @ counts_CL
+        means_RL = (times_RC @ sums_CL) / np.where(counts_RL > 0, counts_RL, np.nan)
+        resampled.append(_mean_of_means(means_RL, leaves))
+    deviation = float(np.concatenate(resampled).std(ddof=1))
+    error = float(np.sqrt(num_clusters / (num_clusters - 1)) * deviation)
+    half = _t_quantile(confidence, num_clusters) * error
+    return Interval(value, error, value - half, value + half, len(array), num_clusters)
+
+
+def macro_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    paths: Sequence[GroupPath],
+    *,
+    clusters: Sequence[Hashable],
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+) -> PairedDifference:
+    """Test the macro average of `a` minus that of `b`, over the same values, by paired bootstrap.
+
+    Each resample takes the same clusters of both, so that the difference of their averages is the
+    average of the differences.
+    """
+    differences = _differences(a, b)
+    return _tested(
+        macro_interval(
+            differences,
+            paths,
+            clusters=clusters,
+            rng=rng,
+            confidence=confidence,
+            num_resamples=num_resamples,
+        )
     )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(
-        value=float(compute(array)),
-        standard_error=float(resampled.std(ddof=1)),
-        low=float(low),
-        high=float(high),
-        num_samples=len(array),
-        num_units=len(groups),
-    )
+
+
+def _mean_of_means(means_RL: Floats, leaves: Sequence[GroupPath]) -> Floats:
+    """Fold the means of the innermost groups outwards; NaN is a group that a row does not hold.
+
+    Raises:
+        ValueError: a group holds values and groups.
+    """
+    level = dict(zip(leaves, means_RL.T, strict=True))
+    while set(level) != {()}:
+        depth = max(map(len, level))
+        inner: dict[GroupPath, list[Floats]] = {}
+        for path in [path for path in level if len(path) == depth]:
+            inner.setdefault(path[:-1], []).append(level.pop(path))
+        for path, means in inner.items():
+            if path in level:
+                raise ValueError(f"group {path} holds values and groups; it must hold one of them")
+            stacked = np.stack(means)
+            is_there = ~np.isnan(stacked)
+            num_there = is_there.sum(0)
+            total = np.where(is_there, stacked, 0.0).sum(0)
+            level[path] = total / np.where(num_there > 0, num_there, np.nan)
+    return level[()]
 
 
 # --- ranks ---------------------------------------------------------------------------------------
@@ -301,15 +419,41 @@ def pairs_needed(
             "deviation must be positive, the difference non-zero, power and alpha inside (0, 1)"
         )
     num_pairs = 2
-    while _paired_power(num_pairs, abs(difference) / deviation, alpha) < power:
+    while paired_power(difference, deviation / num_pairs**0.5, num_pairs, alpha=alpha) < power:
         num_pairs += 1
     return num_pairs
 
 
-def _paired_power(num_pairs: int, effect: float, alpha: float) -> float:
-    """Power of the two-sided paired t-test, from the non-central t distribution."""
-    shift = effect * np.sqrt(num_pairs)
-    critical = stats.t.ppf(1 - alpha / 2, df=num_pairs - 1)
-    upper = stats.nct.sf(critical, num_pairs - 1, shift)
-    lower = stats.nct.cdf(-critical, num_pairs - 1, shift)
+def paired_power(
+    difference: float, standard_error: float, num_units: int, *, alpha: float = 0.05
+) -> float:
+    """Probability that a two-sided paired t-test finds a true difference, in [0, 1].
+
+    From the non-central t distribution with `num_units` - 1 degrees of freedom, shifted by
+    difference / standard error (both in one unit; of clustered pairs, the clustered one).
+    """
+    shift = abs(difference) / standard_error
+    critical = special.stdtrit(num_units - 1, 1 - alpha / 2)
+    upper = stats.nct.sf(critical, num_units - 1, shift)
+    lower = stats.nct.cdf(-critical, num_units - 1, shift)
+    # Far in its tail the lower one is no number.
     return float(upper + np.nan_to_num(lower))
+
+
+def detectable_difference(
+    standard_error: float, num_units: int, *, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """Smallest true difference that a two-sided paired t-test finds with probability `power`."""
+
+    def excess(difference: float) -> float:
+        return paired_power(difference, standard_error, num_units, alpha=alpha) - power
+
+    return float(optimize.brentq(excess, 0.0, 100 * standard_error))
+
+
+def design_effect(cluster_size: float, correlation: float) -> float:
+    """1 + (m - 1) * rho: how much larger the variance of a mean is than of independent values.
+
+    m values a cluster, which correlate by rho with one another (Kish, Survey Sampling, 1965).
+    """
+    return 1 + (cluster_size - 1) * correlation

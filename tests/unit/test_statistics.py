@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from strive import statistics as s
 from strive.seeding import derive_rng
@@ -78,14 +81,67 @@ def test_duplicating_questions_of_a_video_does_not_shrink_the_error() -> None:
     assert (tripled.num_pairs, tripled.num_units) == (18, 6)
 
 
-def test_interval_covers_at_its_nominal_rate() -> None:
-    rng = derive_rng(1, "coverage")
-    hits = 0
-    for _ in range(400):
-        videos = rng.normal(0, 1, 25).repeat(3)
-        interval = s.mean_interval(videos + rng.normal(0, 1, 75), clusters=np.arange(75) // 3)
-        hits += interval.low <= 0 <= interval.high
-    assert 0.92 <= hits / 400 <= 0.98
+def test_binomial_standard_error_by_hand() -> None:
+    # 0.36 right of 2,700: sqrt(0.36 * 0.64 / 2700) = 0.009238.
+    assert s.binomial_standard_error(0.36, 2700) == pytest.approx(0.0092376, abs=1e-7)
+    assert s.binomial_standard_error(1.0, 5) == 0
+    assert math.isnan(s.binomial_standard_error(0.5, 0))
+    with pytest.raises(ValueError, match="share is 36"):
+        s.binomial_standard_error(36, 2700)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_clustered_errors_are_those_of_a_regression_on_a_constant(size: int) -> None:
+    # statsmodels' default small-sample factor: C / (C - 1) * (n - 1) / (n - k), with k = 1.
+    rng = derive_rng(4, "regression", size)
+    videos = rng.integers(0, 40, 120) if size > 1 else np.arange(120)
+    a, b = ((rng.random(120) < 0.4 + 0.2 * (videos % 3)).astype(float) for _ in range(2))
+
+    def regress(y: np.ndarray) -> tuple[float, float, list[float]]:
+        fitted = OLS(y, np.ones(120)).fit(
+            cov_type="cluster", cov_kwds={"groups": videos}, use_t=True
+        )
+        return fitted.bse[0], fitted.pvalues[0], fitted.conf_int()[0].tolist()
+
+    error, _, interval = regress(a)
+    got = s.mean_interval(a, clusters=videos.tolist())
+    assert got.standard_error == pytest.approx(error)
+    assert [got.low, got.high] == pytest.approx(interval)
+    error, p_value, interval = regress(a - b)
+    paired = s.paired_difference(a, b, clusters=videos.tolist())
+    assert paired.standard_error == pytest.approx(error)
+    assert paired.p_value == pytest.approx(p_value)
+    assert [paired.low, paired.high] == pytest.approx(interval)
+
+
+def answers(rng: np.random.Generator, num_draws: int, num_videos: int) -> np.ndarray:
+    """Right or wrong, [num_draws, num_videos * 3]: 60 % right on average, correlated by 0.3.
+
+    A video's chance is drawn from a beta distribution; the correlation of two answers about a video
+    is 1 / (alpha + beta + 1) = 1 / (1.4 + 0.9333 + 1) = 0.3.
+    """
+    chances = rng.beta(1.4, 1.4 / 1.5, size=(num_draws, num_videos, 1))
+    return (rng.random((num_draws, num_videos, 3)) < chances).reshape(num_draws, -1).astype(float)
+
+
+def test_intervals_cover_at_their_nominal_rate() -> None:
+    scores = answers(derive_rng(1, "coverage"), 2000, 60)
+    videos = (np.arange(180) // 3).tolist()
+    intervals = [s.mean_interval(row, clusters=videos) for row in scores]
+    assert 0.93 <= np.mean([i.low <= 0.6 <= i.high for i in intervals]) <= 0.97
+    # Taken for independent, the same answers are told too surely.
+    plain = [s.mean_interval(row) for row in scores[:500]]
+    assert np.mean([i.low <= 0.6 <= i.high for i in plain]) < 0.92
+
+
+def test_intervals_of_differences_cover_at_their_nominal_rate() -> None:
+    rng = derive_rng(2, "coverage")
+    a, b = answers(rng, 2000, 60), answers(rng, 2000, 60)
+    videos = (np.arange(180) // 3).tolist()
+    found = [s.paired_difference(x, y, clusters=videos) for x, y in zip(a, b, strict=True)]
+    assert 0.93 <= np.mean([d.low <= 0 <= d.high for d in found]) <= 0.97
+    # A p-value under 0.05 is an interval without 0.
+    assert [d.p_value < 0.05 for d in found] == [not d.low <= 0 <= d.high for d in found]
 
 
 def test_holm_by_hand() -> None:
@@ -96,24 +152,105 @@ def test_holm_by_hand() -> None:
         s.holm([1.2])
 
 
-def test_bootstrap_agrees_with_the_normal_theory_and_its_seed() -> None:
-    values = derive_rng(2, "bootstrap data").normal(5, 2, 200)
-    got = s.bootstrap_interval(values, rng=derive_rng(0, "bootstrap"))
-    again = s.bootstrap_interval(values, rng=derive_rng(0, "bootstrap"))
-    assert got == again
-    assert got.standard_error == pytest.approx(s.standard_error(values), rel=0.1)
-    median = s.bootstrap_interval(
-        values, rng=derive_rng(0, "b"), statistic=lambda x: float(np.median(x)), num_resamples=200
+def test_holm_is_statsmodels_of_what_was_tested() -> None:
+    rng = derive_rng(10, "holm")
+    for num_tests in range(1, 12):
+        p_values = rng.random(num_tests).round(2) ** 3  # some of them equal
+        expected = multipletests(p_values, method="holm")[1]
+        assert s.holm(p_values) == pytest.approx(expected)
+        # What was not tested takes no part.
+        with_gap = s.holm([math.nan, *p_values, math.nan])
+        assert with_gap[1:-1] == pytest.approx(expected) and np.isnan(with_gap[[0, -1]]).all()
+    assert len(s.holm([])) == 0
+
+
+def test_macro_average_by_hand() -> None:
+    values = [1, 0, 0, 1, 1, 0.5]
+    paths = [("a",), ("a",), ("b", "x"), ("b", "x"), ("b", "y"), ("b", "y")]
+    # a: 0.5; b: mean of x 0.5 and y 0.75 = 0.625; their mean 0.5625 (the plain mean is 0.5833).
+    assert s.macro_average(values, paths) == pytest.approx(0.5625)
+    assert s.macro_average(values, [()] * 6) == pytest.approx(3.5 / 6)
+    assert math.isnan(s.macro_average([], []))
+    with pytest.raises(ValueError, match="holds values and groups"):
+        s.macro_average([1, 0], [("a",), ("a", "x")])
+    with pytest.raises(ValueError, match="1 paths for 2 values"):
+        s.macro_average([1, 0], [("a",)])
+
+
+def test_macro_error_of_one_group_is_the_clustered_one() -> None:
+    rng = derive_rng(3, "macro")
+    videos = rng.integers(0, 50, 200).tolist()
+    values = rng.random(200) + 0.5 * (np.array(videos) % 2)
+    got = s.macro_interval(values, [()] * 200, clusters=videos, rng=derive_rng(0, "b"))
+    # 2,000 resamples: the deviation is known to a part of 1 / sqrt(4000) = 0.016.
+    assert got.standard_error == pytest.approx(
+        s.clustered_standard_error(values, videos), rel=4 * 0.016
     )
-    assert median.low < float(np.median(values)) < median.high
+    assert (got.num_samples, got.num_units) == (200, len(set(videos)))
+    again = s.macro_interval(values, [()] * 200, clusters=videos, rng=derive_rng(0, "b"))
+    assert got == again
+    assert s.macro_interval(values[:1], [()], clusters=[1], rng=rng).value == values[0]
+    assert math.isnan(s.macro_interval(values[:1], [()], clusters=[1], rng=rng).standard_error)
 
 
-def test_bootstrap_resamples_clusters() -> None:
-    values = derive_rng(3, "b").normal(0, 1, 60)
-    keys = list(range(60))
-    plain = s.bootstrap_interval(values, rng=derive_rng(0, "b"), clusters=keys)
-    copied = s.bootstrap_interval(np.tile(values, 4), rng=derive_rng(0, "b"), clusters=keys * 4)
-    assert copied.standard_error == pytest.approx(plain.standard_error)
+def test_macro_error_of_groups_that_share_videos() -> None:
+    # Each video has one question of either group, with the same score: the groups' means are one
+    # number, and so is its error. Of other videos each, they would have 1 / sqrt(2) of it.
+    scores = derive_rng(5, "macro").random(80)
+    both = np.concatenate([scores, scores])
+    paths = [("a",)] * 80 + [("b",)] * 80
+    videos = [*range(80), *range(80)]
+    got = s.macro_interval(both, paths, clusters=videos, rng=derive_rng(0, "b"))
+    assert got.standard_error == pytest.approx(s.standard_error(scores), rel=4 * 0.016)
+    apart = s.macro_interval(both, paths, clusters=range(160), rng=derive_rng(0, "b"))
+    assert apart.standard_error == pytest.approx(
+        s.standard_error(scores) / math.sqrt(2), rel=4 * 0.016
+    )
+
+
+def test_macro_average_leaves_out_what_a_resample_does_not_hold() -> None:
+    # Group b lies in one of three videos: 8 of 27 resamples do not hold it, and are a's mean, 1.
+    got = s.macro_interval(
+        [1, 1, 0], [("a",), ("a",), ("b",)], clusters="uvw", rng=derive_rng(0, "b")
+    )
+    assert got.value == 0.5
+    # Shares of the resampled averages: 1 with 8/27, 0 with 1/27 (b alone), 0.5 else: variance
+    # 8/27 + 18/27 / 4 - (17/27)^2 = 0.06653; times 3/2, its root is 0.3159.
+    assert got.standard_error == pytest.approx(0.3159, rel=0.05)
+
+
+def test_macro_difference() -> None:
+    rng = derive_rng(6, "macro")
+    a, b = answers(rng, 2, 60)
+    videos = (np.arange(180) // 3).tolist()
+    paths = [("numeric",) if i % 3 else ("choice",) for i in range(180)]
+
+    def differ(x: np.ndarray, y: np.ndarray) -> s.PairedDifference:
+        return s.macro_difference(x, y, paths, clusters=videos, rng=derive_rng(0, "b"))
+
+    got = differ(a, b)
+    assert got.difference == pytest.approx(s.macro_average(a, paths) - s.macro_average(b, paths))
+    back = differ(b, a)
+    assert (back.difference, back.low, back.high) == pytest.approx(
+        (-got.difference, -got.high, -got.low)
+    )
+    assert back.p_value == pytest.approx(got.p_value)
+    itself = differ(a, a)
+    assert (itself.difference, itself.low, itself.high, itself.p_value) == (0, 0, 0, 1)
+
+
+def test_macro_intervals_cover_at_their_nominal_rate() -> None:
+    scores = answers(derive_rng(7, "coverage"), 500, 60)
+    videos = (np.arange(180) // 3).tolist()
+    # Two groups of unequal sizes that share the videos; both are right 60 % of the time.
+    paths = [("numeric",) if i % 3 else ("choice",) for i in range(180)]
+    rng = derive_rng(8, "coverage")
+    hits = 0
+    for row in scores:
+        found = s.macro_interval(row, paths, clusters=videos, rng=rng, num_resamples=300)
+        hits += found.low <= 0.6 <= found.high
+    # 500 draws: a standard error of 1 %.
+    assert 0.92 <= hits / 500 <= 0.98
 
 
 VALUES = arrays(np.float64, (4, 12), elements=st.integers(-4, 4).map(lambda n: n / 4))
@@ -173,6 +310,35 @@ def test_pairs_needed_matches_tables() -> None:
     assert s.pairs_needed(1.0, -0.8) == 15
     with pytest.raises(ValueError, match="deviation"):
         s.pairs_needed(0.0, 1.0)
+
+
+@pytest.mark.parametrize(("effect", "num_pairs"), [(0.5, 34), (0.1, 900), (-1.2, 4), (0.0, 20)])
+def test_power_is_that_of_statsmodels(effect: float, num_pairs: int) -> None:
+    power = s.paired_power(effect, 1 / math.sqrt(num_pairs), num_pairs)
+    expected = TTestPower().power(abs(effect), num_pairs, 0.05, alternative="two-sided")
+    assert power == pytest.approx(expected, abs=1e-9)
+
+
+def test_detectable_difference_has_the_power_asked_for() -> None:
+    found = s.detectable_difference(0.9, 900, power=0.9)
+    assert s.paired_power(found, 0.9, 900) == pytest.approx(0.9)
+    # Many units: (1.960 + 1.282) standard errors.
+    assert found == pytest.approx(3.2415 * 0.9, rel=0.003)
+
+
+def test_power_with_clusters_is_the_rate_at_which_a_difference_is_found() -> None:
+    # 200 videos of 3 questions; differences of deviation 1 that correlate by 0.25 in a video.
+    rng = derive_rng(9, "power")
+    num_draws, shift = 1000, 0.12
+    shared = math.sqrt(0.25) * rng.normal(size=(num_draws, 200, 1))
+    own = math.sqrt(0.75) * rng.normal(size=(num_draws, 200, 3))
+    rows = (shared + own + shift).reshape(num_draws, 600)
+    videos = (np.arange(600) // 3).tolist()
+    found = np.mean([s.paired_difference(r, 0 * r, clusters=videos).p_value < 0.05 for r in rows])
+    # sqrt((1 + 2 * 0.25) / 600) = 0.05: a shift of 2.4 standard errors.
+    error = math.sqrt(s.design_effect(3, 0.25) / 600)
+    assert error == pytest.approx(0.05)
+    assert found == pytest.approx(s.paired_power(shift, error, 200), abs=0.05)
 
 
 def test_non_finite_values_are_refused() -> None:
