@@ -24,11 +24,13 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from strive import __version__
 from strive.commands import (
     caches,
+    comparing,
     configs,
     evaluating,
     house,
     looking,
     offline,
+    tables,
     training,
 )
 from strive.configs.keys import option_of, other_name
@@ -125,7 +127,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Train": {"train": training.train, "presets": configs.presets},
     "Evaluate": {
         "evaluate": evaluating.evaluate,
-        "compare": evaluating.compare,
+        "compare": comparing.compare,
+        "table": tables.table,
         "rescore": evaluating.rescore,
     },
     "Look": {

@@ -1,4 +1,4 @@
-"""`evaluate`, `rescore` and `compare`."""
+"""`evaluate` and `rescore`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,17 +29,13 @@ from strive.files import plain_json
 from strive.report.format import number
 
 if TYPE_CHECKING:
-    from strive.evaluate.compare import Comparison
     from strive.evaluate.results import BenchmarkResults, EvaluationResults, Score
-    from strive.statistics import PairedDifference
 
 OPTIONS = (
     "model benchmarks data video_root data_root split protocol prompt_template num_frames "
     "frames_mode max_new_tokens position_rule decode limit"
 )
 MAX_FAILURES_SHOWN = 10
-FEWEST_VIDEOS = 5
-"""Of fewer a comparison shows no interval and no p."""
 
 
 @configured(
@@ -82,25 +78,6 @@ def rescore(
     from strive.evaluate.results import rescore as run
 
     _show_results(run(out, grading=grading), as_json=as_json)
-
-
-def compare(
-    first: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="An evaluation's folder.")],
-    second: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The one to subtract.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Difference of two evaluations, paired by question.
-
-    It holds for these two policies. Trainings of one method differ as well: to
-    compare methods, train several seeds of each.
-    """
-    from strive.evaluate.compare import compare as run
-
-    comparison = run(first, second)
-    if as_json:
-        print_json(plain_json(comparison))
-    else:
-        print_comparison(comparison, make_console())
 
 
 def _show_results(results: "EvaluationResults", *, as_json: bool) -> None:
@@ -184,67 +161,3 @@ def _rates(row: "BenchmarkResults") -> str:
         f"{number(row.mean_tokens, 1)} tokens an answer"
     )
     return text + ("" if seen is None else f", evidence seen {number(seen, 1)} %")
-
-
-def print_comparison(comparison: "Comparison", console: Console) -> None:
-    """Print the paired difference, first minus second, in points with its 95 % interval."""
-    if comparison.num_other_prompts:
-        others = "; ".join(
-            f"{name} {a} / {b}" for name, (a, b) in comparison.other_settings.items()
-        )
-        console.print(
-            f"[yellow]warning: {comparison.num_other_prompts} of {comparison.overall.num_pairs} "
-            "questions were asked with another text, other frames or another pixel budget"
-            f"{escape(f' ({others})' if others else '')}: the difference is not the policies' "
-            "alone[/]",
-            soft_wrap=True,
-        )
-    if comparison.num_other_solutions:
-        console.print(
-            f"[yellow]warning: {comparison.num_other_solutions} of {comparison.overall.num_pairs} "
-            "questions were graded by another solution: the difference is not the policies' "
-            "alone[/]",
-            soft_wrap=True,
-        )
-    table = Table(
-        title=escape(f"{comparison.a} minus {comparison.b}"),
-        title_justify="left",
-        title_style="bold",
-    )
-    table.add_column("questions about", overflow="fold")
-    for name in ("difference", "95 % interval", "p", "n", "videos"):
-        table.add_column(name, justify="right", no_wrap=True)
-    _add_difference(table, "all", comparison.overall, style="bold")
-    for group in (comparison.by_problem_type, comparison.by_kind):
-        if len(group) < 2:
-            continue
-        table.add_section()
-        for name, difference in group.items():
-            _add_difference(table, name, difference)
-    console.print(table)
-    console.print(
-        f"questions answered better {comparison.num_gained}, worse {comparison.num_lost}; only in "
-        f"the first {comparison.num_only_a}, only in the second {comparison.num_only_b}",
-        soft_wrap=True,
-    )
-    console.print(
-        "the interval is over questions, for these two policies; trainings of one method differ "
-        "too: to compare methods, train several seeds of each",
-        style="dim",
-        soft_wrap=True,
-    )
-
-
-def _add_difference(table: Table, name: str, row: "PairedDifference", style: str = "") -> None:
-    # Few videos say nothing of others: their variance may be 0 by chance, or the interval absurd.
-    is_told = row.num_units >= FEWEST_VIDEOS
-    p = "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"
-    table.add_row(
-        escape(name),
-        f"{row.difference:+.1f}",
-        f"{max(row.low, -100.0):+.1f} to {min(row.high, 100.0):+.1f}" if is_told else "–",
-        p if is_told else "–",
-        str(row.num_pairs),
-        str(row.num_units),
-        style=style,
-    )

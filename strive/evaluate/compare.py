@@ -1,20 +1,54 @@
 """Two evaluations, or pairs of them over several seeds, compared from their stored answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from strive.choices import EvaluationGrading
 from strive.errors import RecordsError
-from strive.evaluate.results import read_json_object
+from strive.evaluate.benchmarks import grader_of
+from strive.evaluate.items import MICRO, Failure, Total
+from strive.evaluate.results import QuestionKey, read_json_object, read_results
 from strive.evaluate.samples import Sample, read_samples
-from strive.statistics import PairedDifference, paired_difference
+from strive.seeding import derive_rng
+from strive.statistics import PairedDifference, holm, macro_difference, paired_difference
+
+Row = Sample | Failure
+Pair = tuple[Row, Row]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkComparison:
+    """`a - b` on one benchmark in percentage points, clustered by video.
+
+    Over the questions that both asked; one that could not be asked is answered wrong.
+    """
+
+    benchmark: str
+    headline: str
+    """Name of the total that counts."""
+    totals: dict[str, PairedDifference]
+    """By every average of the benchmark; of means of means by paired bootstrap over videos."""
+    holm_p_value: float
+    """Of the headline, adjusted over all pairs and benchmarks of the call; NaN without a test."""
+    num_gained: int
+    num_lost: int
+    num_failed_a: int
+    num_failed_b: int
+    by_problem_type: dict[str, PairedDifference]
+    by_kind: dict[str, PairedDifference]
+    by_dimension: dict[str, dict[str, PairedDifference]]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Paired difference `a - b` in percentage points, clustered by video."""
+    """Paired difference `a - b` in percentage points, clustered by video.
+
+    All but `by_benchmark` is over the questions that both answered, of all benchmarks together.
+    """
 
     a: str
     b: str
@@ -32,32 +66,127 @@ class Comparison:
     """Compared questions that were graded by another solution."""
     other_settings: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Settings by which the two evaluations asked otherwise."""
+    gradings: tuple[str, str] = ("", "")
+    """The rules that graded either; empty where a folder has no results."""
+    by_benchmark: dict[str, BenchmarkComparison] = field(default_factory=dict)
 
 
 def compare(out_a: Path, out_b: Path) -> Comparison:
-    """Compare two evaluations over the questions that both answered.
+    """Compare two evaluations.
 
     Raises:
-        RecordsError: they have no question in common.
+        RecordsError: there is no question that both answered.
     """
-    a, b = _by_question(out_a), _by_question(out_b)
-    common = [key for key in a if key in b]
-    if not common:
-        raise RecordsError(f"{out_a} and {out_b} have no answered question in common")
-    pairs = [(a[key], b[key]) for key in common]
+    return compare_all(out_a, [out_b])[0]
+
+
+def compare_all(first: Path, others: Sequence[Path]) -> tuple[Comparison, ...]:
+    """Compare the first evaluation with each other one; p-values are adjusted over all of it.
+
+    Raises:
+        RecordsError: there is no question that the first and another one both answered.
+    """
+    a = _read(first)
+    found = [_compare(a, _read(other)) for other in others]
+    headlines = [b.totals[b.headline] for c in found for b in c.by_benchmark.values()]
+    adjusted = iter(holm([difference.p_value for difference in headlines]).tolist())
+    return tuple(
+        replace(
+            comparison,
+            by_benchmark={
+                name: replace(benchmark, holm_p_value=next(adjusted))
+                for name, benchmark in comparison.by_benchmark.items()
+            },
+        )
+        for comparison in found
+    )
+
+
+# --- two folders --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    out: Path
+    samples: dict[QuestionKey, Sample]
+    rows: dict[QuestionKey, Row]
+    """Answers, and failures of what was not answered."""
+    totals: dict[str, tuple[Total, ...]]
+    """The averages of each benchmark, the headline first."""
+    grading: str
+
+
+def _read(out: Path) -> _Evaluation:
+    samples = _by_question(out)
+    if not (out / "results.json").is_file():  # it was interrupted: the answers are there
+        return _Evaluation(out, samples, dict(samples), {}, "")
+    stored = read_results(out)
+    failures = [Failure(**row) for row in stored["failures"]]
+    return _Evaluation(
+        out=out,
+        samples=samples,
+        rows={**{(f.benchmark, f.question_id): f for f in failures}, **samples},
+        totals={row["benchmark"]: _totals(row, stored["grading"]) for row in stored["benchmarks"]},
+        grading=stored["grading"],
+    )
+
+
+def _totals(row: dict[str, Any], grading: EvaluationGrading) -> tuple[Total, ...]:
+    totals = grader_of(row.get("graded_by", "")).totals(grading)
+    return tuple(sorted(totals, key=lambda total: total.name != row.get("headline")))
+
+
+def _by_question(out: Path) -> dict[QuestionKey, Sample]:
+    return {(s.benchmark, s.question_id): s for s in read_samples(out / "samples.jsonl")}
+
+
+def _compare(a: _Evaluation, b: _Evaluation) -> Comparison:
+    answered: list[tuple[Sample, Sample]] = [
+        (a.samples[key], b.samples[key]) for key in a.samples if key in b.samples
+    ]
+    if not answered:
+        raise RecordsError(f"{a.out} and {b.out} have no answered question in common")
+    asked: dict[str, list[Pair]] = {}
+    for key in a.rows:
+        if key in b.rows:
+            asked.setdefault(key[0], []).append((a.rows[key], b.rows[key]))
     return Comparison(
-        a=str(out_a),
-        b=str(out_b),
-        overall=_difference(pairs),
-        by_problem_type=_differences(pairs, "problem_type"),
-        by_kind=_differences(pairs, "kind"),
+        a=str(a.out),
+        b=str(b.out),
+        overall=_difference(answered),
+        by_problem_type=_differences(answered, [x.problem_type for x, _ in answered]),
+        by_kind=_differences(answered, [x.kind for x, _ in answered]),
+        num_gained=sum(x.score > y.score for x, y in answered),
+        num_lost=sum(x.score < y.score for x, y in answered),
+        num_only_a=len(a.samples) - len(answered),
+        num_only_b=len(b.samples) - len(answered),
+        num_other_prompts=sum(x.prompt_hash != y.prompt_hash for x, y in answered),
+        num_other_solutions=sum(x.solution != y.solution for x, y in answered),
+        other_settings=_other_settings(a.out, b.out),
+        gradings=(a.grading, b.grading),
+        by_benchmark={
+            name: _compare_benchmark(name, pairs, a.totals.get(name, (MICRO,)))
+            for name, pairs in asked.items()
+        },
+    )
+
+
+def _compare_benchmark(
+    name: str, pairs: Sequence[Pair], totals: Sequence[Total]
+) -> BenchmarkComparison:
+    dimensions = dict.fromkeys(key for pair in pairs for key in _about(pair).dimensions)
+    return BenchmarkComparison(
+        benchmark=name,
+        headline=totals[0].name,
+        totals={total.name: _total_difference(total, pairs) for total in totals},
+        holm_p_value=float("nan"),
         num_gained=sum(x.score > y.score for x, y in pairs),
         num_lost=sum(x.score < y.score for x, y in pairs),
-        num_only_a=len(a) - len(common),
-        num_only_b=len(b) - len(common),
-        num_other_prompts=sum(x.prompt_hash != y.prompt_hash for x, y in pairs),
-        num_other_solutions=sum(x.solution != y.solution for x, y in pairs),
-        other_settings=_other_settings(out_a, out_b),
+        num_failed_a=sum(isinstance(x, Failure) for x, _ in pairs),
+        num_failed_b=sum(isinstance(y, Failure) for _, y in pairs),
+        by_problem_type=_differences(pairs, [_about(pair).problem_type for pair in pairs]),
+        by_kind=_differences(pairs, [_about(pair).kind for pair in pairs]),
+        by_dimension={key: _by_dimension(pairs, key) for key in dimensions},
     )
 
 
@@ -70,23 +199,56 @@ def _other_settings(out_a: Path, out_b: Path) -> dict[str, tuple[str, str]]:
     return {n: (str(a.get(n)), str(b.get(n))) for n in names if a.get(n) != b.get(n)}
 
 
-def _by_question(out: Path) -> dict[tuple[str, str], Sample]:
-    return {(s.benchmark, s.question_id): s for s in read_samples(out / "samples.jsonl")}
+# --- pairs --------------------------------------------------------------------------------------
 
 
-def _difference(pairs: Sequence[tuple[Sample, Sample]]) -> PairedDifference:
+def _about(pair: Pair) -> Row:
+    """The row that tells what the question is about: an answer, where there is one."""
+    return pair[0] if isinstance(pair[0], Sample) else pair[1]
+
+
+def _difference(pairs: Sequence[Pair]) -> PairedDifference:
     return paired_difference(
         [100 * x.score for x, _ in pairs],
         [100 * y.score for _, y in pairs],
-        clusters=[(x.benchmark, x.video_id) for x, _ in pairs],
+        clusters=_clusters(pairs),
     )
 
 
-def _differences(pairs: Sequence[tuple[Sample, Sample]], field: str) -> dict[str, PairedDifference]:
-    groups: dict[str, list[tuple[Sample, Sample]]] = {}
-    for pair in pairs:
-        groups.setdefault(getattr(pair[0], field) or "(none)", []).append(pair)
+def _clusters(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+    rows = [_about(pair) for pair in pairs]
+    return [(row.benchmark, row.cluster or row.video_id) for row in rows]
+
+
+def _total_difference(total: Total, pairs: Sequence[Pair]) -> PairedDifference:
+    placed = [(pair, total.path(_about(pair))) for pair in pairs]
+    counted = [pair for pair, path in placed if path is not None]
+    paths = [path for _, path in placed if path is not None]
+    if len(set(paths)) < 2:
+        return _difference(counted)
+    return macro_difference(
+        [100 * x.score for x, _ in counted],
+        [100 * y.score for _, y in counted],
+        paths,
+        clusters=_clusters(counted),
+        rng=derive_rng(0, "compare", total.name),
+    )
+
+
+def _differences(pairs: Sequence[Pair], names: Sequence[str]) -> dict[str, PairedDifference]:
+    """Differences of groups of pairs, by their names in order."""
+    groups: dict[str, list[Pair]] = {}
+    for pair, name in zip(pairs, names, strict=True):
+        groups.setdefault(name or "(none)", []).append(pair)
     return {name: _difference(groups[name]) for name in sorted(groups)}
+
+
+def _by_dimension(pairs: Sequence[Pair], key: str) -> dict[str, PairedDifference]:
+    there = [pair for pair in pairs if key in _about(pair).dimensions]
+    return _differences(there, [_about(pair).dimensions[key] for pair in there])
+
+
+# --- several seeds ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +278,8 @@ def compare_seeds(pairs: Sequence[tuple[Path, Path]]) -> SeedComparison:
     common = [key for key in everyone[0] if all(key in side for side in everyone)]
     if not common:
         raise RecordsError("the evaluations have no answered question in common")
-    videos = [(key[0], everyone[0][key].video_id) for key in common]
+    rows = [everyone[0][key] for key in common]
+    videos = [(row.benchmark, row.cluster or row.video_id) for row in rows]
     scores_a = [[100 * a[key].score for key in common] for a, _ in sides]
     scores_b = [[100 * b[key].score for key in common] for _, b in sides]
 

@@ -22,7 +22,8 @@ from strive.evaluate.benchmarks.base import Benchmark, PlainRecords
 from strive.evaluate.items import Failure, Graded, Total
 from strive.evaluate.samples import Sample, append_samples, read_samples, rewrite_samples
 from strive.files import drop_torn_line, expanded, file_digest, plain_json, write_atomically
-from strive.statistics import mean_interval
+from strive.seeding import derive_rng
+from strive.statistics import Interval, macro_interval, mean_interval
 
 PACKAGES = ("torch", "transformers", "av", "decord2", "numpy", "rouge-score", "jiwer")
 QuestionKey = tuple[str, str]
@@ -96,6 +97,10 @@ def score_of(rows: Sequence[Graded]) -> Score:
     interval = mean_interval(
         [100 * row.score for row in rows], clusters=[row.cluster or row.video_id for row in rows]
     )
+    return _score(interval)
+
+
+def _score(interval: Interval) -> Score:
     return Score(
         accuracy_percent=interval.value,
         standard_error=interval.standard_error,
@@ -108,35 +113,18 @@ def score_of(rows: Sequence[Graded]) -> Score:
 
 def total_of(total: Total, rows: Sequence[Graded]) -> Score:
     """Average rows as a total says: a mean of means where they fall into several groups."""
-    groups: dict[tuple[str, ...], list[Graded]] = {}
-    for row in rows:
-        path = total.path(row)
-        if path is not None:
-            groups.setdefault(path, []).append(row)
-    counted = [row for group in groups.values() for row in group]
-    if len(groups) <= 1:
+    placed = [(row, total.path(row)) for row in rows]
+    counted = [row for row, path in placed if path is not None]
+    paths = [path for _, path in placed if path is not None]
+    if len(set(paths)) < 2:
         return score_of(counted)
-    weights = nested_weights(list(groups))
-    value = sum(
-        weights[path] * 100 * sum(row.score for row in group) / len(group)
-        for path, group in groups.items()
+    interval = macro_interval(
+        [100 * row.score for row in counted],
+        paths,
+        clusters=[row.cluster or row.video_id for row in counted],
+        rng=derive_rng(0, "total", total.name),
     )
-    return replace(score_of(counted), accuracy_percent=value)
-
-
-def nested_weights(paths: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-    """Return the share of each group in the mean over the first level's means, and so on below.
-
-    ("direction", "easy"), ("direction", "hard"), ("counting",) have 1/4, 1/4 and 1/2.
-    """
-    weights: dict[tuple[str, ...], float] = {}
-    for path in paths:
-        share = 1.0
-        for depth in range(len(path)):
-            siblings = {p[: depth + 1] for p in paths if p[:depth] == path[:depth]}
-            share /= len(siblings)
-        weights[path] = share
-    return weights
+    return _score(interval)
 
 
 def _grouped(rows: Sequence[Graded], keys: Sequence[str]) -> dict[str, Score]:

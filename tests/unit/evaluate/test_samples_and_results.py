@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from strive.choices import EvaluationGrading
-from strive.commands.evaluating import print_comparison, print_results
+from strive.commands.comparing import print_comparisons
+from strive.commands.evaluating import print_results
 from strive.configs.load import build_config
 from strive.configs.schema import EvaluateConfig
 from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownNameError
@@ -19,12 +20,12 @@ from strive.evaluate.items import MICRO, Failure, Graded, Total
 from strive.evaluate.results import (
     grade_sample,
     model_digest,
-    nested_weights,
     read_results,
     rescore,
     score_of,
     summarise_benchmark,
     summarise_samples,
+    total_of,
     write_results,
 )
 from strive.evaluate.runner import evaluate
@@ -166,7 +167,7 @@ def test_compare_says_what_differs_besides_the_policy(tmp_path: Path) -> None:
     comparison = compare(a, b)
     assert comparison.other_settings == {"prompt_template": ("short", "direct")}
     text = io.StringIO()
-    print_comparison(comparison, Console(file=text, width=80))
+    print_comparisons([comparison], Console(file=text, width=80))
     first, second, *_ = text.getvalue().splitlines()
     [overall] = [line for line in text.getvalue().splitlines() if line.startswith("│ all")]
     assert first.startswith(f"warning: 1 of {len(rows)} questions were asked with another text")
@@ -230,7 +231,7 @@ def test_tables_fit(tmp_path: Path, width: int) -> None:
     out = standard(tmp_path)
     console = Console(width=width, record=True, file=io.StringIO())
     print_results(rescore(out), console)
-    print_comparison(compare(out, out), console)
+    print_comparisons([compare(out, out)], console)
     text = console.export_text()
     assert "train several seeds of each" in text  # what a comparison does not say
     assert "20.0" in text and "no [header]" in text and "unparsed 25.0 %" in text
@@ -265,12 +266,23 @@ def test_a_benchmark_is_named_with_its_folder_and_limit() -> None:
             parse_spec(wrong)
 
 
-def test_nested_means_share_equally_at_each_level() -> None:
-    # Two types at the top have 1/2 each; three difficulties share the half of theirs.
-    paths = [("count",), ("direction", "easy"), ("direction", "hard"), ("direction", "medium")]
-    weights = nested_weights(paths)
-    assert [weights[path] for path in paths] == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
-    assert nested_weights([()]) == {(): 1.0}
+def test_a_mean_of_means_has_an_error_of_its_own() -> None:
+    # 40 videos with one question of each type: all counts are right, half of the directions.
+    rows = [
+        sample(f"{kind}{video}", "", video=f"{video}", kind=kind, score=score)
+        for video in range(40)
+        for kind, score in (("count", 1.0), ("easy", video % 2), ("hard", video % 2))
+    ]
+    paths = {"count": ("count",), "easy": ("direction", "easy"), "hard": ("direction", "hard")}
+    total = Total("official", lambda row: paths[row.kind])
+    got = total_of(total, rows)
+    # (100 + (50 + 50) / 2) / 2; its error is half of that of 40 coins, sqrt(2500 / 39).
+    assert got.accuracy_percent == 75.0
+    assert got.standard_error == pytest.approx(math.sqrt(2500 / 39) / 2, rel=0.07)
+    assert (got.num_questions, got.num_videos) == (120, 40)
+    assert got == total_of(total, rows)
+    counts = total_of(Total("count", lambda row: None if row.kind != "count" else ()), rows)
+    assert (counts.accuracy_percent, counts.num_questions) == (100.0, 40)
 
 
 class Halves(PlainRecords):
