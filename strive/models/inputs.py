@@ -69,11 +69,16 @@ def prepare_prompts(
 ) -> list[PromptInputs]:
     """Prepare several prompts with one call of each part of the processor.
 
-    `max_pixels` limits a frame's pixels further than the processor does by itself.
+    `max_pixels` limits a frame's pixels further than the processor does by itself. Prompts about
+    one video (the same object) share their `pixel_values`.
     """
     processor = policy.processor
     clips = []
+    places: dict[int, int] = {}
     for video in videos:
+        if id(video) in places:
+            continue
+        places[id(video)] = len(clips)
         num_frames, height, width = video.frames_KHWC.shape[:3]
         if num_frames == 0:
             raise ModelError("a video of 0 frames cannot be asked about; at least 1 is needed")
@@ -89,6 +94,8 @@ def prepare_prompts(
     )
     grids: list[Grid] = [tuple(grid) for grid in patches["video_grid_thw"].tolist()]
     pixels = patches["pixel_values_videos"].split([math.prod(grid) for grid in grids])
+    grids = [grids[places[id(video)]] for video in videos]
+    pixels = [pixels[places[id(video)]] for video in videos]
     rendered = render_prompts(processor, texts)
     expanded = [
         policy.family.expand_prompt(

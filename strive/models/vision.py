@@ -29,14 +29,15 @@ def encode_videos(
     with_graph: bool = False,
     in_one_call: bool = False,
 ) -> list[VisionFeatures]:
-    """Run the vision tower once over each prompt's video and return each one's features.
+    """Run the vision tower once over each video and return each prompt's features.
 
-    Many videos share a call, all of them with `in_one_call`. `with_graph` keeps what a gradient
-    into the tower needs; without it nothing is recorded.
+    Many videos share a call, all of them with `in_one_call`; prompts with the same `pixel_values`
+    share their features. `with_graph` keeps what a gradient into the tower needs; without it
+    nothing is recorded.
     """
     groups: list[list[PromptInputs]] = []
     patches = 0
-    for prompt in prompts:
+    for prompt in {id(prompt.pixel_values): prompt for prompt in prompts}.values():
         count = math.prod(prompt.video_grid_thw)
         # Neighbours share a call as far as they fit into one; a long video goes alone.
         fits = in_one_call or patches + count <= PATCHES_PER_CALL
@@ -47,7 +48,7 @@ def encode_videos(
             groups.append([prompt])
             patches = count
     tower = policy.family.tower(policy.model)
-    features: list[VisionFeatures] = []
+    features: dict[int, VisionFeatures] = {}
     with torch.set_grad_enabled(with_graph and torch.is_grad_enabled()):
         for group in groups:
             grids = [prompt.video_grid_thw for prompt in group]
@@ -56,9 +57,11 @@ def encode_videos(
             layers = policy.family.encode(tower, pixels_ND, torch.tensor(grids, dtype=torch.long))
             sizes = [math.prod(grid) for grid in grids]
             per_layer = [layer.split(sizes) for layer in layers]
-            for hidden_ND, *deepstack, grid in zip(*per_layer, grids, strict=True):
-                features.append(VisionFeatures(hidden_ND, tuple(deepstack), grid))
-    return features
+            for prompt, hidden_ND, *deepstack, grid in zip(group, *per_layer, grids, strict=True):
+                features[id(prompt.pixel_values)] = VisionFeatures(
+                    hidden_ND, tuple(deepstack), grid
+                )
+    return [features[id(prompt.pixel_values)] for prompt in prompts]
 
 
 def merge_features(

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from strive.models import vision
+from strive.models.inputs import prepare_prompts
 from strive.models.loading import Policy
 from strive.models.vision import count_encodes, encode_videos, merge_features
 
-from .conftest import make_prompts
+from .conftest import QUESTIONS, make_prompts, make_video
 
 
 def their_features(policy: Policy, prompts: list) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -38,6 +39,21 @@ def test_one_video_alone_equals_its_part_of_several(policy: Policy) -> None:
         [alone] = encode_videos(policy, [prompt])
         torch.testing.assert_close(alone.hidden_ND, together.hidden_ND, atol=1e-5, rtol=0)
         assert alone.grid_thw == together.grid_thw
+
+
+def test_questions_about_one_video_share_its_encode(policy: Policy) -> None:
+    first, second = make_video(seed=0), make_video(seed=1, height=96)
+    videos = [first, second, first]
+    prompts = prepare_prompts(policy, list(QUESTIONS), videos)
+    with count_encodes(policy.model) as count:
+        together = encode_videos(policy, prompts)
+    assert count.videos == 2
+    for text, video, prompt, features in zip(QUESTIONS, videos, prompts, together, strict=True):
+        [alone] = prepare_prompts(policy, [text], [video])
+        assert prompt.input_ids_P.tolist() == alone.input_ids_P.tolist()
+        assert torch.equal(prompt.pixel_values, alone.pixel_values)
+        [expected] = encode_videos(policy, [alone])
+        torch.testing.assert_close(features.hidden_ND, expected.hidden_ND, atol=1e-5, rtol=0)
 
 
 def test_many_videos_take_several_calls(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
