@@ -177,10 +177,7 @@ def cache_prune(
 
 def print_cache_info(info: "CacheInfo", console: Console) -> None:
     """Print a cache's sets of frames, scorers and leftovers."""
-    table = facts_table(f"Cache {escape(str(info.root))}")
-    table.add_row("questions", f"{info.num_questions}")
     failed = counts_text(info.failed_by_error)
-    table.add_row("failures", f"{failed}: strive-cli cache failures" if failed else "none")
     left = "none"
     if info.num_orphan_files:
         left = (
@@ -188,15 +185,20 @@ def print_cache_info(info: "CacheInfo", console: Console) -> None:
         )
     if info.num_young_files:
         left += f"; {info.num_young_files} of a running or just ended writer"
-    table.add_row("leftovers", left)
-    table.add_row("size", f"{size_text(info.num_bytes)}, cache format {info.format_version}")
-    console.print(table)
+    facts = {
+        "questions": f"{info.num_questions}",
+        "failures": f"{failed}: strive-cli cache failures" if failed else "none",
+        "leftovers": left,
+        "size": f"{size_text(info.num_bytes)}, cache format {info.format_version}",
+    }
+    console.print(facts_table(f"Cache {escape(str(info.root))}", facts))
     for frames in info.frames:
-        table = facts_table(f"Frames {escape(frames.key)}")
-        table.add_row("videos", f"{frames.num_videos} with {frames.num_frames} frames")
-        table.add_row("size", size_text(frames.num_bytes))
-        if frames.notes:
-            table.add_row("notes", counts_text(frames.notes))
+        facts = {
+            "videos": f"{frames.num_videos} with {frames.num_frames} frames",
+            "size": size_text(frames.num_bytes),
+            "notes": counts_text(frames.notes),
+        }
+        table = facts_table(f"Frames {escape(frames.key)}", facts)
         for name, value in frames.fields.items():
             if isinstance(value, dict):
                 value = ", ".join(
@@ -207,12 +209,13 @@ def print_cache_info(info: "CacheInfo", console: Console) -> None:
         console.print(table)
     for size in info.scorers:
         scorer = size.scorer
-        table = facts_table(f"Scorer {escape(scorer.name)}")
-        table.add_row("key", escape(scorer.key))
-        table.add_row("scored", f"{scorer.num_questions} questions, kind {scorer.kind}")
-        table.add_row("of frames", escape(scorer.frames_key))
-        table.add_row("size", f"{size_text(size.num_bytes)} with embeddings")
-        console.print(table)
+        facts = {
+            "key": escape(scorer.key),
+            "scored": f"{scorer.num_questions} questions, kind {scorer.kind}",
+            "of frames": escape(scorer.frames_key),
+            "size": f"{size_text(size.num_bytes)} with embeddings",
+        }
+        console.print(facts_table(f"Scorer {escape(scorer.name)}", facts))
 
 
 def print_failures(found: dict[str, Any], console: Console) -> None:

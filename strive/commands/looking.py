@@ -113,7 +113,7 @@ def inspect_scores(
             print_json(plain_json(dataclasses.replace(comparison, questions=chosen)))
         elif question or sample:
             for row in chosen:
-                terminal.print_compared(both.view(row), both.names, console)
+                terminal.print_compared(row, both.views(row.question_id), both.names, console)
         else:
             terminal.print_comparison(comparison, console)
         return

@@ -20,7 +20,7 @@ from strive.configs.load import Given
 from strive.configs.schema import PrecomputeConfig
 from strive.files import plain_json
 from strive.progress import size_text, time_text
-from strive.report.format import counts_text, facts_table
+from strive.report.format import add_facts, counts_text, facts_table
 from strive.scorers import SCORERS
 
 if TYPE_CHECKING:
@@ -73,92 +73,78 @@ def precompute(
 
 def print_precompute(summary: "PrecomputeSummary", console: Console) -> None:
     """Print what a precompute call did and what the cache now holds of what was asked for."""
-    table = facts_table(f"Cache {escape(str(summary.cache))}")
+    cache = escape(str(summary.cache))
     failed = counts_text(summary.failed_by_error)
-    table.add_row(
-        "videos",
-        f"{summary.num_ok} of {summary.num_videos} ok" + (f", failed: {failed}" if failed else ""),
-    )
     unscored = counts_text(summary.failed_questions_by_error)
-    table.add_row(
-        "questions",
-        f"{summary.num_questions}" + (f", not scored: {unscored}" if unscored else ""),
-    )
-    if summary.num_bad_rows:
-        table.add_row("bad rows", f"{summary.num_bad_rows} left out (--skip-bad-records)")
-    if summary.notes:
-        noted = ", ".join(f"{count} {note}" for note, count in summary.notes.most_common())
-        table.add_row("notes", f"{noted} (docs/files.md)")
-    if summary.redone:
-        names = ", ".join(summary.redone[:SHOWN_REDONE])
-        more = len(summary.redone) - SHOWN_REDONE
-        table.add_row(
-            "redone",
-            f"{len(summary.redone)} turned, mirrored or repaired by older rules: "
-            + escape(names + (f" and {more} more" if more > 0 else "")),
-        )
-    if summary.num_image_rows:
-        table.add_row("image rows", f"{summary.num_image_rows} passed over")
-    if summary.subset_file is not None:
-        table.add_row("sample", f"ids in {escape(str(summary.subset_file))}")
+    noted = ", ".join(f"{count} {note}" for note, count in summary.notes.most_common())
+    names = ", ".join(summary.redone[:SHOWN_REDONE])
+    if len(summary.redone) > SHOWN_REDONE:
+        names += f" and {len(summary.redone) - SHOWN_REDONE} more"
+    redone = f"{len(summary.redone)} turned, mirrored or repaired by older rules: {escape(names)}"
+    bad, images = summary.num_bad_rows, summary.num_image_rows
+    facts = {
+        "videos": f"{summary.num_ok} of {summary.num_videos} ok"
+        + (f", failed: {failed}" if failed else ""),
+        "questions": f"{summary.num_questions}" + (f", not scored: {unscored}" if unscored else ""),
+        "bad rows": f"{bad} left out (--skip-bad-records)" if bad else "",
+        "notes": f"{noted} (docs/files.md)" if noted else "",
+        "redone": redone if summary.redone else "",
+        "image rows": f"{images} passed over" if images else "",
+        "sample": f"ids in {escape(str(summary.subset_file))}" if summary.subset_file else "",
+    }
+    table = facts_table(f"Cache {cache}", facts)
     for name, share in summary.truncated_share.items():
         text = "" if share is None else f", text cut in {share:.1%} of the questions"
         table.add_row(f"scorer {escape(name)}", f"{summary.scorer_keys.get(name, '')}{text}")
         _add_peak(table, summary, name)
-    if summary.num_unscorable:
-        table.add_row(
-            "no score", f"{summary.num_unscorable} questions that a scorer cannot score (no spans)"
+    unscorable = f"{summary.num_unscorable} questions that a scorer cannot score (no spans)"
+    facts = {
+        "no score": unscorable if summary.num_unscorable else "",
+        "solutions": _unmatched_text(summary),
+    }
+    if not summary.nothing_to_do:
+        facts |= _this_run(summary)
+    elif failed or unscored:
+        # What has failed is not there: the cache is not complete, and there is something to do.
+        facts["this run"] = (
+            "nothing new: what failed before is tried again when its file or text changes, or "
+            "now with --retry-failed"
         )
-    _add_unmatched(table, summary)
-    if summary.nothing_to_do:
-        text = "nothing to do: the cache is complete for this call"
-        if failed or unscored:
-            # What has failed is not there: the cache is not complete, and there is something to do.
-            text = (
-                "nothing new: what failed before is tried again when its file or text changes, or "
-                "now with --retry-failed"
-            )
-        table.add_row("this run", text)
-        table.add_row("time", time_text(summary.total_seconds))
     else:
-        _add_this_run(table, summary)
+        facts["this run"] = "nothing to do: the cache is complete for this call"
+    facts.setdefault("time", time_text(summary.total_seconds))
     if failed or unscored:
-        table.add_row(
-            "what to do", f"strive-cli cache failures --cache {escape(str(summary.cache))}"
-        )
+        facts["what to do"] = f"strive-cli cache failures --cache {cache}"
+    add_facts(table, facts)
     console.print(table)
 
 
 def _add_peak(table: Table, summary: "PrecomputeSummary", name: str) -> None:
     """Add how far from uniform training would draw from a scorer's scores."""
     peak = summary.peaks.get(name)
-    if peak is not None:
-        way_out = (
-            f"; strive-cli inspect-scores --scorer {name} --suggest-temperature"
-            if peak.is_flat
-            else ""
-        )
-        text = escape(f"{summary.draws}: {peak.text}{way_out}")
-        label = f"importance {escape(name)}" if summary.estimate else "  importance"
-        table.add_row(label, f"[yellow]{text}[/]" if peak.is_flat else text)
+    if peak is None:
+        return
+    text = f"{summary.draws}: {peak.text}"
+    if peak.is_flat:
+        text += f"; strive-cli inspect-scores --scorer {name} --suggest-temperature"
+    label = f"importance {escape(name)}" if summary.estimate else "  importance"
+    table.add_row(label, f"[yellow]{escape(text)}[/]" if peak.is_flat else escape(text))
 
 
-def _add_unmatched(table: Table, summary: "PrecomputeSummary") -> None:
-    if summary.unmatched is not None:
-        table.add_row("solutions", f"[yellow]{escape(summary.unmatched.text())}[/]")
+def _unmatched_text(summary: "PrecomputeSummary") -> str:
+    unmatched = summary.unmatched
+    return "" if unmatched is None else f"[yellow]{escape(unmatched.text())}[/]"
 
 
-def _add_this_run(table: Table, summary: "PrecomputeSummary") -> None:
-    """Add what one call did and where its time went."""
+def _this_run(summary: "PrecomputeSummary") -> dict[str, str]:
+    """Return what one call did and where its time went."""
     repaired = f", {summary.num_repaired} of them repaired" if summary.num_repaired else ""
-    table.add_row(
-        "this run",
-        f"{summary.num_decoded} decoded{repaired}, {summary.num_embedded} embedded, "
+    facts = {
+        "this run": f"{summary.num_decoded} decoded{repaired}, {summary.num_embedded} embedded, "
         f"{summary.num_scored} questions scored, {size_text(summary.bytes_written)} written",
-    )
-    if summary.engine != "local":
-        table.add_row("engine", escape(summary.engine))
-    table.add_row("time", time_text(summary.total_seconds))
+        "engine": escape(summary.engine) if summary.engine != "local" else "",
+        "time": time_text(summary.total_seconds),
+    }
     shares = summary.time_shares
     for name, seconds, text in (
         ("decode", summary.decode_seconds, f"of {summary.num_workers} workers' time"),
@@ -167,35 +153,27 @@ def _add_this_run(table: Table, summary: "PrecomputeSummary") -> None:
         ("write", summary.write_seconds, "of the run"),
     ):
         if seconds:
-            table.add_row(f"  {name}", f"{time_text(seconds)}, {shares[name]:.0%} {text}")
-    if summary.bottleneck:
-        table.add_row("slowest", summary.bottleneck)
+            facts[f"  {name}"] = f"{time_text(seconds)}, {shares[name]:.0%} {text}"
+    return facts | {"slowest": summary.bottleneck}
 
 
 def print_estimate(summary: "PrecomputeSummary", console: Console) -> None:
     """Print what a precompute call would cost."""
     estimate = summary.estimate
     assert estimate is not None
-    table = facts_table("Estimate; nothing was written")
-    table.add_row(
-        "to do",
-        f"{estimate.num_videos_to_decode} videos to decode, {estimate.num_videos_to_embed} to "
-        f"embed, {estimate.num_questions_to_score} questions to score",
-    )
-    table.add_row(
-        "time", f"about {time_text(estimate.seconds)} with {estimate.num_workers} workers"
-    )
-    table.add_row(
-        "disk",
-        f"about {size_text(estimate.bytes_on_disk)}; {size_text(estimate.bytes_free)} are free",
-    )
-    table.add_row(
-        "measured on",
-        f"{estimate.num_videos_tried} videos ({estimate.num_tried_failed} failed): each "
-        f"{estimate.decode_seconds_per_video:.2f} s to decode, "
+    facts = {
+        "to do": f"{estimate.num_videos_to_decode} videos to decode, "
+        f"{estimate.num_videos_to_embed} to embed, "
+        f"{estimate.num_questions_to_score} questions to score",
+        "time": f"about {time_text(estimate.seconds)} with {estimate.num_workers} workers",
+        "disk": f"about {size_text(estimate.bytes_on_disk)}; "
+        f"{size_text(estimate.bytes_free)} are free",
+        "measured on": f"{estimate.num_videos_tried} videos ({estimate.num_tried_failed} failed): "
+        f"each {estimate.decode_seconds_per_video:.2f} s to decode, "
         f"{estimate.embed_seconds_per_video:.2f} s to embed",
-    )
+    }
+    table = facts_table("Estimate; nothing was written", facts)
     for name in summary.peaks:
         _add_peak(table, summary, name)
-    _add_unmatched(table, summary)
+    add_facts(table, {"solutions": _unmatched_text(summary)})
     console.print(table)

@@ -25,7 +25,7 @@ from strive.configs.load import Given
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
 from strive.progress import number_text, size_text, time_text
-from strive.report.format import facts_table, titled_table
+from strive.report.format import add_facts, facts_table, titled_table
 from strive.variants import VARIANT_KINDS
 
 if TYPE_CHECKING:
@@ -114,37 +114,32 @@ def train(
 
 def print_training(summary: "TrainSummary", console: Console) -> None:
     """Print where a finished run is and its last step's figures."""
-    last = summary.last_metrics
-    table = facts_table(f"Run {escape(str(summary.run_dir))}")
-    table.add_row("policy", f"{escape(str(summary.final))} (a Hugging Face folder)")
+    last, best = summary.last_metrics, summary.best
     done = summary.num_steps - summary.first_step
-    table.add_row(
-        "steps",
-        f"{summary.num_steps} ({done} in this call, {time_text(summary.seconds)}, "
+    facts = {
+        "policy": f"{escape(str(summary.final))} (a Hugging Face folder)",
+        "steps": f"{summary.num_steps} ({done} in this call, {time_text(summary.seconds)}, "
         f"{summary.num_questions} questions)",
-    )
-    rewards = ", ".join(
-        f"{escape(name.removeprefix('reward/'))} {_figure(value)}"
-        for name, value in last.items()
-        if name.startswith("reward/") and name != "reward/mean"
-    )
+    }
     if last:
-        table.add_row(
-            "last step",
+        rewards = ", ".join(
+            f"{escape(name.removeprefix('reward/'))} {_figure(value)}"
+            for name, value in last.items()
+            if name.startswith("reward/") and name != "reward/mean"
+        )
+        facts["last step"] = (
             f"reward {_figure(last['reward/mean'])} ({rewards}), group std "
             f"{_figure(last['group/reward_std'])}, zero-std groups "
             f"{last['group/zero_std_fraction']:.0%}, "
-            f"gradient norm {_figure(last['optim/grad_norm'])}",
+            f"gradient norm {_figure(last['optim/grad_norm'])}"
         )
-    best = summary.best
     if best is not None:
-        table.add_row(
-            "best",
+        facts["best"] = (
             f"held-out {best.metric} {best.value:.1%} after step {best.step}: "
-            f"{escape(str(summary.run_dir / 'best'))}",
+            f"{escape(str(summary.run_dir / 'best'))}"
         )
-    table.add_row("look", f"strive-cli report {escape(shlex.quote(str(summary.run_dir)))}")
-    console.print(table)
+    facts["look"] = f"strive-cli report {escape(shlex.quote(str(summary.run_dir)))}"
+    console.print(facts_table(f"Run {escape(str(summary.run_dir))}", facts))
 
 
 def _figure(value: float | None) -> str:
@@ -165,7 +160,7 @@ _SECONDS = {
 
 def print_training_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Print a run's configuration, sizes, memory and cost; nothing was computed or written."""
-    table = facts_table("Configuration (what is not the default is marked)")
+    table = facts_table("Configuration (what is not the default is marked)", {})
     defaults = TrainConfig().model_dump(mode="json")
     for key, value in plan["config"].items():
         text = escape(value if isinstance(value, str) else json.dumps(value))
@@ -177,52 +172,36 @@ def print_training_plan(plan: Mapping[str, Any], console: Console) -> None:
 
 def _plan_table(plan: Mapping[str, Any]) -> Table:
     config, tokens, data = plan["config"], plan["tokens"], plan["data"]
-    table = facts_table("Plan; nothing was computed or written")
     total, trained = (_million(plan["memory"]["inputs"][name]) for name in ("P", "T"))
-    table.add_row(
-        "policy",
-        f"{escape(config['model'])}: {total} parameters, {trained} of them train "
-        f"({config['trainable']})",
-    )
     scorer = f"scores of {data['scorer']}" if data["scorer"] else "no scores"
-    table.add_row(
-        "data",
-        escape(
-            f"{data['num_questions'] - data['num_questions_too_long']:,} questions of "
-            f"{data['cache']}, {scorer}; {config['steps']:,} steps are {plan['epochs']:.2f} epochs"
-        ),
-    )
+    num_questions = data["num_questions"] - data["num_questions_too_long"]
+    facts = {
+        "policy": f"{escape(config['model'])}: {total} parameters, {trained} of them train "
+        f"({config['trainable']})",
+        "data": f"{num_questions:,} questions of {escape(data['cache'])}, {escape(scorer)}; "
+        f"{config['steps']:,} steps are {plan['epochs']:.2f} epochs",
+    }
+    table = facts_table("Plan; nothing was computed or written", facts)
     for line in plan["notes"]:
         text = escape(line.removeprefix("warning: "))
         table.add_row("", f"[yellow]{text}[/]" if line.startswith("warning: ") else text)
-    table.add_row(
-        "step",
-        f"{config['questions_per_step']} questions x {config['num_variants']} variants x "
+    encodes, memory, cost = plan["vision_encodes"], plan["memory"], plan["cost"]
+    seconds, hours, gpu = cost["seconds_per_step"]["total"], cost["gpu_hours"], cost["hardware"]
+    facts = {
+        "step": f"{config['questions_per_step']} questions x {config['num_variants']} variants x "
         f"{config['num_generations']} completions = {plan['completions_per_step']} completions, on "
         f"{plan['num_processes']} process" + ("es" if plan["num_processes"] > 1 else ""),
-    )
-    table.add_row(
-        "tokens",
-        f"prompt {tokens['prompt']:,} ({tokens['video']:,} of the video), completion at most "
-        f"{config['max_new_tokens']:,}; a step: {tokens['prefill_per_step']:,} read, at most "
+        "tokens": f"prompt {tokens['prompt']:,} ({tokens['video']:,} of the video), completion at "
+        f"most {config['max_new_tokens']:,}; a step: {tokens['prefill_per_step']:,} read, at most "
         f"{tokens['completion_per_step_at_most']:,} written, log-probs over at most "
         f"{tokens['logprob_per_step_at_most']:,}",
-    )
-    encodes = plan["vision_encodes"]
-    table.add_row(
-        "vision encodes", f"{encodes['per_step']:,} a step, {encodes['in_all']:,} in the run"
-    )
-    memory, cost = plan["memory"], plan["cost"]
-    seconds, hours, gpu = cost["seconds_per_step"]["total"], cost["gpu_hours"], cost["hardware"]
-    table.add_row(
-        "memory", f"{size_text(memory['peak_bytes_per_process'])} at the peak of each process"
-    )
-    table.add_row(
-        "GPU-hours",
-        f"about {f'{hours:,.1f}' if hours >= 0.1 else f'{hours:.2g}'} by formula, "
+        "vision encodes": f"{encodes['per_step']:,} a step, {encodes['in_all']:,} in the run",
+        "memory": f"{size_text(memory['peak_bytes_per_process'])} at the peak of each process",
+        "GPU-hours": f"about {f'{hours:,.1f}' if hours >= 0.1 else f'{hours:.2g}'} by formula, "
         f"{_seconds(seconds)} a step (a GPU of {gpu['tflops']:g} TFLOP/s at "
         f"{gpu['utilisation']:.0%}, {gpu['bandwidth_gb']:,.0f} GB/s)",
-    )
+    }
+    add_facts(table, facts)
     return table
 
 

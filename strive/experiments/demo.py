@@ -86,8 +86,22 @@ def run_demo(
         stage = f"train {name}: M={config.num_variants}, G={config.num_generations}"
         with _stage(stage, console, seconds):
             models[name] = _train(config, workspace, folder / name.lower())
+    evaluations = []
+    answers = folder / "evaluations"
     with _stage("evaluate", console, seconds):
-        evaluations = [_evaluate(name, model, workspace) for name, model in models.items()]
+        for name, model in models.items():
+            # Greedy answers on the test split: uniform frames, grey frames, all evidence frames.
+            outs = evaluate_on_lab(model, workspace, answers / name.lower(), FRAMES_MODES)
+            uniform, blank, evidence = (outs[mode] for mode in FRAMES_MODES)
+            before = answers / UNTRAINED / "uniform"
+            evaluated = EvaluatedModel(
+                name=name,
+                results=read_results(uniform),
+                change=None if name == UNTRAINED else compare(uniform, before).overall,
+                blind=read_results(blank),
+                evidence=read_results(evidence),
+            )
+            evaluations.append(evaluated)
     runs = [read_run(folder / name.lower(), name) for name in ARMS]
     print_runs(runs, console)
     print_evaluations(evaluations, console)
@@ -124,21 +138,6 @@ def _train(config: TrainConfig, workspace: Workspace, run_dir: Path) -> Path:
         return final
     run_training(config, workspace, run_dir=run_dir, resume=run_dir.is_dir())
     return final
-
-
-def _evaluate(name: str, model: Path, workspace: Workspace) -> EvaluatedModel:
-    """Greedy answers on the test split: uniform frames, grey frames, all evidence frames."""
-    folder = workspace.root / "demo" / "evaluations"
-    outs = evaluate_on_lab(model, workspace, folder / name.lower(), FRAMES_MODES)
-    uniform, blank, evidence = (outs[mode] for mode in FRAMES_MODES)
-    before = folder / UNTRAINED / "uniform"
-    return EvaluatedModel(
-        name=name,
-        results=read_results(uniform),
-        change=None if name == UNTRAINED else compare(uniform, before).overall,
-        blind=read_results(blank),
-        evidence=read_results(evidence),
-    )
 
 
 def _page(

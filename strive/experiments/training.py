@@ -4,6 +4,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,20 +101,19 @@ def run_training(
         )
     read_deepspeed_preset(config.deepspeed)  # before any data is read
     name = f"{Path(config.model).name.lower()}-{config.variants.replace(':', '.')}"
+    is_main = int(os.environ.get("RANK", "0")) == 0
     while True:
         folder = run_dir or (workspace.newest_run(name) if resume else workspace.new_run(name))
         held_out = held_out_callable(config)
         try:
-            if int(os.environ.get("RANK", "0")) > 0:
-                # One terminal, one view: the main process's.
-                return train(config, run_dir=folder, resume=resume, evaluate_held_out=held_out)
-            with show_progress("train", config.steps, "steps") as progress:
+            # One terminal, one view: the main process's.
+            with show_progress("train", config.steps, "steps") if is_main else nullcontext() as bar:
                 return train(
                     config,
                     run_dir=folder,
                     resume=resume,
                     evaluate_held_out=held_out,
-                    on_step=TrainingView(progress).show,
+                    on_step=TrainingView(bar).show if bar is not None else None,
                 )
         except RunInUseError:
             # Another start took the free name in between: the next one is free.

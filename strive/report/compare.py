@@ -70,15 +70,6 @@ class ScorerComparison:
     questions: tuple[QuestionComparison, ...]
 
 
-@dataclass(frozen=True)
-class ComparedViews:
-    """One question seen through both scorers."""
-
-    comparison: QuestionComparison
-    first: QuestionView
-    second: QuestionView
-
-
 class CompareSource:
     """The readers of two scorers of one cache."""
 
@@ -105,17 +96,16 @@ class CompareSource:
             for source in (self.first, self.second)
         ]
 
-    def view(self, comparison: QuestionComparison) -> ComparedViews:
+    def views(self, question_id: str) -> list[QuestionView]:
         """Gather one question's view under each scorer."""
-        first, second = (
+        return [
             view_question(
                 source,
-                comparison.question_id,
+                question_id,
                 settings=replace(self.settings, score_transform=rule.score_transform),
             )
             for source, rule in zip((self.first, self.second), self.rules, strict=True)
-        )
-        return ComparedViews(comparison, first, second)
+        ]
 
 
 def compare_scorers(source: CompareSource) -> ScorerComparison:

@@ -20,11 +20,6 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
 
 
-def points(value: float | None, digits: int = 1) -> str:
-    """Format a difference of shares as signed percentage points."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:+.{digits}f}"
-
-
 def count_of(count: int, noun: str) -> str:
     """`1 question`, `2 questions`."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
@@ -57,12 +52,20 @@ def titled_table(
     return table
 
 
-def facts_table(title: str = "") -> Table:
-    """Return an empty two-column table of names and values."""
+def facts_table(title: str, facts: Mapping[str, str]) -> Table:
+    """Return a two-column table of names and values, which are markup; an empty value is no row."""
     table = titled_table(title, show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
+    add_facts(table, facts)
     return table
+
+
+def add_facts(table: Table, facts: Mapping[str, str]) -> None:
+    """Add names and values to a table of them; an empty value is no row."""
+    for name, value in facts.items():
+        if value:
+            table.add_row(name, value)
 
 
 # --- Markdown -----------------------------------------------------------------------------------

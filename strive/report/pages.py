@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from strive.cache.frames import FrameReader
 from strive.errors import DiskError
-from strive.report.format import count_of, number, percent, points
+from strive.report.format import number, percent
 
 THUMBNAIL_WIDTH = 160
 THUMBNAIL_QUALITY = 72
@@ -32,10 +31,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., Any]] = {
-        "number": number, "percent": percent, "points": points, "count_of": count_of,
-    }  # fmt: skip
-    environment.filters.update(filters)
+    environment.filters.update(number=number, percent=percent)
     return environment
 
 

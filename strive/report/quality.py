@@ -199,7 +199,7 @@ def _scorer_rows(
     groups = {} if by is None else {str(getattr(r, by)) for r in source.records.values()}
 
     def is_in(record: Record, group: str) -> bool:
-        return by is None or group == ALL or str(getattr(record, by)) == group
+        return by is None or group in (ALL, str(getattr(record, by)))
 
     for group in [ALL, *sorted(groups)]:
         inside_Q = np.array([is_in(record, group) for record in records], dtype=bool)

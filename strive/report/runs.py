@@ -43,8 +43,6 @@ class Run:
     name: str
     path: Path
     config: dict[str, Any]
-    about: dict[str, Any]
-    """What else `config.json` says: data, versions, device."""
     curves: dict[str, Curve]
     num_steps: int
     accuracy_by_evidence: dict[str, float]
@@ -97,7 +95,6 @@ def read_run(path: Path, name: str | None = None) -> Run:
         name=name or path.name,
         path=path,
         config=dict(about.get("config", about)),
-        about={key: value for key, value in about.items() if key != "config"},
         curves=curves,
         num_steps=int(max(steps, default=0)),
         accuracy_by_evidence=by_evidence,

@@ -28,13 +28,9 @@ class EvaluatedModel:
     """`results.json` of the same model given all evidence frames."""
 
 
-def accuracy(results: dict[str, Any] | None, benchmark: str | None = None) -> dict[str, Any] | None:
-    """Return the overall score of a benchmark (the first one, if none is named)."""
-    if results is None:
-        return None
-    rows = results["benchmarks"]
-    chosen = [row for row in rows if benchmark in (None, row["benchmark"])]
-    return chosen[0]["overall"] if chosen else None
+def accuracy(results: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the overall score of the first benchmark of `results.json`."""
+    return results["benchmarks"][0]["overall"] if results and results["benchmarks"] else None
 
 
 def score_text(score: dict[str, Any] | None) -> str:

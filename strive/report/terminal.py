@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from strive.answers import extract_answer_or_text
-from strive.report.compare import ComparedViews, ScorerComparison
-from strive.report.format import COMPACT, facts_table, number, percent, titled_table
+from strive.report.compare import QuestionComparison, ScorerComparison
+from strive.report.format import COMPACT, add_facts, facts_table, number, percent, titled_table
 from strive.report.inspect import (
     DatasetSummary,
     QuestionStats,
@@ -48,35 +48,32 @@ def print_summary(summary: DatasetSummary, console: Console) -> None:
 
 
 def _cache_table(summary: DatasetSummary) -> Table:
-    table = facts_table(f"Cache {escape(summary.cache)}")
     failed = summary.num_videos_named - summary.num_videos_ok - summary.num_videos_pending
     pending = f", {summary.num_videos_pending} not tried yet" if summary.num_videos_pending else ""
-    table.add_row(
-        "videos", f"{summary.num_videos_ok} of {summary.num_videos_named} cached, "
-        f"{failed} failed{pending}"
-    )  # fmt: skip
+    videos = f"{summary.num_videos_ok} of {summary.num_videos_named} cached, {failed} failed"
+    table = facts_table(f"Cache {escape(summary.cache)}", {"videos": videos + pending})
     for error, count in sorted(summary.failures_by_error.items(), key=lambda item: -item[1]):
         table.add_row("  failure", f"[red]{escape(error)}[/]: {count}")
     types = ", ".join(f"{name} {n}" for name, n in sorted(summary.questions_by_type.items()))
-    table.add_row("questions", f"{summary.num_questions}  ({types})" if types else "0")
-    if summary.num_questions_without_frames:
-        table.add_row("  no frames", f"{summary.num_questions_without_frames} questions")
-    if summary.num_questions_with_evidence:
-        table.add_row("  evidence", f"span known for {summary.num_questions_with_evidence}")
-    table.add_row("frames", _histogram(summary.frames_per_video))
-    short = summary.num_videos_short
-    if short:
-        table.add_row(
-            "  short",
-            f"{short} with fewer frames than the {summary.settings.num_segments} segments, so all "
-            "variants show all of them",
-        )
-    if summary.num_videos_with_repeated_frames:
-        table.add_row("  repeated", f"{summary.num_videos_with_repeated_frames} videos")
-    table.add_row("duration", f"{summary.duration_seconds_total:.1f} s in all")
-    table.add_row("frames key", escape(summary.frames_key or "–"))
+    no_frames, known = summary.num_questions_without_frames, summary.num_questions_with_evidence
+    short = (
+        f"{summary.num_videos_short} with fewer frames than the {summary.settings.num_segments} "
+        "segments, so all variants show all of them"
+    )
+    repeated = summary.num_videos_with_repeated_frames
+    facts = {
+        "questions": f"{summary.num_questions}  ({types})" if types else "0",
+        "  no frames": f"{no_frames} questions" if no_frames else "",
+        "  evidence": f"span known for {known}" if known else "",
+        "frames": _histogram(summary.frames_per_video),
+        "  short": short if summary.num_videos_short else "",
+        "  repeated": f"{repeated} videos" if repeated else "",
+        "duration": f"{summary.duration_seconds_total:.1f} s in all",
+        "frames key": escape(summary.frames_key or "–"),
+    }
     if summary.num_frames_keys > 1:
-        table.add_row("  one of", f"{summary.num_frames_keys} sets (strive-cli cache info)")
+        facts["  one of"] = f"{summary.num_frames_keys} sets (strive-cli cache info)"
+    add_facts(table, facts)
     return table
 
 
@@ -98,53 +95,42 @@ def _histogram(frames_per_video: dict[int, int], num_bins: int = 4) -> str:
 
 def _scorer_table(row: ScorerSummary, summary: DatasetSummary) -> Table:
     settings = summary.settings
-    table = facts_table(f"Scorer {escape(row.name)}")
     missing = f", [yellow]{row.num_missing} without current scores[/]" if row.num_missing else ""
-    table.add_row("scored", f"{row.num_scored} questions{missing}")
-    if row.num_stale:
-        table.add_row(
-            "  stale",
-            f"[yellow]{row.num_stale} have scores of an earlier text or of earlier frames; "
-            "precompute makes them anew[/]",
-        )
-    table.add_row(
-        "scores",
-        f"mean {number(row.score_mean)}  std {number(row.score_std)}  "
-        f"min {number(row.score_min)}  max {number(row.score_max)}",
+    stale = (
+        f"[yellow]{row.num_stale} have scores of an earlier text or of earlier frames; "
+        "precompute makes them anew[/]"
     )
-    table.add_row("in a segment", f"std {number(row.within_segment_std, 4)}")
-    if row.constant_share > 0:
-        table.add_row("constant", f"[yellow]{percent(row.constant_share)} of questions[/]")
-    table.add_row("text cut", f"{percent(row.truncated_share)} of questions")
     rule = f"{settings.num_segments} segments, weights normalised in each"
     if row.kind != "weight":
         rule = (
             f"{settings.num_segments} segments, frame_temperature {settings.frame_temperature:g}, "
             f"score_transform {row.score_transform}"
         )
-    table.add_row("P(t)", rule)
-    table.add_row(
-        "  effective",
-        f"{number(row.effective_frames, 2)} frames a segment, "
-        f"{percent(row.effective_share)} of uniform",
+    constant = f"[yellow]{percent(row.constant_share)} of questions[/]"
+    peak = row.peak.text if row.peak is not None else ""
+    overlap = f"{percent(row.expected_overlap)} of frames shared by two variants"
+    evidence = (
+        f"ROC-AUC {number(row.evidence_auc)}, lift {number(row.evidence_lift, 2)} over "
+        f"{row.num_with_evidence} questions"
     )
-    if row.peak is not None:
-        table.add_row(
-            "  peak", f"[yellow]{row.peak.text}[/]" if row.peak.is_flat else row.peak.text
-        )
-    table.add_row("  flat", f"{percent(row.flat_share)} of questions (peak within 10 % of uniform)")
-    if settings.num_variants > 1:
-        table.add_row(
-            "  overlap", f"{percent(row.expected_overlap)} of frames shared by two variants"
-        )
-    if row.num_with_evidence:
-        table.add_row(
-            "evidence",
-            f"ROC-AUC {number(row.evidence_auc)}, lift {number(row.evidence_lift, 2)} over "
-            f"{row.num_with_evidence} questions",
-        )
-    table.add_row("key", escape(row.key))
-    return table
+    facts = {
+        "scored": f"{row.num_scored} questions{missing}",
+        "  stale": stale if row.num_stale else "",
+        "scores": f"mean {number(row.score_mean)}  std {number(row.score_std)}  "
+        f"min {number(row.score_min)}  max {number(row.score_max)}",
+        "in a segment": f"std {number(row.within_segment_std, 4)}",
+        "constant": constant if row.constant_share > 0 else "",
+        "text cut": f"{percent(row.truncated_share)} of questions",
+        "P(t)": rule,
+        "  effective": f"{number(row.effective_frames, 2)} frames a segment, "
+        f"{percent(row.effective_share)} of uniform",
+        "  peak": f"[yellow]{peak}[/]" if row.peak is not None and row.peak.is_flat else peak,
+        "  flat": f"{percent(row.flat_share)} of questions (peak within 10 % of uniform)",
+        "  overlap": overlap if settings.num_variants > 1 else "",
+        "evidence": evidence if row.num_with_evidence else "",
+        "key": escape(row.key),
+    }
+    return facts_table(f"Scorer {escape(row.name)}", facts)
 
 
 def print_suggestions(
@@ -375,7 +361,6 @@ def print_comparison(comparison: ScorerComparison, console: Console, *, count: i
     """Print the agreement over all questions and the questions that differ most."""
     first, second = comparison.first, comparison.second
     num_segments = comparison.settings.num_segments
-    table = facts_table(f"{escape(first)} and {escape(second)}")
     left = ", ".join(
         f"{amount} scored by {escape(name)} only"
         for name, amount in (
@@ -384,28 +369,22 @@ def print_comparison(comparison: ScorerComparison, console: Console, *, count: i
         )
         if amount
     )
-    table.add_row("questions", f"{len(comparison.questions)}" + (f"; {left}" if left else ""))
+    facts = {"questions": f"{len(comparison.questions)}" + (f"; {left}" if left else "")}
     for name, label, note, show in (
         ("spearman", "Spearman", "ranks of a question's frames", number),
-        (
-            "top_k_jaccard",
-            f"Jaccard @{num_segments}",
-            "of the best frames",
-            number,
-        ),
+        ("top_k_jaccard", f"Jaccard @{num_segments}", "of the best frames", number),
         ("p_correlation", "P(t) corr.", "over the pool", number),
         ("expected_overlap", "overlap", "frames shared by a variant of each", percent),
     ):
         mean = comparison.means[name]
-        table.add_row(label, f"{show(mean.value)} ± {show(mean.standard_error)}  {note}")
+        facts[label] = f"{show(mean.value)} ± {show(mean.standard_error)}  {note}"
     difference = comparison.auc_difference
     if difference is not None:
-        table.add_row(
-            "AUC",
+        facts["AUC"] = (
             f"{difference.difference:+.3f} ± {number(difference.standard_error)} "
-            f"({escape(first)} minus {escape(second)}, {difference.num_pairs} questions)",
+            f"({escape(first)} minus {escape(second)}, {difference.num_pairs} questions)"
         )
-    console.print(table)
+    console.print(facts_table(f"{escape(first)} and {escape(second)}", facts))
     has_auc = difference is not None
     table = titled_table("least alike", **COMPACT)
     table.add_column("question", no_wrap=True)
@@ -424,20 +403,19 @@ def print_comparison(comparison: ScorerComparison, console: Console, *, count: i
     console.print(table)
 
 
-def print_compared(views: ComparedViews, names: list[str], console: Console) -> None:
+def print_compared(
+    row: QuestionComparison, views: Sequence[QuestionView], names: Sequence[str], console: Console
+) -> None:
     """Print one question: scores and P(t) of both scorers under one another."""
-    row, record = views.comparison, views.first.record
-    lines = [Text(" ".join(record.problem.split()), style="bold"), Text("")]
-    width = max(20, console.width - 4)
-    for start, end, scale in _stretches(len(views.first.scores_F), width):
-        for name, view, styles in zip(
-            names, (views.first, views.second), SCORER_STYLES, strict=True
-        ):
+    lines = [Text(" ".join(row.problem.split()), style="bold"), Text("")]
+    evidence_F = views[0].evidence_F
+    for start, end, scale in _stretches(row.num_frames, max(20, console.width - 4)):
+        for name, view, styles in zip(names, views, SCORER_STYLES, strict=True):
             score_bars, p_bars = _bars(view, start, end)
             lines.append(_row(name, score_bars, scale, styles[:1]))
             lines.append(_row("  P(t)", p_bars, scale, styles[1:]))
-        if views.first.evidence_F is not None:
-            lines.append(_evidence_row(views.first.evidence_F[start:end], scale))
+        if evidence_F is not None:
+            lines.append(_evidence_row(evidence_F[start:end], scale))
     aucs = ""
     if not math.isnan(row.first_auc):
         aucs = f"; ROC-AUC {number(row.first_auc, 2)} and {number(row.second_auc, 2)}"
@@ -449,4 +427,4 @@ def print_compared(views: ComparedViews, names: list[str], console: Console) -> 
             f"{percent(row.expected_overlap)}{aucs}"
         ),
     ]
-    _print_panel(lines, views.first, console)
+    _print_panel(lines, views[0], console)

@@ -52,8 +52,7 @@ def test_a_scorer_that_says_the_same_louder(cache: Path) -> None:
     assert got.questions[-1].question_id == "2" and math.isnan(got.questions[-1].spearman)
     assert got.means["spearman"].num_samples == 2
     row = next(row for row in got.questions if row.question_id == "1")
-    view = source.view(row)
-    p_F, other_F = view.first.probabilities_F, view.second.probabilities_F
+    p_F, other_F = (view.probabilities_F for view in source.views("1"))
     assert row.p_correlation == pytest.approx(np.corrcoef(p_F, other_F)[0, 1])
     # The chance that both draws of a segment are the same frame, summed frame by frame.
     bounds_K2 = variants.segment_bounds(64, 16)
@@ -75,9 +74,9 @@ def test_weights_are_compared_as_they_are(cache: Path) -> None:
     settings = InspectSettings(score_transform="zscore")
     source = CompareSource(cache, "siglip2", "plain", settings)
     assert [rule.score_transform for rule in source.rules] == ["zscore", "none"]
-    view = source.view(compare_scorers(source).questions[0])
-    assert view.first.settings.score_transform == "zscore"
-    assert view.second.settings.score_transform == "none"
+    first, second = source.views(compare_scorers(source).questions[0].question_id)
+    assert first.settings.score_transform == "zscore"
+    assert second.settings.score_transform == "none"
     assert compare_scorers(source).means["p_correlation"].value < 1
 
 
@@ -97,8 +96,8 @@ def test_terminal(cache: Path, width: int) -> None:
     comparison = compare_scorers(source)
     console = Console(width=width, record=True, file=io.StringIO())
     print_comparison(comparison, console)
-    views = [source.view(row) for row in comparison.questions]
-    print_compared(views[0], source.names, console)
+    row = comparison.questions[0]
+    print_compared(row, source.views(row.question_id), source.names, console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     for wanted in ("-1.000 ± 0.000", "+1.000", "What colour is the square?", "contrary"):
