@@ -119,7 +119,7 @@ def _decode(
     threads: int,
     allow_damaged: bool,
 ) -> DecodedVideo:
-    indices_F = plan.indices(source.facts)
+    indices_F = plan.indices(source)
     notes = [*source.notes, *_damage_notes(source, indices_F, allow_damaged)]
     errors: list[tuple[str, DecodeError]] = []
     for name in decoders:

@@ -32,7 +32,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from strive.errors import DecodeError
-from strive.video.opened import (
+from strive.video.containers import (
     error_text,
     open_container,
     packets_of,
@@ -348,9 +348,8 @@ def decode_decord(
             "unsupported",
             f"decord is exact in {', '.join(DECORD_CONTAINERS)} alone, not in {source.container}",
         )
-    _check_supported("decord", source)
+    first_HWC = _first_picture("decord", source)
     decord.logging.set_level(decord.logging.QUIET)
-    first_HWC = _first_picture(source)
     try:
         # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
         reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
@@ -399,8 +398,7 @@ def decode_torchcodec(
         raise DecodeError("unavailable", f"torchcodec cannot be imported ({problem})")
     from torchcodec.decoders import VideoDecoder
 
-    _check_supported("torchcodec", source)
-    first_HWC = _first_picture(source)
+    first_HWC = _first_picture("torchcodec", source)
     try:
         decoder = VideoDecoder(
             str(source.path.absolute()),
@@ -428,15 +426,16 @@ def decode_torchcodec(
         raise DecodeError("undecodable", error_text(error)) from None
 
 
-def _check_supported(name: str, source: VideoSource) -> None:
+def _first_picture(name: str, source: VideoSource) -> np.ndarray:
+    """Return the first frame in full size, converted as other decoders do it.
+
+    Raises:
+        DecodeError: `unsupported`; a decoder by index would not be exact.
+    """
     if source.way != "index" or source.pts_N is None:
         raise DecodeError("unsupported", f"{name} needs one stamped packet for every frame")
     if source.cropping is not None:
         raise DecodeError("unsupported", f"{name} does not crop as the container says")
-
-
-def _first_picture(source: VideoSource) -> np.ndarray:
-    """Return the first frame in full size, converted as other decoders do it."""
     picture = next(pictures_at(source, np.zeros(1, np.int64)))
     rgb_HWC = as_progressive(picture).to_ndarray(format="rgb24")
     return oriented(rgb_HWC, source.orientation)

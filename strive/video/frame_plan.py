@@ -1,36 +1,21 @@
 """Which frames of a file make the pool."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from strive.errors import ConfigError, unknown_name
+from strive.video.source import VideoSource
 
 # Two frames form one temporal patch of Qwen's vision towers, so qwen-vl-utils takes even counts.
 FRAME_FACTOR = 2
 FPS_WANTED = 2.0
 FPS_MIN_FRAMES = 4
 
-_NO_KEYFRAMES = np.zeros(0, np.int64)
 
-
-@dataclass(frozen=True, slots=True)
-class SourceFacts:
-    """What a plan may look at: the exact number of frames, the time line, and where keyframes are.
-
-    `keyframes_K` are the source indices of the frames from which decoding may start, increasing;
-    empty where the container does not stamp its frames, so that nothing can be sought.
-    """
-
-    num_frames: int
-    fps: float
-    duration_seconds: float
-    keyframes_K: np.ndarray = field(default_factory=lambda: _NO_KEYFRAMES)
-
-
-def uniform_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
+def uniform_indices(source: VideoSource, num_frames: int) -> np.ndarray:
     """Return the midpoints of `num_frames` equal segments: floor((i + 0.5) * n / F).
 
     A clip with fewer frames than F gives each of its frames once. The last frame of a file is never
@@ -40,7 +25,7 @@ def uniform_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
     return np.unique((2 * i_F + 1) * source.num_frames // (2 * num_frames))
 
 
-def linspace_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
+def linspace_indices(source: VideoSource, num_frames: int) -> np.ndarray:
     """Return `num_frames` indices from the first to the last frame, both included, rounded.
 
     Halves go to the even index, as in `torch.linspace(0, n - 1, F).round()`, which most evaluation
@@ -56,7 +41,7 @@ def linspace_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
     return np.unique(whole_F + upwards_F)
 
 
-def fps_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
+def fps_indices(source: VideoSource, num_frames: int) -> np.ndarray:
     """Return two frames a second, at least 4 and at most `num_frames`, an even count, by linspace.
 
     Source: `smart_nframes` of qwen-vl-utils with FPS=2.0, FPS_MIN_FRAMES=4, FRAME_FACTOR=2, which
@@ -72,7 +57,7 @@ def fps_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
     return linspace_indices(source, max(count - count % FRAME_FACTOR, 1))
 
 
-def keyframe_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
+def keyframe_indices(source: VideoSource, num_frames: int) -> np.ndarray:
     """Return the uniform midpoints, each moved to its nearest keyframe where keyframes are dense.
 
     Dense means that the stride n / F is at least twice the distance between the two keyframes
@@ -96,7 +81,7 @@ def keyframe_indices(source: SourceFacts, num_frames: int) -> np.ndarray:
     return np.unique(snapped_F)
 
 
-FRAME_PLANS: dict[str, Callable[[SourceFacts, int], np.ndarray]] = {
+FRAME_PLANS: dict[str, Callable[[VideoSource, int], np.ndarray]] = {
     "uniform": uniform_indices,
     "keyframe": keyframe_indices,
     "linspace": linspace_indices,
@@ -132,6 +117,6 @@ class FramePlan:
         """What the frames key hashes."""
         return {"kind": self.kind, "num_frames": self.num_frames}
 
-    def indices(self, source: SourceFacts) -> np.ndarray:
+    def indices(self, source: VideoSource) -> np.ndarray:
         """Return source indices [F], strictly increasing."""
         return FRAME_PLANS[self.kind](source, self.num_frames)

@@ -17,8 +17,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from strive.errors import DecodeError
-from strive.video.containers import check_first_bytes
-from strive.video.opened import LOCAL_FILES_ONLY, MAX_SOURCE_PIXELS
+from strive.video.containers import LOCAL_FILES_ONLY, MAX_SOURCE_PIXELS, check_first_bytes
 from strive.video.worker import die_with_parent
 
 # What a fresh container or encoding may cure. Not a file that is no video at all, lies outside the
@@ -82,10 +81,7 @@ def _transcode(path: Path, copy: Path) -> list[str]:
 def _input(path: Path, **options: object) -> ffmpeg.nodes.FilterableStream:
     # Local files alone: nothing that a file says opens others.
     return ffmpeg.input(
-        f"file:{path.absolute()}",
-        **LOCAL_FILES_ONLY,
-        max_pixels=MAX_SOURCE_PIXELS,
-        **options,
+        f"file:{path.absolute()}", **LOCAL_FILES_ONLY, max_pixels=MAX_SOURCE_PIXELS, **options
     )
 
 

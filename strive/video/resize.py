@@ -21,7 +21,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from strive.errors import DecodeError
-from strive.video.opened import Cropping
+from strive.video.containers import Cropping
 
 # --- which way up -------------------------------------------------------------------------------
 

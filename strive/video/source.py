@@ -16,9 +16,17 @@ import av.error
 import numpy as np
 
 from strive.errors import ConfigError, DecodeError
-from strive.video.containers import breaks_off, check_first_bytes, damaged_ranges, stated_bytes
-from strive.video.frame_plan import SourceFacts
-from strive.video.opened import Cropping, open_container, packets_of, stated_cropping, video_stream
+from strive.video.containers import (
+    Cropping,
+    breaks_off,
+    check_first_bytes,
+    damaged_ranges,
+    open_container,
+    packets_of,
+    stated_bytes,
+    stated_cropping,
+    video_stream,
+)
 from strive.video.resize import AS_STORED, orientation_of
 
 # Codecs with one packet a picture, of which tests show, picture for picture, that what is saved in
@@ -128,6 +136,8 @@ def check_length(
 
 # --- the index ----------------------------------------------------------------------------------
 
+NO_INDICES = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoSource:
@@ -136,22 +146,21 @@ class VideoSource:
     `way` is `index` where the packets tell the pictures, else `decode`. `pts_N` are the stamps of
     its pictures in display order, or None where they are told apart by counting. In the first way,
     `decode_rank_N` is each picture's place in the order in which they are stored, `keyframes_K` are
-    the display indices of the pictures that the container marks as keyframes, and `seek_stamps_K`
-    what to ask the demuxer for to get there; in the second these are empty, and `is_damaged_N` says
-    which pictures are damaged or build on what is. `notes` say what is odd about the file.
+    the display indices (increasing) of the pictures that the container marks as keyframes, and
+    `seek_stamps_K` what to ask the demuxer for to get there; in the second these are empty, and
+    `is_damaged_N` says which pictures are damaged or build on what is. `notes` say what is odd
+    about the file.
     """
 
     path: Path
     container: str
     codec: str
     num_frames: int
-    pts_N: np.ndarray | None
-    decode_rank_N: np.ndarray
-    keyframes_K: np.ndarray
-    seek_stamps_K: np.ndarray
-    seconds_per_tick: Fraction
-    fps: float
-    duration_seconds: float
+    pts_N: np.ndarray | None = None
+    decode_rank_N: np.ndarray = field(default_factory=lambda: NO_INDICES)
+    keyframes_K: np.ndarray = field(default_factory=lambda: NO_INDICES)
+    seek_stamps_K: np.ndarray = field(default_factory=lambda: NO_INDICES)
+    seconds_per_tick: Fraction = Fraction(1, 1000)
     way: str = "index"
     orientation: int = AS_STORED
     cropping: Cropping | None = None
@@ -166,13 +175,26 @@ class VideoSource:
     has_damage: bool = False
 
     @property
-    def facts(self) -> SourceFacts:
-        """What a frame plan looks at."""
-        return SourceFacts(self.num_frames, self.fps, self.duration_seconds, self.keyframes_K)
+    def fps(self) -> float:
+        """Mean frame rate: of the frames themselves where they are stamped, else as stated."""
+        if self._span_ticks > 0:
+            return self.num_frames / self.duration_seconds
+        return self.stated_fps if self.stated_fps > 0 else 25.0
 
-    def is_damaged_at(self, byte: int) -> bool:
-        """Whether the container says that its bytes there are not what was written."""
-        return any(start <= byte < end for start, end in self.damaged_bytes)
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the pictures, from their stamps where they have some."""
+        if self._span_ticks > 0:
+            span = float(self._span_ticks * self.seconds_per_tick)
+            # The last frame lasts as long as the mean of the others.
+            return span * self.num_frames / (self.num_frames - 1)
+        return self.num_frames / self.fps
+
+    @property
+    def _span_ticks(self) -> int:
+        if self.pts_N is None or not len(self.pts_N):
+            return 0
+        return int(self.pts_N[-1] - self.pts_N[0])
 
     def pts_seconds(self, indices_F: np.ndarray) -> np.ndarray:
         """Return seconds from the file's first frame; from the frame rate where stamps lack."""
@@ -211,39 +233,36 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             notes.append("ends_abruptly")
         lacks_end = lacks_end and packets.num_shown > 1
         order = packets.in_display_order(tick, lacks_end=lacks_end)
-        way = "index" if order is not None and not packets.touch(damaged_bytes) else "decode"
-        if order is None:
-            empty = np.zeros(0, np.int64)
-            order = _Order(None, empty, empty, empty)
-        stated_fps = float(stream.average_rate or stream.guessed_rate or 0)
-        num_frames = packets.num_shown if order.pts_N is None else len(order.pts_N)
-        fps, duration = rate_and_duration(stated_fps, order.pts_N, num_frames or 1, tick)
-        number, is_exact = orientation_of(packets.first) if packets.first else (1, True)
-        if way == "index" and order.pts_N is not None and has_gaps(order.pts_N, container):
-            notes.append("gaps")
-        if way == "index" and not packets.begins_with_keyframe:
-            notes.append("late_start")
-        if way == "index" and not is_exact:
-            notes.append("turned_by_an_odd_angle")
+        nothing = None, NO_INDICES, NO_INDICES, NO_INDICES
+        pts_N, decode_rank_N, keyframes_K, seek_stamps_K = order or nothing
+        is_hurt = any(lies_in(damaged_bytes, position) for position in packets.byte_positions)
+        number, is_exact = orientation_of(packets.first) if packets.first else (AS_STORED, True)
+        way = "decode"
+        if pts_N is not None and not is_hurt:
+            way = "index"
+            if has_gaps(pts_N, container):
+                notes.append("gaps")
+            if not packets.begins_with_keyframe:
+                notes.append("late_start")
+            if not is_exact:
+                notes.append("turned_by_an_odd_angle")
         return VideoSource(
             path=path,
             container=container,
             codec=stream.codec_context.name,
-            num_frames=num_frames,
-            pts_N=order.pts_N,
-            decode_rank_N=order.decode_rank_N,
-            keyframes_K=order.keyframes_K,
-            seek_stamps_K=order.seek_stamps_K,
+            num_frames=packets.num_shown if pts_N is None else len(pts_N),
+            pts_N=pts_N,
+            decode_rank_N=decode_rank_N,
+            keyframes_K=keyframes_K,
+            seek_stamps_K=seek_stamps_K,
             seconds_per_tick=tick,
-            fps=fps,
-            duration_seconds=duration,
             way=way,
             orientation=number,
             cropping=stated_cropping(opened, stream),
             notes=tuple(notes),
             num_packets=packets.num_packets,
             reached_seconds=packets.reached_seconds,
-            stated_fps=stated_fps,
+            stated_fps=float(stream.average_rate or stream.guessed_rate or 0),
             begins_with_keyframe=packets.begins_with_keyframe,
             damaged_bytes=damaged_bytes,
             lacks_end=lacks_end,
@@ -260,14 +279,8 @@ def _stated_seconds(
     return float(stream.duration * stream.time_base)
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """The frames of a stream in display order; see `VideoSource`."""
-
-    pts_N: np.ndarray | None
-    decode_rank_N: np.ndarray
-    keyframes_K: np.ndarray
-    seek_stamps_K: np.ndarray
+# Stamps, places in the file, keyframes and what seeks them: see `VideoSource`.
+_Order = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(slots=True)
@@ -383,14 +396,6 @@ class _Packets:
         missing_seconds = (stated_seconds or 0.0) - self.reached_seconds
         return self.num_packets * usual < num_stated and missing_seconds > usual * tick / 2
 
-    def touch(self, byte_ranges: tuple[tuple[int, int], ...]) -> bool:
-        """Whether any packet lies in one of some ranges of bytes."""
-        return any(
-            start <= position < end
-            for start, end in byte_ranges
-            for position in self.byte_positions
-        )
-
     def in_display_order(self, tick: Fraction, *, lacks_end: bool) -> _Order | None:
         """Sort the shown packets by stamp; None where they do not tell the pictures.
 
@@ -430,7 +435,12 @@ class _Packets:
         keyframes_K = np.flatnonzero(is_keyframe_P[stored_N])
         # Matroska indexes its keyframes by presentation stamps; the others search decode stamps.
         seek_P = pts_P if self.container == "matroska" else dts_P
-        return _Order(pts_N, stored_N, keyframes_K, seek_P[stored_N][keyframes_K])
+        return pts_N, stored_N, keyframes_K, seek_P[stored_N][keyframes_K]
+
+
+def lies_in(byte_ranges: tuple[tuple[int, int], ...], byte: int) -> bool:
+    """Whether a byte lies in one of some half-open ranges."""
+    return any(start <= byte < end for start, end in byte_ranges)
 
 
 def has_gaps(pts_N: np.ndarray, container: str) -> bool:
@@ -440,16 +450,3 @@ def has_gaps(pts_N: np.ndarray, container: str) -> bool:
     steps = np.diff(pts_N)
     usual = float(np.median(steps))
     return bool((steps > 1.5 * usual).any() and (steps == usual).mean() > 0.5)
-
-
-def rate_and_duration(
-    stated_fps: float, pts_N: np.ndarray | None, num_frames: int, tick: Fraction
-) -> tuple[float, float]:
-    """Return frame rate and duration, both from the frames themselves where they are stamped."""
-    if pts_N is not None and num_frames > 1 and pts_N[-1] > pts_N[0]:
-        span = float(int(pts_N[-1] - pts_N[0]) * tick)
-        # The last frame lasts as long as the mean of the others.
-        duration = span * num_frames / (num_frames - 1)
-        return num_frames / duration, duration
-    fps = stated_fps if stated_fps > 0 else 25.0
-    return fps, num_frames / fps

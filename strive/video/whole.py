@@ -18,16 +18,17 @@ from av.bitstream import BitStreamFilterContext
 from av.video.frame import PictureType
 
 from strive.errors import DecodeError
-from strive.video.opened import open_container, packets_of, report_damage, video_stream
+from strive.video.containers import open_container, packets_of, report_damage, video_stream
 from strive.video.resize import orientation_of
 from strive.video.source import (
     DEFAULT_MAX_MISSING,
     MAX_STEP_SECONDS,
+    NO_INDICES,
     STREAMS_OF_PACKETS,
     MaxMissing,
     VideoSource,
     has_gaps,
-    rate_and_duration,
+    lies_in,
     read_index,
 )
 from strive.video.worker import ask_for_time
@@ -91,7 +92,6 @@ def decode_whole(source: VideoSource) -> VideoSource:
     orientation_number, is_exact = orientation_of(first)
     stamps = chosen_stamps([(picture.pts, picture.dts) for picture in shown])
     pts_N, is_mended = _times(stamps, source)
-    fps, duration = rate_and_duration(source.stated_fps, pts_N, len(shown), source.seconds_per_tick)
     first_key = next((picture.packet for picture in shown if picture.starts_group), 0)
     # What a late start cannot decode is no damage.
     lead_end = 0 if source.begins_with_keyframe else first_key
@@ -106,17 +106,14 @@ def decode_whole(source: VideoSource) -> VideoSource:
         notes.append("turned_by_an_odd_angle")
     if end < source.num_packets:
         notes.append("ends_abruptly")
-    empty = np.zeros(0, np.int64)
     return replace(
         source,
         way="decode",
         num_frames=len(shown),
         pts_N=pts_N,
-        decode_rank_N=empty,
-        keyframes_K=empty,
-        seek_stamps_K=empty,
-        fps=fps,
-        duration_seconds=duration,
+        decode_rank_N=NO_INDICES,
+        keyframes_K=NO_INDICES,
+        seek_stamps_K=NO_INDICES,
         orientation=orientation_number,
         notes=tuple(dict.fromkeys(notes)),  # the packets may have told some
         is_damaged_N=is_damaged_N[: len(shown)],
@@ -196,7 +193,7 @@ def _pictures(
                     keyframes.add(number)
                 if packet.is_corrupt:
                     flagged.append(number)
-                if source.is_damaged_at(-1 if packet.pos is None else packet.pos):
+                if packet.pos is not None and lies_in(source.damaged_bytes, packet.pos):
                     bad.add(number)
             try:
                 parts: Sequence[av.Packet | None] = (packet,)

@@ -44,9 +44,9 @@ from strive.cache.layout import CacheLayout, open_cache
 from strive.errors import DecodeError
 from strive.pipeline.prepare import PrepareRule, prepare_video
 from strive.records import VideoFacts, video_id_of
+from strive.video.containers import LOCAL_FILES_ONLY
 from strive.video.decode import DECODERS
 from strive.video.frame_plan import FramePlan
-from strive.video.opened import LOCAL_FILES_ONLY
 from strive.video.worker import Worker
 
 SEED = 20240607

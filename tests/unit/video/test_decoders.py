@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from strive.errors import DecodeError
+from strive.video.containers import open_container, video_stream
 from strive.video.decode import decode_frames
 from strive.video.decoders import (
     NotExactError,
@@ -21,7 +22,6 @@ from strive.video.decoders import (
     split_runs,
 )
 from strive.video.frame_plan import FramePlan
-from strive.video.opened import open_container, video_stream
 from strive.video.resize import FrameScaler, as_progressive
 from strive.video.source import VideoSource
 from strive.video.whole import pictures_at, probe
@@ -240,8 +240,6 @@ def made_up(ranks: list[int], keyframes: list[int]) -> VideoSource:
         keyframes_K=keys,
         seek_stamps_K=10 * keys - 5,
         seconds_per_tick=None,  # type: ignore[arg-type] # not looked at
-        fps=25.0,
-        duration_seconds=1.0,
     )
 
 

@@ -1,4 +1,5 @@
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +11,19 @@ from strive.video.frame_plan import (
     DEFAULT_MAX_PIXELS,
     FRAME_PLANS,
     FramePlan,
-    SourceFacts,
     fps_indices,
     keyframe_indices,
     linspace_indices,
     uniform_indices,
 )
+from strive.video.source import VideoSource
 
 
-def facts(num_frames: int, keyframes: list[int] | None = None, fps: float = 25.0) -> SourceFacts:
+def facts(num_frames: int, keyframes: list[int] | None = None, fps: float = 25.0) -> VideoSource:
     keyframes_k = np.array(keyframes or [], np.int64)
-    return SourceFacts(num_frames, fps, num_frames / fps, keyframes_k)
+    return VideoSource(
+        Path("made_up.mp4"), "mov", "h264", num_frames, keyframes_K=keyframes_k, stated_fps=fps
+    )
 
 
 def test_uniform_takes_segment_midpoints() -> None:
