@@ -125,24 +125,19 @@ def read_table(path: Path, wanted: pa.Schema, columns: list[str] | None = None) 
     Raises:
         CacheDamageError: the file cannot be read, or lacks a column.
     """
-    table = _with_nulls(read_part(path, columns), wanted)
-    try:
-        return table.cast(wanted)
-    except (pa.ArrowException, ValueError) as error:
-        raise CacheDamageError(
-            f"{path} does not have the expected columns ({first_line(error)})"
-        ) from None
-
-
-def _with_nulls(table: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """Add the nullable columns that a table lacks, and bring the columns into a schema's order."""
+    table = read_part(path, columns)
     for position, field in enumerate(wanted):
         if field.nullable and field.name not in table.column_names:
             nulls = pa.nulls(table.num_rows, field.type)
             table = table.add_column(min(position, table.num_columns), field, nulls)
     if set(table.column_names) == set(wanted.names):
         table = table.select(wanted.names)
-    return table
+    try:
+        return table.cast(wanted)
+    except (pa.ArrowException, ValueError) as error:
+        raise CacheDamageError(
+            f"{path} does not have the expected columns ({first_line(error)})"
+        ) from None
 
 
 def last_rows(table: pa.Table, column: str) -> dict[str, int]:

@@ -47,12 +47,7 @@ class FailureRow:
     frames_checksum: str | None = None
 
 
-_TYPES = {
-    str: pa.string(),
-    float: pa.float64(),
-    str | None: pa.string(),
-    int | None: pa.int64(),
-}
+_TYPES = {str: pa.string(), float: pa.float64(), str | None: pa.string(), int | None: pa.int64()}
 SCHEMA = pa.schema(
     [
         pa.field(field.name, _TYPES[field.type], nullable=field.default is None)  # type: ignore[index]

@@ -19,14 +19,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from strive.cache.commit import (
-    commit_parquet,
-    flat_lists,
-    last_rows,
-    list_parts,
-    new_part_path,
-    read_parts,
-)
+from strive.cache.commit import commit_parquet, flat_lists, last_rows, new_part_path, read_parts
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.choices import FrameCodecName
 from strive.errors import CacheDamageError, CacheError, DiskError, unknown_name
@@ -171,8 +164,10 @@ class FrameWriter:
         """
         with self._discarded_on_error():
             if self._out is None:
-                self._open()
-            assert self._out is not None
+                self._shard = new_part_path(self.folder, "frames", ".arrow", self.writer)
+                temporary = self._stack.enter_context(atomic_file(self._shard))
+                sink = self._stack.enter_context(pa.OSFile(str(temporary), "wb"))
+                self._out = self._stack.enter_context(pa.ipc.new_file(sink, _FRAME_SCHEMA))
             frames = pa.array(video.frames, pa.large_binary())
             self._out.write_batch(pa.record_batch([frames], schema=_FRAME_SCHEMA))
         facts = {column: getattr(video.facts, name) for column, name in _FACTS.items()}
@@ -218,12 +213,6 @@ class FrameWriter:
             with suppress(OSError):
                 self._stack.__exit__(type(error), error, None)
         self._forget()
-
-    def _open(self) -> None:
-        self._shard = new_part_path(self.folder, "frames", ".arrow", self.writer)
-        temporary = self._stack.enter_context(atomic_file(self._shard))
-        sink = self._stack.enter_context(pa.OSFile(str(temporary), "wb"))
-        self._out = self._stack.enter_context(pa.ipc.new_file(sink, _FRAME_SCHEMA))
 
     @contextmanager
     def _discarded_on_error(self) -> Iterator[None]:
@@ -293,7 +282,12 @@ class FrameReader:
         self.folder = layout.frames(frames_key)
         self.frames_key = frames_key
         self.settings = read_settings(self.folder)
-        self.codec = _codec_of(self.folder)
+        codec = read_fields(self.folder).get("codec")
+        name = codec.get("name") if isinstance(codec, dict) else None
+        if name not in FRAME_CODECS:
+            file = self.folder / "settings.json"
+            raise CacheDamageError(f"{file} is damaged: its codec is {codec!r}")
+        self.codec = FrameCodec(name)
         self._table = read_parts(self.folder, "videos", VIDEOS_SCHEMA).combine_chunks()
         self._rows = last_rows(self._table, "video_id")
         self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
@@ -371,11 +365,6 @@ class FrameReader:
             frames_KHWC[k] = decoded[index]
         return frames_KHWC
 
-    def read_encoded(self, video_id: str) -> list[bytes]:
-        """Return all frames of a video as stored (copied out of the memory map)."""
-        row = self.row(video_id)
-        return [bytes(self._bytes(row, index)) for index in range(row["num_frames"])]
-
     def close(self) -> None:
         """Unmap all shards."""
         while self._maps:
@@ -435,11 +424,6 @@ class Pools(Mapping[str, np.ndarray]):
     def __contains__(self, video_id: object) -> bool:
         return video_id in self._rows
 
-    def num_frames(self, video_id: str) -> int:
-        """Return the size of a video's pool."""
-        row = self._rows[video_id]
-        return int(self._bounds[row + 1] - self._bounds[row])
-
     def has_repeats(self, video_id: str) -> bool:
         """Whether a frame of the file stands in the pool more than once."""
         row = self._rows[video_id]
@@ -455,14 +439,6 @@ class Pools(Mapping[str, np.ndarray]):
         return str(self._checksums[self._rows[video_id]])
 
 
-def _codec_of(folder: Path) -> FrameCodec:
-    codec = read_fields(folder).get("codec")
-    name = codec.get("name") if isinstance(codec, dict) else None
-    if name not in FRAME_CODECS:
-        raise CacheDamageError(f"{folder / 'settings.json'} is damaged: its codec is {codec!r}")
-    return FrameCodec(name)
-
-
 def shard_path(folder: Path, shard: str) -> Path:
     """Return the pixel file that a row lists.
 
@@ -472,8 +448,3 @@ def shard_path(folder: Path, shard: str) -> Path:
     if not is_plain_name(shard):
         raise CacheDamageError(f"{folder} is damaged: a row lists the pixel file {shard!r}")
     return folder / shard
-
-
-def frame_shards(layout: CacheLayout, frames_key: str) -> list[Path]:
-    """Return the pixel files of a frames key."""
-    return list_parts(layout.frames(frames_key), "frames", ".arrow")

@@ -1,19 +1,30 @@
-"""Relevance scores: one row a question, the float32 scores of its video's pool frames.
+"""What a scorer left: frame embeddings, one row a video, and relevance scores, one row a question.
 
-Any rescaling before Eq. 4 happens online (`score_transform`), so raw values are what is stored. A
-row is current only for the text and the frames that it was made from; readers are given no other.
+With the embeddings a new question on a known video costs a matmul. Scores are float32, one for each
+frame of the video's pool; any rescaling before Eq. 4 happens online (`score_transform`), so raw
+values are what is stored. A row is current only for the text and the frames that it was made from;
+readers are given no other.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from strive.cache.commit import commit_parquet, flat_lists, last_rows, new_part_path, read_parts
+from strive.cache.commit import (
+    commit_parquet,
+    flat_lists,
+    last_rows,
+    list_parts,
+    new_part_path,
+    read_part,
+    read_parts,
+)
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.cache.questions import read_questions
@@ -35,22 +46,29 @@ SCHEMA = pa.schema(
 )
 
 
+EMBEDDINGS_SCHEMA = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("embeddings", pa.large_list(pa.float16()), nullable=False),
+        # Embeddings of frames that were since decoded anew are stale.
+        pa.field("frames_checksum", pa.string(), nullable=False),
+    ]
+)
+
+
 @dataclass(frozen=True, slots=True)
 class QuestionScores:
-    """The scores of one question; the token count is None where a scorer does not tell."""
+    """The scores of one question, and the text and frames that they were made from.
+
+    The token count is None where a scorer does not tell.
+    """
 
     question_id: str
     video_id: str
     scores_F: np.ndarray
     num_text_tokens: int | None
     text_truncated: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One row to write."""
-
-    scores: QuestionScores
     query_digest: str
     frames_checksum: str
 
@@ -73,6 +91,96 @@ class ScorerInfo:
     kind: str
     frames_key: str
     num_questions: int
+
+
+# --- embeddings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEmbeddings:
+    """The embeddings of one video's pool, float16 [F, D], rows of unit length."""
+
+    video_id: str
+    embeddings_FD: np.ndarray
+    frames_checksum: str
+
+
+def commit_embeddings(
+    layout: CacheLayout, scorer_key: str, videos: Sequence[VideoEmbeddings], *, writer: str
+) -> int:
+    """Commit one part of embeddings; return its bytes."""
+    if not videos:
+        return 0
+    flat = np.concatenate([video.embeddings_FD.astype(np.float16).ravel() for video in videos])
+    bounds = np.cumsum([0] + [video.embeddings_FD.size for video in videos])
+    values = pa.array(flat, pa.float16())
+    table = pa.table(
+        [
+            pa.array([video.video_id for video in videos], pa.string()),
+            pa.array([len(video.embeddings_FD) for video in videos], pa.int32()),
+            pa.LargeListArray.from_arrays(pa.array(bounds, pa.int64()), values),
+            pa.array([video.frames_checksum for video in videos], pa.string()),
+        ],
+        schema=EMBEDDINGS_SCHEMA,
+    )
+    path = new_part_path(layout.embeddings(scorer_key), "part", ".parquet", writer)
+    commit_parquet(path, table)
+    return path.stat().st_size
+
+
+def read_embedding_states(layout: CacheLayout, scorer_key: str) -> dict[str, str]:
+    """Map each embedded video to the checksum of the frames that its embeddings were made from."""
+    columns = ["video_id", "frames_checksum"]
+    table = read_parts(layout.embeddings(scorer_key), "part", EMBEDDINGS_SCHEMA, columns)
+    ids, checksums = (table.column(name).to_pylist() for name in columns)
+    return dict(zip(ids, checksums, strict=True))
+
+
+def iter_embeddings(
+    layout: CacheLayout, scorer_key: str, wanted: dict[str, str]
+) -> Iterator[VideoEmbeddings]:
+    """Yield the embeddings of the wanted videos ({video_id: frames_checksum}), part by part.
+
+    A video is yielded once, from the last part that holds it with that checksum.
+    """
+    for path, held in find_embeddings(layout, scorer_key, wanted):
+        yield from read_embeddings(path, held)
+
+
+def find_embeddings(
+    layout: CacheLayout, scorer_key: str, wanted: dict[str, str]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield each part that holds wanted videos, with those that are to be taken from it."""
+    remaining = dict(wanted)
+    for path in reversed(list_parts(layout.embeddings(scorer_key), "part")):
+        if not remaining:
+            return
+        table = read_part(path, ["video_id", "frames_checksum"])
+        ids, checksums = (table.column(name).to_pylist() for name in table.column_names)
+        held = {
+            video_id: checksum
+            for video_id, checksum in zip(ids, checksums, strict=True)
+            if remaining.get(video_id) == checksum
+        }
+        if held:
+            for video_id in held:
+                del remaining[video_id]
+            yield path, held
+
+
+def read_embeddings(path: Path, wanted: dict[str, str]) -> Iterator[VideoEmbeddings]:
+    """Yield the embeddings of the wanted videos of one part."""
+    remaining, columns = dict(wanted), ("video_id", "frames_checksum")
+    for row in read_part(path).to_batches(max_chunksize=1):
+        video_id, checksum = (row.column(name)[0].as_py() for name in columns)
+        if remaining.get(video_id) == checksum:
+            del remaining[video_id]
+            flat = row.column("embeddings")[0].values.to_numpy(zero_copy_only=False)
+            num_frames = row.column("num_frames")[0].as_py()
+            yield VideoEmbeddings(video_id, flat.reshape(num_frames, -1), checksum)
+
+
+# --- scores -------------------------------------------------------------------------------------
 
 
 def query_of(record: Record, template: str = "question") -> str:
@@ -122,26 +230,15 @@ def read_scorer_settings(layout: CacheLayout, scorer_key: str) -> dict[str, Any]
 
 
 def commit_scores(
-    layout: CacheLayout, scorer_key: str, rows: Sequence[ScoreRow], *, writer: str
+    layout: CacheLayout, scorer_key: str, rows: Sequence[QuestionScores], *, writer: str
 ) -> int:
     """Commit one part of scores; return its bytes."""
     if not rows:
         return 0
-    table = pa.Table.from_pylist(
-        [
-            {
-                "question_id": row.scores.question_id,
-                "video_id": row.scores.video_id,
-                "scores": np.asarray(row.scores.scores_F, np.float32),
-                "num_text_tokens": row.scores.num_text_tokens,
-                "text_truncated": row.scores.text_truncated,
-                "query_digest": row.query_digest,
-                "frames_checksum": row.frames_checksum,
-            }
-            for row in rows
-        ],
-        schema=SCHEMA,
-    )
+    names = [name for name in SCHEMA.names if name != "scores"]
+    columns = {name: [getattr(row, name) for row in rows] for name in names}
+    columns["scores"] = [np.asarray(row.scores_F, np.float32) for row in rows]
+    table = pa.Table.from_pydict(columns, schema=SCHEMA)
     path = new_part_path(layout.scores(scorer_key), "part", ".parquet", writer)
     commit_parquet(path, table)
     return path.stat().st_size
@@ -175,9 +272,11 @@ class ScoreReader:
         self.allowed_transforms: tuple[str, ...] = tuple(self.settings["allowed_transforms"])
         self.frames_key: str = self.settings["fields"]["frames_key"]
         table = read_parts(layout.scores(scorer_key), "part", SCHEMA).combine_chunks()
-        self._video_ids = table.column("video_id").to_pylist()
-        checksums = table.column("frames_checksum").to_pylist()
-        digests = table.column("query_digest").to_pylist()
+        self._columns = {
+            name: table.column(name).to_pylist() for name in SCHEMA.names if name != "scores"
+        }
+        video_ids, checksums = self._columns["video_id"], self._columns["frames_checksum"]
+        digests = self._columns["query_digest"]
         videos = read_video_states(layout, self.frames_key)
         template = self.settings["fields"].get("query", "question")
         needs_spans = bool(self.settings.get("needs_spans"))
@@ -187,8 +286,8 @@ class ScoreReader:
         """Questions whose scores were made from another text, or from other frames."""
         self._rows: dict[str, int] = {}
         for question_id, row in last_rows(table, "question_id").items():
-            record, video = by_id.get(question_id), videos.get(self._video_ids[row])
-            is_moved = record is not None and record.video_id != self._video_ids[row]
+            record, video = by_id.get(question_id), videos.get(video_ids[row])
+            is_moved = record is not None and record.video_id != video_ids[row]
             if is_moved or video is None or video.checksum != checksums[row]:
                 self.stale[question_id] = "frames"
             elif record is not None and digests[row] != query_digest(
@@ -197,8 +296,6 @@ class ScoreReader:
                 self.stale[question_id] = "text"
             else:
                 self._rows[question_id] = row
-        self._num_text_tokens = table.column("num_text_tokens").to_pylist()
-        self._text_truncated = table.column("text_truncated").to_pylist()
         self._scores, self._bounds = flat_lists(table, "scores")
 
     @property
@@ -240,13 +337,9 @@ class ScoreReader:
         row = self._rows.get(question_id)
         if row is None:
             return None
-        return QuestionScores(
-            question_id=question_id,
-            video_id=self._video_ids[row],
-            scores_F=self._scores[self._bounds[row] : self._bounds[row + 1]].copy(),
-            num_text_tokens=self._num_text_tokens[row],
-            text_truncated=self._text_truncated[row],
-        )
+        scores_F = self._scores[self._bounds[row] : self._bounds[row + 1]].copy()
+        stored = {name: values[row] for name, values in self._columns.items()}
+        return QuestionScores(scores_F=scores_F, **stored)
 
 
 def list_scorers(layout: CacheLayout) -> list[ScorerInfo]:

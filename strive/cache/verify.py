@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strive.cache import embeddings, failures, questions, scores
+from strive.cache import failures, questions, scores
 from strive.cache.care import folders_without_settings, no_settings
 from strive.cache.commit import last_rows, list_parts, read_parts, read_table
 from strive.cache.frames import (
@@ -29,115 +29,102 @@ from strive.progress import show_progress
 
 def verify_cache(root: Path) -> list[str]:
     """Read every committed byte of a cache and return what is wrong, one line each."""
-    layout = open_cache(root)
-    lost, _ = folders_without_settings(layout)
-    problems: list[str] = []
+    return list(dict.fromkeys(_problems(open_cache(root))))  # two checks may meet the same damage
+
+
+def _problems(layout: CacheLayout) -> Iterator[str]:
     for folder, schema in (
         (layout.questions, questions.SCHEMA),
         (layout.failures, failures.SCHEMA),
     ):
-        problems += _part_problems(folder, "part", schema)
-    problems += map(no_settings, lost)
+        for _, problem in _parts(folder, "part", schema):
+            yield from problem
+    for folder in folders_without_settings(layout)[0]:
+        yield no_settings(folder)
     for key in layout.frames_keys():
-        problems += _key_problems(layout.frames(key), key)
-        problems += _frames_problems(layout.frames(key))
+        yield from _key_problems(layout.frames(key), key)
+        yield from _frames_problems(layout.frames(key))
     for key in layout.scorer_keys():
-        problems += _key_problems(layout.scores(key), key)
-        problems += _part_problems(layout.embeddings(key), "part", embeddings.SCHEMA)
-        problems += _scores_problems(layout, key)
-    return list(dict.fromkeys(problems))  # two checks may meet the same damage
+        yield from _key_problems(layout.scores(key), key)
+        for _, problem in _parts(layout.embeddings(key), "part", scores.EMBEDDINGS_SCHEMA):
+            yield from problem
+        yield from _scores_problems(layout, key)
 
 
-def _key_problems(folder: Path, key: str) -> list[str]:
+def _key_problems(folder: Path, key: str) -> Iterator[str]:
     try:
         fields = read_fields(folder)
     except CacheDamageError as error:
-        return [str(error)]
-    if key.endswith(make_key("", fields).rpartition("-")[2]):
-        return []
-    return [f"{folder}: settings.json does not belong to this key ({json.dumps(fields)})"]
+        yield str(error)
+        return
+    if not key.endswith(make_key("", fields).rpartition("-")[2]):
+        yield f"{folder}: settings.json does not belong to this key ({json.dumps(fields)})"
 
 
-def _part_problems(folder: Path, prefix: str, schema: pa.Schema) -> list[str]:
-    problems: list[str] = []
-    for _ in _whole_parts(folder, prefix, schema, problems):
-        pass  # one table at a time is in memory
-    return problems
-
-
-def _whole_parts(
-    folder: Path, prefix: str, schema: pa.Schema, problems: list[str]
-) -> Iterator[pa.Table]:
-    """Yield the parts that can be read; what is wrong with the others is added to `problems`."""
+def _parts(folder: Path, prefix: str, schema: pa.Schema) -> Iterator[tuple[pa.Table, list[str]]]:
+    """Yield each part, an empty table for a damaged one, with what is wrong with it."""
     for path in list_parts(folder, prefix):
         try:
             table = read_table(path, schema)
             table.validate(full=True)
         except CacheDamageError as error:
-            problems.append(str(error))
+            yield schema.empty_table(), [str(error)]
         except pa.ArrowException as error:
-            problems.append(f"{path} is damaged ({first_line(error)})")
+            yield schema.empty_table(), [f"{path} is damaged ({first_line(error)})"]
         else:
-            yield table
+            yield table, []
 
 
-def _frames_problems(folder: Path) -> list[str]:
-    problems: list[str] = []
-    for table in _whole_parts(folder, "videos", VIDEOS_SCHEMA, problems):
+def _frames_problems(folder: Path) -> Iterator[str]:
+    for table, problem in _parts(folder, "videos", VIDEOS_SCHEMA):
+        yield from problem
         for row in table.to_pylist():
             name = row["video_id"]
             try:
                 shard = shard_path(folder, row["shard"])
             except CacheDamageError as error:
-                problems.append(str(error))
+                yield str(error)
                 continue
             lists = ("source_index", "pts_seconds", "offsets", "lengths")
             if any(len(row[column]) != row["num_frames"] for column in lists):
-                problems.append(
-                    f"{folder}: the row of '{name}' does not have {row['num_frames']} frames"
-                )
+                yield f"{folder}: the row of '{name}' does not have {row['num_frames']} frames"
             elif not shard.is_file():
-                problems.append(f"{shard} is missing; it holds '{name}'")
+                yield f"{shard} is missing; it holds '{name}'"
             elif (found := _checksum(shard, row)) != row["checksum"]:
-                problems.append(f"{shard}: the frames of '{name}' have checksum {found}")
-    return problems
+                yield f"{shard}: the frames of '{name}' have checksum {found}"
 
 
 def _checksum(shard: Path, row: dict[str, Any]) -> str:
     if shard.stat().st_size == 0:
         return "none, the file is empty"
-    with (
-        shard.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-    ):
+    with shard.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         spans = zip(row["offsets"], row["lengths"], strict=True)
         return frames_checksum([mapped[start : start + length] for start, length in spans])
 
 
-def _scores_problems(layout: CacheLayout, key: str) -> list[str]:
+def _scores_problems(layout: CacheLayout, key: str) -> Iterator[str]:
     folder = layout.scores(key)
-    problems: list[str] = []
     states: dict[str, VideoState] | None = None
     try:
         frames_key = scores.read_scorer_settings(layout, key)["fields"]["frames_key"]
     except CacheDamageError as error:
-        problems.append(str(error))
+        yield str(error)
     else:
         with suppress(CacheDamageError):  # reported with the frames
             states = read_video_states(layout, frames_key)
-    for table in _whole_parts(folder, "part", scores.SCHEMA, problems):
+    for table, problem in _parts(folder, "part", scores.SCHEMA):
+        yield from problem
         if states is None:
             continue
         for row in table.to_pylist():
             state, num_scores = states.get(row["video_id"]), len(row["scores"])
             where = f"{folder}: question {row['question_id']} has"
             if not np.isfinite(np.asarray(row["scores"], np.float64)).all():
-                problems.append(f"{where} scores that are not finite")
+                yield f"{where} scores that are not finite"
             elif state is None:
-                problems.append(f"{where} no frames in {frames_key}")
+                yield f"{where} no frames in {frames_key}"
             elif row["frames_checksum"] == state.checksum and num_scores != state.num_frames:
-                problems.append(f"{where} {num_scores} scores, its pool {state.num_frames} frames")
-    return problems
+                yield f"{where} {num_scores} scores, its pool {state.num_frames} frames"
 
 
 @dataclass(frozen=True, slots=True)

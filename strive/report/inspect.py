@@ -157,7 +157,7 @@ def summarise(
     frames_key = max(pools, key=lambda key: len(pools[key])) if pools else None
     videos = pools[frames_key] if frames_key else None
     cached = set(videos or ())
-    sizes = Counter(videos.num_frames(v) for v in cached) if videos else Counter()
+    sizes = Counter(len(videos[v]) for v in cached) if videos else Counter()
     named = {record.video_id for record in records}
     failed = {row.video_id for row in failures if row.question_id is None} - cached
     scorers = []

@@ -95,7 +95,7 @@ class ScoreSource:
             scores = self.scores.get(record.question_id)
             if scores is None or record.video_id not in self.pools:
                 continue
-            if len(scores.scores_F) == self.pools.num_frames(record.video_id):
+            if len(scores.scores_F) == len(self.pools[record.video_id]):
                 found.append((record, scores))
         return found
 

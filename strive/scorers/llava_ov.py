@@ -17,12 +17,7 @@ import torch
 from torch import Tensor
 
 from strive.errors import ModelError, short_reason
-from strive.models.loading import (
-    DTYPES,
-    go_offline_if_unreachable,
-    open_weights,
-    require_tokenizer,
-)
+from strive.models.loading import DTYPES, go_offline_if_unreachable, open_weights, require_tokenizer
 from strive.scorers import ScorerRequest
 from strive.scorers.common import (
     ImageTowerScorer,
@@ -98,11 +93,7 @@ def _open(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any
                 "(--scorer-model llava_ov=ID_OR_DIR); a policy scores with --scorer policy"
             )
         model = open_weights(
-            LlavaOnevisionForConditionalGeneration,
-            name,
-            device=device,
-            unused=_UNUSED,
-            dtype=dtype,
+            LlavaOnevisionForConditionalGeneration, name, device=device, unused=_UNUSED, dtype=dtype
         )
         processor = AutoProcessor.from_pretrained(name)
     except ModelError:

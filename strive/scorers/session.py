@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from strive.cache.commit import commit_json, read_json
-from strive.cache.embeddings import VideoEmbeddings
 from strive.cache.layout import CacheLayout, ensure_settings, make_key, read_settings
-from strive.cache.scores import QuestionScores, ScoreRow, query_digest, query_of
+from strive.cache.scores import QuestionScores, VideoEmbeddings, query_digest, query_of
 from strive.errors import CacheDamageError, DecodeError, ModelError, ScorerError
 from strive.records import Record
 from strive.scorers import (
@@ -20,7 +19,6 @@ from strive.scorers import (
     FrameFreeScorer,
     JointScorer,
     Scorer,
-    ScorerMode,
     ScorerRequest,
     SplitScorer,
     TextLength,
@@ -62,16 +60,6 @@ class ScorerSession:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             self._scorer = load_scorer(self.name, self.request)
         return self._scorer
-
-    @property
-    def mode(self) -> ScorerMode:
-        """The way in which the scorer is fed; loads it."""
-        return self.scorer.mode
-
-    @property
-    def device_type(self) -> str:
-        """Kind of device that the scorer computes on; loads it."""
-        return self.scorer.device_type
 
     @property
     def key(self) -> str:
@@ -195,7 +183,7 @@ class ScorerSession:
 
     def score_split(
         self, videos: Sequence[VideoEmbeddings], records: Mapping[str, Sequence[Record]]
-    ) -> list[ScoreRow]:
+    ) -> list[QuestionScores]:
         """Score the given questions of embedded videos: cosines in float32 from stored float16.
 
         A question whose embedding is not finite (it has no token, say) has NaN scores.
@@ -230,7 +218,7 @@ class ScorerSession:
         frames_FHWC: np.ndarray | None,
         pts_seconds_F: np.ndarray,
         checksum: str,
-    ) -> ScoreRow | None:
+    ) -> QuestionScores | None:
         """Score one question with a scorer that gives scores; None if this one cannot be scored.
 
         Raises:
@@ -260,15 +248,16 @@ class ScorerSession:
 
     def _row(
         self, record: Record, scores_F: np.ndarray, checksum: str, size: TextLength | None
-    ) -> ScoreRow:
-        scores = QuestionScores(
+    ) -> QuestionScores:
+        return QuestionScores(
             record.question_id,
             record.video_id,
             scores_F,
             None if size is None else size.num_tokens,
             None if size is None else size.truncated,
+            self.digest_of(record),
+            checksum,
         )
-        return ScoreRow(scores, self.digest_of(record), checksum)
 
     def _text_lengths(self, queries: list[str]) -> Sequence[TextLength | None]:
         with scorer_faults(self.name, "in text_lengths"):

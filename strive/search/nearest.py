@@ -15,10 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from strive.cache.embeddings import iter_embeddings, read_embedding_states
 from strive.cache.frames import Pools
 from strive.cache.layout import CacheLayout, open_cache, read_settings, require_fields
-from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
+from strive.cache.scores import (
+    ScorerInfo,
+    find_scorer,
+    iter_embeddings,
+    list_scorers,
+    read_embedding_states,
+)
 from strive.errors import CacheError, ConfigError, MissingInputError, ModelError, StaleCacheError
 from strive.progress import show_progress
 from strive.scorers import ScorerRequest, SplitScorer, cosines, load_scorer
@@ -98,6 +103,8 @@ class SearchSource:
     """
 
     def __init__(self, cache: Path, scorer: str | None) -> None:
+        import faiss
+
         self.layout = open_cache(cache)
         self.info = _find_split_scorer(self.layout, scorer)
         self.pools = Pools(self.layout, self.info.frames_key)
@@ -109,18 +116,26 @@ class SearchSource:
         for video in iter_embeddings(self.layout, self.info.key, wanted):
             rows_FD = np.ascontiguousarray(video.embeddings_FD, np.float32)
             if self._index is None:
-                self._index = _empty_index(rows_FD.shape[1])
+                # float16 rows: the stored embeddings to the last bit, in half the memory.
+                kind: Any = faiss.ScalarQuantizer.QT_fp16
+                dimension = rows_FD.shape[1]
+                self._index = faiss.IndexScalarQuantizer(
+                    dimension, kind, faiss.METRIC_INNER_PRODUCT
+                )
+                self._index.train(np.zeros((1, dimension), np.float32))
             self._index.add(rows_FD)
             self.ids.append(video.video_id)
             starts.append(starts[-1] + len(rows_FD))
-            quarters.append(_quarters(rows_FD))
+            # Of fewer frames than four, some quarters share one.
+            for start, end in pairwise(np.arange(5) * len(rows_FD) // 4):
+                quarters.append(rows_FD[start : max(end, start + 1)].mean(axis=0))
         if not self.ids:
             raise CacheError(
                 f"{cache} holds no embeddings of {self.info.key} for the frames at hand; make them "
                 "with `strive-cli precompute`"
             )
         self.starts_V = np.array(starts)
-        self.quarters_VPD = np.array(quarters)
+        self.quarters_VPD = np.array(quarters).reshape(len(self.ids), 4, -1)
 
     @property
     def num_frames(self) -> int:
@@ -306,24 +321,6 @@ def agreement_of(
     means_O = cosine_EF[np.arange(len(short_E)), nearer_OE].mean(axis=1)
     best = int(means_O.argmax())
     return float(means_O[best]), float(max(offsets_O[best], 0.0))
-
-
-def _empty_index(dimension: int) -> Any:
-    import faiss
-
-    # float16 rows: the stored embeddings to the last bit, in half the memory.
-    kind: Any = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
-    index.train(np.zeros((1, dimension), np.float32))
-    return index
-
-
-def _quarters(rows_FD: np.ndarray) -> np.ndarray:
-    """Return means of four equal stretches [4, D]; of fewer frames than four, some share one."""
-    edges = np.arange(5) * len(rows_FD) // 4
-    return np.stack(
-        [rows_FD[start : max(end, start + 1)].mean(axis=0) for start, end in pairwise(edges)]
-    )
 
 
 def _unit(x_ND: np.ndarray) -> np.ndarray:

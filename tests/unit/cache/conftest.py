@@ -4,10 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
 from strive.cache.frames import EncodedVideo, FrameCodec, FrameWriter, read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings, make_key
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores
+from strive.cache.scores import QuestionScores, VideoEmbeddings, commit_embeddings, commit_scores
 from strive.records import VideoFacts
 
 # Helper modules of these tests are imported as `video.coded_clips` and so on.
@@ -70,8 +69,9 @@ def add_scorer(layout: CacheLayout, name: str, frames_key: str, *question_ids: s
     for number, text in enumerate(question_ids):
         video_id = text.partition("@")[2]
         scores_F = np.arange(5, dtype=np.float32) / 7 + number
-        scores = QuestionScores(text, video_id, scores_F, 4 + number, number % 2 == 1)
-        rows.append(ScoreRow(scores, "query", states[video_id].checksum))
+        made_from = "query", states[video_id].checksum
+        is_odd = number % 2 == 1
+        rows.append(QuestionScores(text, video_id, scores_F, 4 + number, is_odd, *made_from))
     commit_scores(layout, key, rows, writer="test")
     videos = [
         VideoEmbeddings(video_id, np.eye(5, 3, dtype=np.float16), state.checksum)

@@ -25,23 +25,24 @@ from strive.cache.care import (
     plan_drop,
     walk_cache,
 )
-from strive.cache.commit import commit_parquet, read_part
-from strive.cache.embeddings import (
-    VideoEmbeddings,
-    commit_embeddings,
-    iter_embeddings,
-    read_embedding_states,
-)
+from strive.cache.commit import commit_parquet, list_parts, read_part
 from strive.cache.frames import (
     FrameCodec,
     FrameReader,
     FrameWriter,
-    frame_shards,
     read_video_states,
 )
 from strive.cache.layout import CacheLayout
 from strive.cache.lock import live_writers
-from strive.cache.scores import QuestionScores, ScoreReader, ScoreRow, commit_scores
+from strive.cache.scores import (
+    QuestionScores,
+    ScoreReader,
+    VideoEmbeddings,
+    commit_embeddings,
+    commit_scores,
+    iter_embeddings,
+    read_embedding_states,
+)
 from strive.cache.verify import verify_cache
 from strive.errors import CacheError, UnknownNameError
 from strive.files import atomic_file
@@ -181,15 +182,16 @@ def again(layout: CacheLayout, video_id: str, *, num_frames: int = 4) -> None:
     embeddings_FD = np.full((num_frames, 3), 0.5, np.float16)
     videos = [VideoEmbeddings(video_id, embeddings_FD, checksum)]
     commit_embeddings(layout, scorer_key, videos, writer="again")
-    scores = QuestionScores(f"1@{video_id}", video_id, np.ones(num_frames, np.float32), 4, False)
-    commit_scores(layout, scorer_key, [ScoreRow(scores, "query", checksum)], writer="again")
+    scores_F = np.ones(num_frames, np.float32)
+    row = QuestionScores(f"1@{video_id}", video_id, scores_F, 4, False, "query", checksum)
+    commit_scores(layout, scorer_key, [row], writer="again")
 
 
 def test_superseded_rows_go_only_when_asked(filled: CacheLayout) -> None:
     again(filled, "a")
     again(filled, "b", num_frames=3)
     (frames_key,) = filled.frames_keys()
-    first = frame_shards(filled, frames_key)[0]
+    first = list_parts(filled.frames(frames_key), "frames", ".arrow")[0]
     age(filled.root)
     seen = everything_seen(filled)
     assert walk_cache(filled.root).removals == ()

@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.conftest import add_frames, encoded, pictures
+from strive.cache.commit import list_parts
 from strive.cache.frames import (
     FrameCodec,
     FrameReader,
     FrameWriter,
-    frame_shards,
     read_video_states,
 )
 from strive.cache.layout import CacheLayout
@@ -94,7 +94,7 @@ def test_pixels_without_a_committed_row_do_not_exist(layout: CacheLayout) -> Non
     key = add_frames(layout, "raw", "a.mp4")
     for path in layout.frames(key).glob("videos-*"):
         path.unlink()  # as if killed between the two commits
-    assert len(frame_shards(layout, key)) == 1
+    assert len(list_parts(layout.frames(key), "frames", ".arrow")) == 1
     assert read_video_states(layout, key) == {}
     assert FrameReader(layout, key).video_ids == []
 
@@ -118,7 +118,7 @@ def test_writers_do_not_meet(layout: CacheLayout) -> None:
 
 def test_the_pixel_file_is_plain_arrow(layout: CacheLayout) -> None:
     key = add_frames(layout, "raw", "a.mp4")
-    with pa.memory_map(str(frame_shards(layout, key)[0])) as source:
+    with pa.memory_map(str(list_parts(layout.frames(key), "frames", ".arrow")[0])) as source:
         batch = pa.ipc.open_file(source).get_batch(0)
     first = np.frombuffer(batch.column("frame")[0].as_py(), np.uint8).reshape(24, 32, 3)
     np.testing.assert_array_equal(first, pictures("a.mp4")[0])
@@ -126,7 +126,7 @@ def test_the_pixel_file_is_plain_arrow(layout: CacheLayout) -> None:
 
 def test_a_cut_pixel_file_is_damage(layout: CacheLayout) -> None:
     key = add_frames(layout, "raw", "a.mp4")
-    shard = frame_shards(layout, key)[0]
+    shard = list_parts(layout.frames(key), "frames", ".arrow")[0]
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(CacheDamageError, match="is damaged"):
         FrameReader(layout, key).read("a.mp4", [4])

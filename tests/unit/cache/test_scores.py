@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 
 from cache.conftest import add_frames, add_scorer
-from strive.cache.embeddings import iter_embeddings, read_embedding_states
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout
 from strive.cache.questions import write_questions
 from strive.cache.scores import (
     QuestionScores,
     ScoreReader,
-    ScoreRow,
     commit_scores,
     find_scorer,
+    iter_embeddings,
     list_scorers,
     query_digest,
+    read_embedding_states,
 )
 from strive.errors import CacheError
 from strive.records import Record
@@ -85,8 +85,9 @@ def test_embeddings_round_trip(layout: CacheLayout) -> None:
 
 def write_row(layout: CacheLayout, key: str, record: Record, digest: str) -> None:
     checksum = read_video_states(layout, find_scorer(layout, key).frames_key)["a"].checksum
-    scores = QuestionScores(record.question_id, "a", np.zeros(5, np.float32), None, None)
-    commit_scores(layout, key, [ScoreRow(scores, digest, checksum)], writer="test")
+    scores_F = np.zeros(5, np.float32)
+    row = QuestionScores(record.question_id, "a", scores_F, None, None, digest, checksum)
+    commit_scores(layout, key, [row], writer="test")
 
 
 ASKED = Record("q", "a", "What is red?", "OCR", ("A. x", "B. y"), "<answer>z</answer>")

@@ -7,9 +7,9 @@ from clip_world import World
 
 from cache.conftest import add_frames, add_scorer
 from strive.cache.care import cache_info
-from strive.cache.commit import commit_parquet, read_part
+from strive.cache.commit import commit_parquet, list_parts, read_part
 from strive.cache.failures import FailureRow, commit_failures
-from strive.cache.frames import FrameReader, frame_shards
+from strive.cache.frames import FrameReader
 from strive.cache.layout import CacheLayout
 from strive.cache.scores import ScoreReader, find_scorer
 from strive.cache.verify import check_videos, verify_cache
@@ -43,7 +43,7 @@ def test_an_intact_cache_has_no_problems(filled: CacheLayout) -> None:
 
 
 def test_a_flipped_pixel_byte_is_found(filled: CacheLayout) -> None:
-    shard = frame_shards(filled, filled.frames_keys()[0])[0]
+    shard = list_parts(filled.frames(filled.frames_keys()[0]), "frames", ".arrow")[0]
     data = bytearray(shard.read_bytes())
     middle = data.index(b"\xff\xd8\xff") + 200
     data[middle] ^= 1
@@ -61,7 +61,7 @@ def test_a_cut_part_is_found(filled: CacheLayout, folder: str) -> None:
 
 def test_missing_pixels_and_changed_settings_are_found(filled: CacheLayout) -> None:
     frames_key = filled.frames_keys()[0]
-    frame_shards(filled, frames_key)[0].unlink()
+    list_parts(filled.frames(frames_key), "frames", ".arrow")[0].unlink()
     settings = filled.frames(frames_key) / "settings.json"
     settings.write_text(settings.read_text().replace("100", "200"))
     problems = verify_cache(filled.root)

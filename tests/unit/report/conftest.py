@@ -9,7 +9,7 @@ from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.frames import EncodedVideo, FrameCodec, FrameWriter, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
+from strive.cache.scores import QuestionScores, commit_scores, query_digest
 from strive.records import Record, VideoFacts
 
 FRAMES_KEY = "uniform-64-test"
@@ -81,15 +81,16 @@ def scores_of(question_id: str) -> np.ndarray:
     return np.linspace(0.3, 0.1, 9)
 
 
-def score_row(record: Record, checksum: str) -> ScoreRow:
-    scores = QuestionScores(
+def score_row(record: Record, checksum: str) -> QuestionScores:
+    return QuestionScores(
         record.question_id,
         record.video_id,
         scores_of(record.question_id),
         12,
         record.question_id == "2",
+        query_digest(record),
+        checksum,
     )
-    return ScoreRow(scores, query_digest(record), checksum)
 
 
 def write_cache(root: Path, *, scored: tuple[str, ...] = ("1", "2", "3")) -> Path:

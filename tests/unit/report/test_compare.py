@@ -11,7 +11,7 @@ from rich.console import Console
 from strive import variants
 from strive.cache.frames import read_video_states
 from strive.cache.layout import ensure_settings, open_cache
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
+from strive.cache.scores import QuestionScores, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError
 from strive.report.compare import CompareSource, compare_scorers
 from strive.report.scores import InspectSettings
@@ -30,8 +30,12 @@ def add_scorer(cache: Path, name: str, change: object, *, frames_key: str = FRAM
     )
     states = read_video_states(layout, FRAMES_KEY)
     rows = [
-        ScoreRow(
-            QuestionScores(r.question_id, r.video_id, change(scores_of(r.question_id)), 3, False),  # type: ignore[operator]
+        QuestionScores(
+            r.question_id,
+            r.video_id,
+            change(scores_of(r.question_id)),  # type: ignore[operator]
+            3,
+            False,
             query_digest(r),
             states[r.video_id].checksum,
         )

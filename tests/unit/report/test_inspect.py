@@ -12,7 +12,7 @@ from rich.console import Console
 
 from strive.cache.layout import create_cache, ensure_settings, open_cache
 from strive.cache.questions import write_questions
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
+from strive.cache.scores import QuestionScores, commit_scores, query_digest
 from strive.errors import CacheError, ConfigError, UnknownNameError
 from strive.files import plain_json
 from strive.report import inspect, inspect_html, terminal
@@ -143,9 +143,8 @@ def add_scorer(cache: Path, name: str, scores_F: np.ndarray, kind: str = "simila
     }  # fmt: skip
     ensure_settings(layout.scores(f"{name}-x"), settings)
     checksum = inspect.open_source(cache, "siglip2").frames.row("clips/a.mp4")["checksum"]
-    row = ScoreRow(
-        QuestionScores("1", "clips/a.mp4", scores_F, None, None), query_digest(RECORDS[0]), checksum
-    )
+    digest = query_digest(RECORDS[0])
+    row = QuestionScores("1", "clips/a.mp4", scores_F, None, None, digest, checksum)
     commit_scores(layout, f"{name}-x", [row], writer="s0of1")
 
 

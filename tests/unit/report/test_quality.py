@@ -14,7 +14,7 @@ from rich.console import Console
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings
 from strive.cache.questions import write_questions
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
+from strive.cache.scores import QuestionScores, commit_scores, query_digest
 from strive.commands.looking import BEGIN, END
 from strive.errors import CacheError, MissingInputError, RecordsError, UnknownNameError
 from strive.records import Record
@@ -70,10 +70,8 @@ def add(layout: CacheLayout, frames_key: str, name: str, kind: str, scores: list
             values_F = np.array(scores, np.float32)
             if question_id == "nan":
                 values_F[1] = np.nan
-            found = QuestionScores(question_id, video_id, values_F, None, None)
-            rows.append(
-                ScoreRow(found, query_digest(record(question_id)), states[video_id].checksum)
-            )
+            made_from = query_digest(record(question_id)), states[video_id].checksum
+            rows.append(QuestionScores(question_id, video_id, values_F, None, None, *made_from))
     commit_scores(layout, f"{name}-key", rows, writer="test")
 
 

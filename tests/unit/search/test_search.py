@@ -12,10 +12,9 @@ from clip_world import TOY, World, question
 
 from strive.cache.care import OLD_INDEX, apply_prune, walk_cache
 from strive.cache.commit import commit_parquet
-from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
 from strive.cache.frames import VIDEOS_SCHEMA, FrameReader
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings, open_cache
-from strive.cache.scores import ScoreReader
+from strive.cache.scores import ScoreReader, VideoEmbeddings, commit_embeddings
 from strive.cache.verify import verify_cache
 from strive.errors import (
     CacheError,

@@ -6,7 +6,7 @@ import pytest
 from strive.cache.frames import EncodedVideo, FrameCodec, FrameWriter, frames_checksum
 from strive.cache.layout import create_cache, ensure_settings
 from strive.cache.questions import write_questions
-from strive.cache.scores import QuestionScores, ScoreRow, commit_scores, query_digest
+from strive.cache.scores import QuestionScores, commit_scores, query_digest
 from strive.configs.schema import TrainConfig
 from strive.records import Record, VideoFacts
 
@@ -64,8 +64,8 @@ def make_cache(
         )
         if question_id not in unscored:
             scores_F = rng.random(num_frames).astype(np.float32)
-            scores = QuestionScores(question_id, video_id, scores_F, 3, False)
-            rows.append(ScoreRow(scores, query_digest(records[-1]), frames_checksum(encoded)))
+            made_from = query_digest(records[-1]), frames_checksum(encoded)
+            rows.append(QuestionScores(question_id, video_id, scores_F, 3, False, *made_from))
     writer.commit()
     write_questions(layout, records)
     transforms = ["none"] if kind == "weight" else ["none", "zscore", "minmax", "logit"]
