@@ -16,19 +16,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strive.errors import (
-    ConfigError,
-    MissingInputError,
-    RecordsError,
-    first_line,
-    unknown_name,
-)
+from strive.errors import ConfigError, MissingInputError, RecordsError, first_line, unknown_name
 from strive.progress import one_line
 from strive.seeding import derive_rng
 
@@ -90,8 +85,7 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
         raise RecordsError(f"{where}: field 'path' is empty; the path of a video is expected")
     options = row.get("options") or []
     if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
-        found = _shown(options)
-        raise RecordsError(f"{where}: field 'options' is {found}; a list of strings is expected")
+        raise _wrong(where, "options", options, "a list of strings is expected")
     if problem_type == "multiple choice" and len(options) < 2:
         raise RecordsError(
             f"{where}: a multiple choice row needs at least two options, has {_shown(options)}"
@@ -110,7 +104,7 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
 
 def _parse_text(value: Any, name: str, *, where: str) -> str:
     if not isinstance(value, str):
-        raise RecordsError(f"{where}: field '{name}' is {_shown(value)}; a string is expected")
+        raise _wrong(where, name, value, "a string is expected")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -124,24 +118,21 @@ def _parse_id(value: Any, *, where: str) -> str:
     if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise RecordsError(
-            f"{where}: field 'problem_id' is {_shown(value)}; a whole number or a text is expected"
-        )
+        raise _wrong(where, "problem_id", value, "a whole number or a text is expected")
     return _parse_text(str(value), "problem_id", where=where)
 
 
 def _parse_spans(value: Any, *, where: str) -> tuple[tuple[float, float], ...] | None:
     if value is None:
         return None
-    shown = f"{where}: field 'evidence_spans_seconds' is {_shown(value)}"
+    name = "evidence_spans_seconds"
     try:
         spans = tuple((_parse_seconds(start), _parse_seconds(end)) for start, end in value)
     except (TypeError, ValueError, OverflowError):
-        raise RecordsError(
-            f"{shown}; a list of [start, end] pairs in seconds is expected"
-        ) from None
+        expected = "a list of [start, end] pairs in seconds is expected"
+        raise _wrong(where, name, value, expected) from None
     if any(end <= start for start, end in spans):
-        raise RecordsError(f"{shown}; every end must follow its start")
+        raise _wrong(where, name, value, "every end must follow its start")
     return spans
 
 
@@ -152,6 +143,10 @@ def _parse_seconds(value: Any) -> float:
     if not math.isfinite(seconds):
         raise ValueError(value)
     return seconds
+
+
+def _wrong(where: str, name: str, value: Any, expected: str) -> RecordsError:
+    return RecordsError(f"{where}: field '{name}' is {_shown(value)}; {expected}")
 
 
 def _shown(value: Any) -> str:
@@ -196,9 +191,12 @@ def read_records(
 ) -> RecordSet:
     """Read video records from files, in order; image rows are counted and passed over.
 
-    The files are streamed: memory grows with the video rows that are kept, not with the files. What
-    `filters` leave out (see `filter_records`) is not looked at any further. With `skip_bad` rows
-    that are no records are counted and left out.
+    The files are streamed: memory grows with the video rows that are kept, not with the files. Of
+    `filters` a row has to match any value that is given for a field, and all of the fields; what
+    they leave out is not looked at any further. With `skip_bad` rows that are no records are
+    counted and left out.
+
+    >>> read_records(paths, filters=[("problem_type", "OCR"), ("problem_type", "numerical")])
 
     Raises:
         RecordsError: malformed rows, or question ids that appear twice; all are counted. Or a file
@@ -211,16 +209,8 @@ def read_records(
     records: list[Record] = []
     seen: set[str] = set()
     bad = BadRows()
-    for path in paths:
-        rows = iter_rows(path, _FIELDS)
-        while True:
-            try:
-                where, row = next(rows)
-            except StopIteration:
-                break
-            except RecordsError as error:  # of the file: there is no going on
-                bad.add(error)
-                raise RecordsError("; ".join([*bad.shown[:-1], one_line(str(error))])) from None
+    try:
+        for where, row in chain.from_iterable(iter_rows(path, _FIELDS) for path in paths):
             try:
                 if isinstance(row, RecordsError):
                     raise row
@@ -232,8 +222,7 @@ def read_records(
                     continue
                 if about not in DATA_TYPES:
                     if not isinstance(about, str):
-                        found = f"{_shown(about)}; a text is expected"
-                        raise RecordsError(f"{where}: field 'data_type' is {found}")
+                        raise _wrong(where, "data_type", about, "a text is expected")
                     raise RecordsError(
                         f"{where}: {unknown_name('data_type', row['data_type'], DATA_TYPES)}"
                     )
@@ -251,6 +240,9 @@ def read_records(
                 continue
             seen.add(record.question_id)
             records.append(record)
+    except RecordsError as error:  # of a file: there is no going on
+        bad.add(error)
+        raise RecordsError("; ".join([*bad.shown[:-1], one_line(str(error))])) from None
     if bad.count and not skip_bad:
         raise _bad_rows_error(bad)
     return RecordSet(tuple(records), num_image_rows, bad)
@@ -319,22 +311,6 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 FILTER_FIELDS = ("data_source", "problem_type")
-
-
-def filter_records(records: Iterable[Record], filters: Filters) -> tuple[Record, ...]:
-    """Keep the records that match: any value given for a field, all of the fields.
-
-    >>> filter_records(records, [("problem_type", "OCR"), ("problem_type", "numerical")])
-
-    Raises:
-        ConfigError: a filter names a field that cannot be filtered by.
-    """
-    wanted = _wanted(filters)
-    return tuple(
-        record
-        for record in records
-        if all(getattr(record, name) in values for name, values in wanted.items())
-    )
 
 
 def _wanted(filters: Filters) -> dict[str, set[str]]:

@@ -24,7 +24,7 @@ from strive.report.format import add_facts, counts_text, facts_table
 from strive.scorers import SCORERS
 
 if TYPE_CHECKING:
-    from strive.pipeline.summary import PrecomputeSummary
+    from strive.pipeline.run import PrecomputeSummary
 
 SHOWN_REDONE = 5
 

@@ -20,17 +20,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from strive.cache.embeddings import VideoEmbeddings, read_embeddings
 from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader, frames_checksum
 from strive.cache.layout import CacheLayout
-from strive.cache.scores import ScoreRow
+from strive.cache.scores import QuestionScores, VideoEmbeddings, read_embeddings
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError, ModelError, StriveError
-from strive.pipeline.options import make_frames_key
 from strive.pipeline.part import Part, StageCounts, is_commit_due
 from strive.pipeline.prepare import read_back
 from strive.pipeline.queues import BatchThreads, BusyClock, CallQueue, QueueClosed
-from strive.pipeline.work import WorkItem, question_failure, video_failure
+from strive.pipeline.work import WorkItem, make_frames_key, question_failure, video_failure
 from strive.records import Record
 from strive.scorers import BatchedScorer, SplitScorer, scorer_faults
 from strive.scorers.session import ScorerSession
@@ -360,13 +358,13 @@ class EmbedStage:
         for key in item.records:
             session = self._sessions[key]
             request = EmbedRequest(session, video, item.records[key][video.video_id])
-            if session.mode == "frame_free":
+            if session.scorer.mode == "frame_free":
                 self._ready.put(self._run_whole, request, None)
                 continue
             if frames_FHWC is None:
                 with self._preparing:
                     frames_FHWC = read()
-            if session.mode == "batched":
+            if session.scorer.mode == "batched":
                 self._fill_batches(request, frames_FHWC)
             else:
                 self._ready.put(self._run_whole, request, frames_FHWC, num_bytes=frames_FHWC.nbytes)
@@ -389,7 +387,7 @@ class EmbedStage:
             prepared = self._attempt(request, request.records, prepare)
             if prepared is not None:
                 if session.key not in self._batchers:
-                    pinned = session.device_type == "cuda"
+                    pinned = session.scorer.device_type == "cuda"
                     self._batchers[session.key] = Batcher(scorer.batch_size, pinned=pinned)
                 batches = list(self._batchers[session.key].add(request, prepared))
         if prepared is None:
@@ -438,7 +436,7 @@ class EmbedStage:
     def _start_batch(self, batch: Batch) -> None:
         """Embed a batch: here, or on a CPU beside others in a thread of its own."""
         session = batch.spans[0][0].session
-        if session.device_type != "cpu" or self._num_at_once == 1:
+        if session.scorer.device_type != "cpu" or self._num_at_once == 1:
             self._finish_batch(batch, self._embed(session, batch))
             return
         if self._batch_threads is None:
@@ -494,13 +492,13 @@ class EmbedStage:
                     self._writes.put(self._part.add_scores, session.key, rows)
                 elif rows is not None:
                     self._writes.put(self.counts.add, StageCounts(num_unscorable=1))
-        if session.mode == "joint":
+        if session.scorer.mode == "joint":
             self._writes.put(self.counts.add, StageCounts(num_embedded=1))
         self._finish_scorer(request)
 
     def _score(
         self, request: EmbedRequest, record: Record, frames_FHWC: np.ndarray | None
-    ) -> list[ScoreRow]:
+    ) -> list[QuestionScores]:
         """Score one question: one row, or none if it lacks what the scorer needs (spans)."""
         video = request.video
         row = request.session.score_one(record, frames_FHWC, video.pts_seconds_F, video.checksum)
@@ -531,10 +529,7 @@ class EmbedStage:
             self._finish_video(VideoProgress(video.video_id))
 
     def _score_split(
-        self,
-        key: str,
-        videos: list[VideoEmbeddings],
-        records: Mapping[str, Sequence[Record]],
+        self, key: str, videos: list[VideoEmbeddings], records: Mapping[str, Sequence[Record]]
     ) -> None:
         """Score questions of embedded videos; one that the model embeds as NaN is a failure row."""
         session = self._sessions[key]
@@ -543,8 +538,8 @@ class EmbedStage:
         by_id = {record.question_id: record for some in records.values() for record in some}
         finite = []
         for row in rows:
-            question_id = row.scores.question_id
-            if np.isfinite(row.scores.scores_F).all():
+            question_id = row.question_id
+            if np.isfinite(row.scores_F).all():
                 finite.append(row)
                 continue
             error = DecodeError("nonfinite", f"question {question_id} has scores that are NaN")

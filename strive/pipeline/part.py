@@ -4,11 +4,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, fields
 
-from strive.cache.embeddings import VideoEmbeddings, commit_embeddings
 from strive.cache.failures import FailureRow, commit_failures
 from strive.cache.frames import EncodedVideo, FrameWriter
 from strive.cache.layout import CacheLayout
-from strive.cache.scores import ScoreRow, commit_scores
+from strive.cache.scores import QuestionScores, VideoEmbeddings, commit_embeddings, commit_scores
 
 # A commit falls due with any of these since the last one.
 MAX_VIDEOS = 256
@@ -99,7 +98,7 @@ class Part:
         self.frames = FrameWriter(layout, frames_key, writer=writer)
         self.failures: list[FailureRow] = []
         self.embeddings: dict[str, list[VideoEmbeddings]] = {}
-        self.scores: dict[str, list[ScoreRow]] = {}
+        self.scores: dict[str, list[QuestionScores]] = {}
 
     def add_frames(self, video: EncodedVideo) -> None:
         """Add the frames of a newly decoded video."""
@@ -116,7 +115,7 @@ class Part:
         self.embeddings.setdefault(scorer_key, []).append(video)
         self.counts.num_embedded += 1
 
-    def add_scores(self, scorer_key: str, rows: list[ScoreRow]) -> None:
+    def add_scores(self, scorer_key: str, rows: list[QuestionScores]) -> None:
         """Add the scores of some questions."""
         self.scores.setdefault(scorer_key, []).extend(rows)
 

@@ -197,8 +197,7 @@ def check_nodes(ray: Any, cluster: Cluster, *, cache: Path, video_root: Path) ->
     try:
         answers = [
             look.options(
-                num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
             ).remote(str(probe), token, str(video_root), __version__)
             for node_id in cluster.nodes
         ]

@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,19 @@ from strive.cache.layout import CacheLayout
 from strive.configs.schema import PrecomputeConfig
 from strive.errors import DecodeError, ModelError, ScorerError, StriveError, TooManyFailuresError
 from strive.pipeline.embed import EmbedStage
-from strive.pipeline.options import make_frames_key, prepare_rule, writer_name
 from strive.pipeline.part import StageCounts
 from strive.pipeline.prepare import PrepareRule, next_decoder, prepare_video
 from strive.pipeline.ray_cluster import Cluster, check_nodes, connected, import_ray
-from strive.pipeline.summary import PrecomputeSummary
-from strive.pipeline.work import Work, WorkItem, question_failure, video_failure
+from strive.pipeline.run import PrecomputeSummary
+from strive.pipeline.work import (
+    Work,
+    WorkItem,
+    make_frames_key,
+    prepare_rule,
+    question_failure,
+    video_failure,
+    writer_name,
+)
 from strive.progress import Progress, show_progress
 from strive.scorers.session import ScorerSession
 from strive.video.worker import Job, Outcome, Worker, run_job
@@ -130,25 +137,21 @@ def run_with_ray(options: PrecomputeConfig, work: Work, summary: PrecomputeSumma
                 summary.run_seconds = time.monotonic() - started
 
 
+@dataclass
 class _Driver:
     """The driver's side: rounds of the dataset, and what the actors report."""
 
-    def __init__(
-        self,
-        ray: Any,
-        cluster: Cluster,
-        options: PrecomputeConfig,
-        work: Work,
-        summary: PrecomputeSummary,
-        progress: Progress,
-    ) -> None:
-        self.ray, self.cluster, self.options, self.work = ray, cluster, options, work
-        self.summary, self.progress = summary, progress
-        self.node_ids: set[str] = set()
-        self._lost: Counter[str] = Counter()
-        self._lost_allowed = 0
-        self._seen: set[str] = set()
-        self._started = time.monotonic()
+    ray: Any
+    cluster: Cluster
+    options: PrecomputeConfig
+    work: Work
+    summary: PrecomputeSummary
+    progress: Progress
+    node_ids: set[str] = field(default_factory=set)
+    _lost: Counter[str] = field(default_factory=Counter)
+    _lost_allowed: int = 0
+    _seen: set[str] = field(default_factory=set)
+    _started: float = field(default_factory=time.monotonic)
 
     def run(self, items: dict[str, WorkItem], batch_videos: int) -> None:
         """Run one round and remove from `items` what is done; what was lost stays.

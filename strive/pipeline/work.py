@@ -1,4 +1,4 @@
-"""The work that is left: what is asked for against what the cache holds, and what has failed."""
+"""What a call asks for, and the work that is left of it: what the cache lacks and may be had."""
 
 import json
 import unicodedata
@@ -10,23 +10,96 @@ from pathlib import Path
 from typing import Any
 
 from strive.cache.commit import commit_json
-from strive.cache.embeddings import find_embeddings, read_embedding_states
 from strive.cache.failures import FailureRow, read_failures
-from strive.cache.frames import VideoState, read_video_states
-from strive.cache.layout import CacheLayout
-from strive.cache.scores import query_of, read_score_states
+from strive.cache.frames import FrameCodec, VideoState, read_video_states
+from strive.cache.layout import CacheLayout, make_key
+from strive.cache.scores import find_embeddings, query_of, read_embedding_states, read_score_states
 from strive.configs.schema import PrecomputeConfig
-from strive.errors import DecodeError, MissingInputError, RecordsError
+from strive.errors import ConfigError, DecodeError, MissingInputError, RecordsError
 from strive.files import content_digest, locate_video, modified_ns
-from strive.pipeline.options import make_frames_key
+from strive.pipeline.prepare import PrepareRule
 from strive.records import Record, read_records, sample_records, shard_records
+from strive.scorers import check_scorer_name
 from strive.scorers.session import ScorerSession
 from strive.video.containers import has_matrix, may_crop, names_box
+from strive.video.decode import decoder_order
+from strive.video.frame_plan import DEFAULT_MAX_PIXELS, FramePlan
+from strive.video.resize import RESIZE_RULE
+from strive.video.source import parse_max_missing
 
 # Kinds of failure that cost nothing to look at again: what the user may have changed since (the
 # folder, permissions, what is installed) shows in no file's size or time stamp.
 ALWAYS_RETRIED = ("missing", "outside_root", "unreadable", "unavailable")
 NO_TEXT = "no_text"
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def check_options(options: PrecomputeConfig) -> None:
+    """Refuse what cannot work, before anything is read.
+
+    Raises:
+        ConfigError: no records, no scorer, a model of no scorer, or `max_missing` cannot be read.
+        UnknownNameError: a scorer that there is not.
+    """
+    if not options.data:
+        raise ConfigError("no records file; give one with --data")
+    if not options.scorers and options.for_config is None:
+        raise ConfigError("no scorer; give one with --scorer")
+    for name in options.scorers:
+        check_scorer_name(name)
+    for name in sorted(set(options.scorer_models) - set(options.scorers)):
+        raise ConfigError(
+            f"--scorer-model names '{name}', which is not among the scorers of this "
+            f"call ({', '.join(options.scorers)}); add --scorer {name}"
+        )
+    parse_max_missing(options.max_missing)
+
+
+def writer_name(options: PrecomputeConfig) -> str:
+    """Return the name of this writer, part of every file name that it commits."""
+    return f"s{options.shard[0]}of{options.shard[1]}"
+
+
+def prepare_rule(options: PrecomputeConfig) -> PrepareRule:
+    """Return what each decode worker is told; the budget is the frame plan's own if none is asked.
+
+    Paths of workers do not depend on the working directory.
+    """
+    plan = FramePlan(options.frame_plan, options.frames)
+    return PrepareRule(
+        options.video_root.resolve(),
+        plan,
+        options.max_pixels or DEFAULT_MAX_PIXELS[plan.kind],
+        FrameCodec(options.frame_codec),
+        decoder_order(options.decoder),
+        allow_outside_root=options.allow_outside_root,
+        repair=options.repair,
+        max_missing=parse_max_missing(options.max_missing),
+        allow_damaged=options.allow_damaged,
+    )
+
+
+def frames_fields(options: PrecomputeConfig) -> dict[str, Any]:
+    """Return everything that decides which pixels are cached."""
+    rule = prepare_rule(options)
+    return {
+        "plan": rule.plan.fields,
+        "max_pixels": rule.max_pixels,
+        "resize": RESIZE_RULE,
+        "codec": rule.codec.fields,
+        "decoder": options.decoder,
+    }
+
+
+def make_frames_key(options: PrecomputeConfig) -> str:
+    """Return the frames key."""
+    fields = frames_fields(options)
+    name = f"{options.frame_plan}{options.frames}-{fields['max_pixels']}px-{options.frame_codec}"
+    return make_key(name, fields)
+
+
+# --- records --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -118,6 +191,9 @@ def write_sample_ids(options: PrecomputeConfig, selected: SelectedRecords) -> Pa
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != content:
         commit_json(path, content)
     return path
+
+
+# --- work -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

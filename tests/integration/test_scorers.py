@@ -18,8 +18,7 @@ from strive.commands.offline import print_estimate, print_precompute
 from strive.configs.schema import PrecomputeConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
-from strive.pipeline.run import precompute
-from strive.pipeline.summary import PrecomputeSummary
+from strive.pipeline.run import PrecomputeSummary, precompute
 from strive.records import Record, read_records, write_records
 from strive.report.inspect import summarise
 from strive.report.quality import STALE, score_quality

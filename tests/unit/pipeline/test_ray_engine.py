@@ -21,13 +21,12 @@ from strive.cache.layout import open_cache
 from strive.cache.verify import verify_cache
 from strive.errors import ConfigError, ModelError, StriveError
 from strive.lab.models import lab_model_path
-from strive.pipeline.options import prepare_rule
 from strive.pipeline.prepare import next_decoder, prepare_video
 from strive.pipeline.ray_cluster import Cluster as ClusterFacts
 from strive.pipeline.ray_cluster import refusal
 from strive.pipeline.ray_engine import DecodedItem
 from strive.pipeline.run import precompute
-from strive.pipeline.work import WorkItem
+from strive.pipeline.work import WorkItem, prepare_rule
 from strive.records import shard_of, write_records
 from strive.video.worker import Job, Worker, run_job
 

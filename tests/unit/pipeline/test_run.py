@@ -32,9 +32,9 @@ from strive.errors import (
     UnknownNameError,
 )
 from strive.lab.models import lab_model_path
-from strive.pipeline.options import make_frames_key, prepare_rule
 from strive.pipeline.queues import BatchThreads
 from strive.pipeline.run import precompute
+from strive.pipeline.work import make_frames_key, prepare_rule
 from strive.records import sample_records, shard_of, write_records
 
 

@@ -12,9 +12,8 @@ import pytest
 from clip_world import World, question
 from video import coded_clips as clips
 
-from strive.cache.embeddings import iter_embeddings, read_embedding_states
 from strive.cache.layout import CacheLayout, open_cache
-from strive.cache.scores import ScoreReader, find_scorer
+from strive.cache.scores import ScoreReader, find_scorer, iter_embeddings, read_embedding_states
 from strive.cache.verify import verify_cache
 from strive.errors import ModelError
 from strive.lab.models import lab_model_path
@@ -218,7 +217,7 @@ def test_counts_add_up_and_begin_again() -> None:
 def test_a_session_travels_without_its_model(world: World, tmp_path: Path) -> None:
     request = ScorerRequest(str(lab_model_path("siglip2")))
     session = ScorerSession("siglip2", request, CacheLayout(tmp_path), "frames-key")
-    key, mode = session.key, session.mode
+    key, mode = session.key, session.scorer.mode
     data = pickle.dumps(session)
     assert len(data) < 10_000
     copy: ScorerSession = pickle.loads(data)
