@@ -14,7 +14,6 @@ from strive.files import resolve_video
 from strive.records import (
     PROBLEM_TYPES,
     Record,
-    filter_records,
     read_records,
     record_to_row,
     sample_records,
@@ -317,16 +316,15 @@ def many(count: int) -> list[Record]:
     ]
 
 
-def test_filters_are_or_within_a_field_and_and_across() -> None:
-    records = many(12)
-    chosen = filter_records(
-        records,
-        [("problem_type", "OCR"), ("problem_type", "numerical"), ("data_source", "source0")],
-    )
+def test_filters_are_or_within_a_field_and_and_across(tmp_path: Path) -> None:
+    records, path = many(12), tmp_path / "records.jsonl"
+    write_records(path, records)
+    filters = [("problem_type", "OCR"), ("problem_type", "numerical"), ("data_source", "source0")]
+    chosen = read_records([path], filters=filters).records
     assert [r.question_id for r in chosen] == ["2", "4", "8", "10"]
-    assert filter_records(records, []) == tuple(records)
+    assert read_records([path]).records == tuple(records)
     with pytest.raises(ConfigError, match=r"unknown --filter field 'source'"):
-        filter_records(records, [("source", "x")])
+        read_records([path], filters=[("source", "x")])
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5))

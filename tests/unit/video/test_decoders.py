@@ -263,7 +263,7 @@ def test_keyframe_plan_decodes_one_frame_for_each(moving: Path) -> None:
     path = moving / "long.mp4"
     write_moving(path, 600, g=10, preset="ultrafast")
     source = probe(path)
-    indices = FramePlan("keyframe", 12).indices(source.facts)
+    indices = FramePlan("keyframe", 12).indices(source)
     assert len(indices) == 12 and set(indices) <= set(source.keyframes_K)
     runs = decode_runs(source, indices)
     assert sum(run.stop_rank - run.start_rank + 1 for run in runs) == 12
