@@ -73,10 +73,8 @@ def read_failures(layout: CacheLayout) -> list[FailureRow]:
             if failure.question_id is not None:  # says more than one of all the video's questions
                 latest.pop((*where, None), None)
             latest[*where, failure.question_id] = failure, part_number(path)
-    succeeded = {
-        (stage, key): _succeeded(layout, stage, key)
-        for stage, key in {(stage, key) for _, stage, key, _ in latest}
-    }
+    kinds = {(stage, key) for _, stage, key, _ in latest}
+    succeeded = {kind: _succeeded(layout, *kind) for kind in kinds}
     return [
         failure
         for (video_id, stage, key, question_id), (failure, failed_at) in latest.items()

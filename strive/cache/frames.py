@@ -371,28 +371,25 @@ class FrameReader:
             self._maps.popitem()[1].close()
 
     def _bytes(self, row: dict[str, Any], index: int) -> bytes:
-        mapped = self._map(row["shard"])
+        shard = row["shard"]
+        path = shard_path(self.folder, shard)
+        if shard not in self._maps:
+            try:
+                with path.open("rb") as file:
+                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise CacheDamageError(f"{path} is damaged: {error}") from None
+            if len(self._maps) > _MAX_OPEN_SHARDS:
+                self._maps.popitem(last=False)[1].close()
+        self._maps.move_to_end(shard)
+        mapped = self._maps[shard]
         start, length = row["offsets"][index], row["lengths"][index]
         if start + length > len(mapped):
             raise CacheDamageError(
-                f"{self.folder / row['shard']} is damaged: frame {index} of '{row['video_id']}' "
+                f"{path} is damaged: frame {index} of '{row['video_id']}' "
                 f"ends at byte {start + length} of {len(mapped)}"
             )
         return mapped[start : start + length]
-
-    def _map(self, shard: str) -> mmap.mmap:
-        if shard in self._maps:
-            self._maps.move_to_end(shard)
-            return self._maps[shard]
-        path = shard_path(self.folder, shard)
-        try:
-            with path.open("rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise CacheDamageError(f"{path} is damaged: {error}") from None
-        if len(self._maps) > _MAX_OPEN_SHARDS:
-            self._maps.popitem(last=False)[1].close()
-        return self._maps[shard]
 
 
 class Pools(Mapping[str, np.ndarray]):

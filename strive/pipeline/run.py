@@ -293,7 +293,7 @@ def new_summary(
         num_videos=len(selected.by_video),
         num_questions=len(selected.records),
         num_image_rows=selected.num_image_rows,
-        num_bad_rows=selected.num_bad_rows,
+        num_bad_rows=selected.bad_rows.count,
         num_unscorable=sum(scorer.num_unscorable for scorer in work.scorers),
         nothing_to_do=work.is_empty,
         redone=list(work.redone),

@@ -18,7 +18,7 @@ from strive.configs.schema import PrecomputeConfig
 from strive.errors import ConfigError, DecodeError, MissingInputError, RecordsError
 from strive.files import content_digest, locate_video, modified_ns
 from strive.pipeline.prepare import PrepareRule
-from strive.records import Record, read_records, sample_records, shard_records
+from strive.records import Record, RecordSet, read_records, sample_records, shard_records
 from strive.scorers import check_scorer_name
 from strive.scorers.session import ScorerSession
 from strive.video.containers import has_matrix, may_crop, names_box
@@ -103,13 +103,10 @@ def make_frames_key(options: PrecomputeConfig) -> str:
 
 
 @dataclass(frozen=True)
-class SelectedRecords:
-    """The records of one call, after filters, sample, shard and limit."""
+class SelectedRecords(RecordSet):
+    """The records of one call, after filters, sample, shard and limit; the ids of the sample."""
 
-    records: tuple[Record, ...]
-    num_image_rows: int
-    sample_ids: tuple[str, ...] | None
-    num_bad_rows: int = 0
+    sample_ids: tuple[str, ...] | None = None
 
     @cached_property
     def by_video(self) -> dict[str, list[Record]]:
@@ -157,7 +154,7 @@ def select_records(options: PrecomputeConfig) -> SelectedRecords:
     if options.limit is not None:
         first = set(list(dict.fromkeys(record.video_id for record in records))[: options.limit])
         records = [record for record in records if record.video_id in first]
-    return SelectedRecords(tuple(records), num_image_rows, sample_ids, bad_rows.count)
+    return SelectedRecords(tuple(records), num_image_rows, bad_rows, sample_ids)
 
 
 def _as_a_run_reads(
@@ -374,7 +371,7 @@ def _find_scorer_work(
         if missing:
             found.to_score[video_id] = missing
             has_embeddings = checksum is not None and embedded.get(video_id) == checksum
-            if not (session.is_split and has_embeddings):
+            if not (session.settings["split"] and has_embeddings):
                 found.to_embed.add(video_id)
     return found
 
@@ -428,35 +425,22 @@ def video_failure(
     video_id: str, error: DecodeError, seconds: float, frames_key: str, video_root: Path
 ) -> FailureRow:
     """Return the row of a video that has no frames, with which file it was."""
-    known_as = error.known_as
-    if known_as is None:
+    known_as = error.known_as or (None, None, None)
+    if error.known_as is None:
         with suppress(OSError, ValueError):
             status = locate_video(video_root, video_id).stat()
             known_as = status.st_size, modified_ns(status), None
-    return FailureRow(
-        video_id,
-        video_id,
-        "decode",
-        error.kind,
-        _text_of(error),
-        seconds,
-        frames_key,
-        *(known_as or (None, None, None)),
-    )
+    told = error.kind, _text_of(error), seconds
+    return FailureRow(video_id, video_id, "decode", *told, frames_key, *known_as)
 
 
 def question_failure(
     record: Record, error: DecodeError, seconds: float, session: ScorerSession, checksum: str | None
 ) -> FailureRow:
     """Return the row of a question that a scorer has no scores for; `checksum` is of the frames."""
+    told = error.kind, _text_of(error), seconds
     return FailureRow(
-        record.video_id,
-        record.video_id,
-        "score",
-        error.kind,
-        _text_of(error),
-        seconds,
-        session.key,
+        *(record.video_id, record.video_id, "score", *told, session.key),
         question_id=record.question_id,
         query_digest=session.digest_of(record),
         frames_checksum=checksum,

@@ -43,7 +43,14 @@ class LlavaOnevisionScorer(TransformersScorer, ImageTowerScorer):
         super().__init__(request)
         model, processor = _open(self.model_name, DTYPES[self.dtype_name], self.device)
         self.tokenizer = processor.tokenizer
-        self.pixel_rule = _pixel_rule(model.config, processor.video_processor, self.model_name)
+        side, video = model.config.vision_config.image_size, processor.video_processor
+        size = (int(video.size["height"]), int(video.size["width"]))
+        if size != (side, side):
+            raise ModelError(
+                f"the video processor of '{self.model_name}' makes frames of {size[0]} x {size[1]} "
+                f"pixels, its vision tower takes {side} x {side}"
+            )
+        self.pixel_rule = PixelRule(size, tuple(video.image_mean), tuple(video.image_std))
         self.model = model.model.to(self.device)
         self.model.language_model.layers = torch.nn.ModuleList()
         self.digest_files()
@@ -107,16 +114,3 @@ def _open(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any
         ) from error
     require_tokenizer(processor.tokenizer, name)
     return model.eval().requires_grad_(False), processor
-
-
-def _pixel_rule(config: Any, video_processor: Any, name: str) -> PixelRule:
-    """Size, mean and deviation as the model's video processor has them."""
-    side = config.vision_config.image_size
-    size = (int(video_processor.size["height"]), int(video_processor.size["width"]))
-    if size != (side, side):
-        raise ModelError(
-            f"the video processor of '{name}' makes frames of {size[0]} x {size[1]} pixels, its "
-            f"vision tower takes {side} x {side}"
-        )
-    mean, std = video_processor.image_mean, video_processor.image_std
-    return PixelRule(size, tuple(mean), tuple(std))

@@ -67,14 +67,9 @@ class ScorerSession:
         return self._identified()[0]
 
     @property
-    def is_split(self) -> bool:
-        """Whether frames and questions are embedded apart."""
-        return bool(self._identified()[1]["split"])
-
-    @property
-    def needs_spans(self) -> bool:
-        """Whether the scorer can score only records with evidence spans."""
-        return bool(self._identified()[1].get("needs_spans", False))
+    def settings(self) -> dict[str, Any]:
+        """What is kept of the scorer, known like its key; `split`: texts are embedded apart."""
+        return self._identified()[1]
 
     def loaded_key(self) -> str:
         """Load the scorer and return the key of what was loaded, whatever is remembered.
@@ -85,18 +80,19 @@ class ScorerSession:
 
     def can_score(self, record: Record) -> bool:
         """Whether the scorer has what it needs to score a question; loads nothing known."""
-        return bool(record.evidence_spans_seconds) or not self.needs_spans
+        return bool(record.evidence_spans_seconds) or not self.settings.get("needs_spans")
 
     def digest_of(self, record: Record) -> str:
         """Return a digest of what of a record its scores are made from; loads nothing known."""
-        return query_digest(record, self.template, needs_spans=self.needs_spans)
+        needs_spans = bool(self.settings.get("needs_spans"))
+        return query_digest(record, self.template, needs_spans=needs_spans)
 
     def commit_settings(self) -> None:
         """Write the settings of this key, and what recalls it without loading."""
         if self._scorer is None:
             return
-        folder = self.layout.scores(self.key)
-        _, settings = self._key_and_settings()
+        key, settings = self._key_and_settings()
+        folder = self.layout.scores(key)
         if self.scorer.files is not None:
             settings["recall"] = {
                 "asked": self._asked(),

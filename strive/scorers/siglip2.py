@@ -60,18 +60,34 @@ class OpenClipScorer(ImageTowerScorer):
             "logit_bias": None if bias is None else float(bias),
         }
         self.model.to(device=self.device, dtype=DTYPES[self.dtype_name])
-        self.files = _files_of(source, weights)
+        files = [weights]  # of a hub's snapshot these alone
+        if source.startswith("local-dir:"):
+            folder = Path(source.removeprefix("local-dir:"))
+            names = ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json")
+            files += [folder / name for name in names if (folder / name).is_file()]
+        self.files = files
         self._weights_digest = file_digest(weights).hex()[:32]
         self.context_length = int(self.tokenizer.context_length)
-        self.pixel_rule = _pixel_rule(self.model)
+        config = self.model.visual.preprocess_cfg
+        size, mode = config["size"], config["resize_mode"]
+        if mode not in ("squash", "shortest"):
+            raise ModelError(f"resize_mode '{mode}' of this model is not squash or shortest")
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        self.pixel_rule = PixelRule((height, width), mean, std, mode)
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the numbers."""
         is_folder = _as_folder(self.model_name) is not None
+        if hasattr(getattr(self.tokenizer, "tokenizer", None), "backend_tokenizer"):
+            text_digest = tokenizer_digest(self.tokenizer.tokenizer)
+        else:  # open_clip's own, of CLIP
+            text = json.dumps(sorted(self.tokenizer.encoder.items()))
+            text_digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         return {
             "model": Path(self.model_name).name if is_folder else self.model_name,
             "weights_digest": self._weights_digest,
-            "tokenizer_digest": _tokenizer_digest(self.tokenizer),
+            "tokenizer_digest": text_digest,
             "backend": f"open_clip {version('open_clip_torch')}",
             "text_cleaning": getattr(self.tokenizer.clean_fn, "__name__", "default"),
             "long_text": self.long_text,
@@ -181,8 +197,9 @@ def _resolve(model: str) -> tuple[str, Path]:
     open_clip itself only warns when weights are missing and goes on with random ones; so the file
     is found here, and a model without one is an error.
     """
+    import open_clip
     import open_clip.factory as factory
-    from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
+    import open_clip.pretrained as pretrained
 
     folder = _as_folder(model)
     if folder is not None:
@@ -194,32 +211,25 @@ def _resolve(model: str) -> tuple[str, Path]:
         return f"local-dir:{folder.absolute()}", Path(found)
     name, _, tag = model.partition("/")
     if not model.startswith("hf-hub:"):
-        tag = _known_tag(name, tag)
+        if name not in open_clip.list_models():
+            raise ModelError(
+                f"'{name}' is no folder, no `hf-hub:` id and no model of open_clip; "
+                "see `open_clip.list_models()` for the names that --scorer-model takes"
+            )
+        tags = pretrained.list_pretrained_tags_by_model(name)
+        tag = tag or (str(tags[0]) if len(tags) == 1 else DEFAULT_TAG)
+        if tag not in tags:
+            raise ModelError(
+                f"model '{name}' has the weights {', '.join(tags)}; name one as {name}/{tags[0]}"
+            )
     go_offline_if_unreachable()
     try:
         if model.startswith("hf-hub:"):
-            return model, Path(download_pretrained_from_hf(model.removeprefix("hf-hub:")))
-        return name, Path(download_pretrained(factory.get_pretrained_cfg(name, tag)))
+            hub_id = model.removeprefix("hf-hub:")
+            return model, Path(pretrained.download_pretrained_from_hf(hub_id))
+        return name, Path(pretrained.download_pretrained(factory.get_pretrained_cfg(name, tag)))
     except (OSError, RuntimeError) as error:
         raise _not_reachable(model, error) from error
-
-
-def _known_tag(name: str, tag: str) -> str:
-    import open_clip
-    from open_clip.pretrained import list_pretrained_tags_by_model
-
-    if name not in open_clip.list_models():
-        raise ModelError(
-            f"'{name}' is no folder, no `hf-hub:` id and no model of open_clip; "
-            "see `open_clip.list_models()` for the names that --scorer-model takes"
-        )
-    tags = list_pretrained_tags_by_model(name)
-    wanted = tag or (str(tags[0]) if len(tags) == 1 else DEFAULT_TAG)
-    if wanted in tags:
-        return wanted
-    raise ModelError(
-        f"model '{name}' has the weights {', '.join(tags)}; name one as {name}/{tags[0]}"
-    )
 
 
 def _not_reachable(model: str, error: Exception) -> ModelError:
@@ -243,28 +253,3 @@ def _load(name: str, source: str, weights: Path) -> tuple[Any, Any]:
     except _LOAD_ERRORS as error:
         raise ModelError(f"open_clip cannot load '{name}' ({short_reason(error)})") from error
     return model.eval().requires_grad_(False), tokenizer
-
-
-def _pixel_rule(model: Any) -> PixelRule:
-    config = model.visual.preprocess_cfg
-    size, mode = config["size"], config["resize_mode"]
-    if mode not in ("squash", "shortest"):
-        raise ModelError(f"resize_mode '{mode}' of this model is not squash or shortest")
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return PixelRule((height, width), tuple(config["mean"]), tuple(config["std"]), mode)
-
-
-def _files_of(source: str, weights: Path) -> tuple[Path, ...]:
-    """Return the files that the numbers depend on (the weights alone for a hub snapshot)."""
-    if not source.startswith("local-dir:"):
-        return (weights,)
-    folder = Path(source.removeprefix("local-dir:"))
-    names = ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json")
-    return (weights, *(folder / name for name in names if (folder / name).is_file()))
-
-
-def _tokenizer_digest(tokenizer: Any) -> str:
-    if hasattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer"):
-        return tokenizer_digest(tokenizer.tokenizer)
-    text = json.dumps(sorted(tokenizer.encoder.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -50,18 +50,24 @@ class FoundFrame:
     duplicates: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The frames nearest to a text, best first; `score` is the cosine that `precompute` stores."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """The part of a cache that was searched."""
 
-    text: str
     cache: str
     scorer: str
     scorer_key: str
     frames_key: str
     num_videos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult(Searched):
+    """The frames nearest to a text, best first; `score` is the cosine that `precompute` stores."""
+
+    text: str
     num_frames: int
-    index: str
+    index: str = "flat, built"
     frames: tuple[FoundFrame, ...]
 
 
@@ -79,16 +85,11 @@ class DuplicatePair:
     seconds: tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class DuplicateReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicateReport(Searched):
     """All near-duplicate pairs of a cache, most alike first."""
 
-    cache: str
-    scorer: str
-    scorer_key: str
-    frames_key: str
     threshold: float
-    num_videos: int
     pairs: tuple[DuplicatePair, ...]
 
 
@@ -134,6 +135,13 @@ class SearchSource:
                 f"{cache} holds no embeddings of {self.info.key} for the frames at hand; make them "
                 "with `strive-cli precompute`"
             )
+        self.searched: dict[str, Any] = {
+            "cache": str(cache),
+            "scorer": self.info.name,
+            "scorer_key": self.info.key,
+            "frames_key": self.info.frames_key,
+            "num_videos": len(self.ids),
+        }
         self.starts_V = np.array(starts)
         self.quarters_VPD = np.array(quarters).reshape(len(self.ids), 4, -1)
 
@@ -257,15 +265,7 @@ def search_text(
         for number, frame, score in chosen
     ]
     return SearchResult(
-        text=text.strip(),
-        cache=str(cache),
-        scorer=source.info.name,
-        scorer_key=source.info.key,
-        frames_key=source.info.frames_key,
-        num_videos=len(source.ids),
-        num_frames=source.num_frames,
-        index="flat, built",
-        frames=tuple(frames),
+        **source.searched, text=text.strip(), num_frames=source.num_frames, frames=tuple(frames)
     )
 
 
@@ -280,15 +280,8 @@ def find_duplicates(
     _check_threshold(threshold)
     source = SearchSource(cache, scorer)
     pairs = source.duplicates_of(range(len(source.ids)), threshold, show=True)
-    return DuplicateReport(
-        cache=str(cache),
-        scorer=source.info.name,
-        scorer_key=source.info.key,
-        frames_key=source.info.frames_key,
-        threshold=threshold,
-        num_videos=len(source.ids),
-        pairs=tuple(sorted(pairs, key=lambda pair: -pair.agreement)),
-    )
+    ranked = sorted(pairs, key=lambda pair: -pair.agreement)
+    return DuplicateReport(**source.searched, threshold=threshold, pairs=tuple(ranked))
 
 
 def _check_threshold(threshold: float) -> None:

@@ -104,11 +104,11 @@ def decode_frames(
         DecodeError: `kind` is what went wrong, with the last decoder when all of them failed.
     """
     source = probe(Path(path), max_missing)
+    how = plan, max_pixels, decoders, threads, allow_damaged
     try:
-        return _decode(source, plan, max_pixels, decoders, threads, allow_damaged)
+        return _decode(source, *how)
     except NotExactError:
-        whole = decode_whole(source)
-        return _decode(whole, plan, max_pixels, decoders, threads, allow_damaged)
+        return _decode(decode_whole(source), *how)
 
 
 def _decode(

@@ -64,7 +64,8 @@ def test_a_scorer_is_known_again_until_what_it_depends_on_changes(layout: CacheL
     first.commit_settings()
     assert layout.scorer_keys() == [key] and num_loaded() == 1
     again = session(layout)
-    assert (again.key, again.is_split, again.needs_spans) == (key, False, False)
+    found = (again.key, again.settings["split"], again.settings["needs_spans"])
+    assert found == (key, False, False)
     assert again.digest_of(RECORD) == first.digest_of(RECORD) and num_loaded() == 1
     # Another call, and other weights behind the same call.
     assert session(layout, device="cpu").key == key and num_loaded() == 2

@@ -52,7 +52,7 @@ def test_packets_and_pictures_of_an_ordinary_file(
     facts = source.read_index(path)
     # A pass over all packets, then the runs, with the gaps between them that are not worth a seek.
     expected, at, num_seeks = num_frames, 0, 0
-    for run in decode_runs(facts, frame_plan.indices(facts.facts)):
+    for run in decode_runs(facts, frame_plan.indices(facts)):
         if run.start_rank - at >= SEEK_PACKETS:
             at = run.start_rank
             num_seeks += 1
