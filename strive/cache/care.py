@@ -146,7 +146,9 @@ def walk_cache(
                 why = SUPERSEDED
         is_young = why not in (COMMITTED, SUPERSEDED) and (
             changed[path] >= old
-            or _is_at_work(path, busy)
+            # A running writer's name is part of the file's name, or a running process made it.
+            or any(f"-{writer}-" in path.name for writer in busy)
+            or (_is_hidden(path) and _maker_runs(path))
             # A folder's settings come before its parts, but its name does not say whose it is.
             or (why == NO_SETTINGS and bool(busy))
         )
@@ -200,12 +202,9 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith(TEMPORARY_PREFIX)
 
 
-def _is_at_work(path: Path, busy: set[str]) -> bool:
-    """Whether a running writer's name is part of a file's name, or a running process made it."""
-    if any(f"-{writer}-" in path.name for writer in busy):
-        return True
+def _maker_runs(path: Path) -> bool:
     pid = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
-    return _is_hidden(path) and pid.isdigit() and runs(int(pid))
+    return pid.isdigit() and runs(int(pid))
 
 
 def _listed_pixels(

@@ -80,7 +80,7 @@ class FrameCodec:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the frames key hashes."""
+        """The codec as JSON values, which the frames key hashes."""
         if self.name == "raw":
             return {"name": "raw"}
         return {"name": "jpeg", "quality": JPEG_QUALITY, "subsampling": "4:4:4"}

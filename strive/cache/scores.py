@@ -1,4 +1,4 @@
-"""What a scorer left: frame embeddings, one row a video, and relevance scores, one row a question.
+"""A scorer's results: frame embeddings, a row a video, and relevance scores, a row a question.
 
 With the embeddings a new question on a known video costs a matmul. Scores are float32, one for each
 frame of the video's pool; any rescaling before Eq. 4 happens online (`score_transform`), so raw

@@ -50,7 +50,16 @@ def prepare_video(video_id: str, rule: PrepareRule) -> EncodedVideo:
     Raises:
         DecodeError: the video is missing, outside the root, or cannot be decoded.
     """
-    path = _find(video_id, rule)
+    try:
+        path = resolve_video(rule.video_root, video_id, allow_outside=rule.allow_outside_root)
+    except OutsideRootError as error:
+        hint = f"{error}; --allow-outside-root takes it"
+        if resolves_into_blobs(rule.video_root / video_id):
+            hint += " (the folder is a hub's snapshot, whose files are links into blobs/)"
+        raise DecodeError("outside_root", hint) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        # A loop of links, a name that is too long, or one with a NUL byte.
+        raise DecodeError("missing", f"'{video_id}': {error}") from None
     before = _stamp(path)
     try:
         decoded, repaired = _decode(path, rule)
@@ -119,19 +128,6 @@ def _decode(path: Path, rule: PrepareRule) -> tuple[DecodedVideo, str]:
                 if error.kind not in REPAIRABLE_KINDS:
                     raise
     raise DecodeError(first.kind, f"{first.args[-1]}; repair did not help")
-
-
-def _find(video_id: str, rule: PrepareRule) -> Path:
-    try:
-        return resolve_video(rule.video_root, video_id, allow_outside=rule.allow_outside_root)
-    except OutsideRootError as error:
-        hint = f"{error}; --allow-outside-root takes it"
-        if resolves_into_blobs(rule.video_root / video_id):
-            hint += " (the folder is a hub's snapshot, whose files are links into blobs/)"
-        raise DecodeError("outside_root", hint) from None
-    except (OSError, RuntimeError, ValueError) as error:
-        # A loop of links, a name that is too long, or one with a NUL byte.
-        raise DecodeError("missing", f"'{video_id}': {error}") from None
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Ray itself: finding or starting a cluster, what it has, and whether its nodes share the cache."""
+"""Ray itself: finding or starting a cluster, its resources, whether its nodes share the cache."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a cluster has, and how its processors are divided.
+    """The processors of a cluster, and how they are divided.
 
     Actors embed, score and commit: one on each GPU, else on half of the CPUs (at least one). Decode
     tasks take one CPU each of what is left.
@@ -39,7 +39,7 @@ class Cluster:
 
     @property
     def actor_resources(self) -> dict[str, float]:
-        """What Ray reserves for one actor; on a lone CPU it shares with the decode task."""
+        """Resources that Ray reserves for one actor; a lone CPU is shared with the decode task."""
         if self.num_gpus:
             return {"num_gpus": 1, "num_cpus": 0}
         return {"num_cpus": 1 if self.num_cpus > 1 else 0}

@@ -66,7 +66,7 @@ _KNOBS = {
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would cost, from a few videos that were really decoded (and embedded)."""
+    """The cost of a run, from a few of its videos that were really decoded (and embedded)."""
 
     num_videos_to_decode: int
     num_videos_to_embed: int

@@ -1,3 +1,3 @@
-"""The place where users' scorers of earlier versions import from: now `strive.scorers`."""
+"""`strive.scorers` under the name that users' scorers for earlier versions import."""
 
 from strive.scorers import *  # noqa: F403

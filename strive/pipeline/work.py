@@ -1,4 +1,4 @@
-"""What a call asks for, and the work that is left of it: what the cache lacks and may be had."""
+"""The work of a call: its frames and records, and of these all that the cache lacks."""
 
 import json
 import unicodedata
@@ -144,7 +144,17 @@ def select_records(options: PrecomputeConfig) -> SelectedRecords:
     if options.for_config is not None:
         held_out = read_records(options.held_out, skip_bad=options.skip_bad_records)
         bad_rows.count += held_out.bad_rows.count
-        records = _as_a_run_reads(options, records, held_out.records)
+        # The sample that a training run draws from its data, then its held-out records.
+        if options.subset is not None and options.subset < len(records):
+            records = sample_records(records, options.subset, options.seed)
+        sampled = {record.question_id: record for record in records}
+        for record in held_out.records:
+            if sampled.setdefault(record.question_id, record) != record:
+                raise RecordsError(
+                    f"problem_id {record.question_id} is another question in data than in "
+                    "held_out; ids must be unique"
+                )
+        records = tuple(sampled.values())
         num_image_rows += held_out.num_image_rows
         sample_ids = tuple(record.question_id for record in records)
     elif options.subset is not None:
@@ -155,22 +165,6 @@ def select_records(options: PrecomputeConfig) -> SelectedRecords:
         first = set(list(dict.fromkeys(record.video_id for record in records))[: options.limit])
         records = [record for record in records if record.video_id in first]
     return SelectedRecords(tuple(records), num_image_rows, bad_rows, sample_ids)
-
-
-def _as_a_run_reads(
-    options: PrecomputeConfig, records: Sequence[Record], held_out: Sequence[Record]
-) -> tuple[Record, ...]:
-    """Return the sample that a training run draws from `records`, then its held-out records."""
-    if options.subset is not None and options.subset < len(records):
-        records = sample_records(records, options.subset, options.seed)
-    sampled = {record.question_id: record for record in records}
-    for record in held_out:
-        if sampled.setdefault(record.question_id, record) != record:
-            raise RecordsError(
-                f"problem_id {record.question_id} is another question in data than in held_out; "
-                "ids must be unique"
-            )
-    return tuple(sampled.values())
 
 
 def write_sample_ids(options: PrecomputeConfig, selected: SelectedRecords) -> Path | None:
@@ -212,7 +206,7 @@ class WorkItem:
 
 @dataclass(slots=True)
 class ScorerWork:
-    """What one scorer has to do: videos to run its model on, and questions to score."""
+    """The work of one scorer: videos to run its model on, and questions to score."""
 
     session: ScorerSession
     num_unscorable: int = 0

@@ -1,4 +1,4 @@
-"""What a file is, by its bytes, and opening it: no network, no other file, packets as they come.
+"""A file's kind, by its bytes, and opening it: no network, no other file, packets as they come.
 
 FFmpeg's demuxers choose themselves by content, and some (HLS, DASH, concat) open other files and
 network addresses; none says how many bytes a file should have, nor compares Matroska's checksums.

@@ -114,7 +114,7 @@ class FramePlan:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the frames key hashes."""
+        """The plan as JSON values, which the frames key hashes."""
         return {"kind": self.kind, "num_frames": self.num_frames}
 
     def indices(self, source: VideoSource) -> np.ndarray:

@@ -220,7 +220,11 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
             raise DecodeError("no_frames", f"{path.name} has a video stream without frames")
         tick = stream.time_base or Fraction(1, 1000)
         damaged_bytes = damaged_ranges(path) if container == "matroska" else ()
-        stated = _stated_seconds(opened, stream, container)
+        stated = None
+        if container in _STATED_BY_CONTAINER:
+            stated = None if opened.duration is None else opened.duration / av.time_base
+        elif stream.duration is not None and stream.time_base is not None:
+            stated = float(stream.duration * stream.time_base)
         notes = check_length(path, container, stated, packets.reached_seconds, max_missing)
         if container == "avi" and not notes and packets.lack(stream.frames, stated, tick):
             notes.append("fewer_than_stated")
@@ -269,23 +273,13 @@ def read_index(path: Path, max_missing: MaxMissing = DEFAULT_MAX_MISSING) -> Vid
         )
 
 
-def _stated_seconds(
-    opened: av.container.InputContainer, stream: av.VideoStream, container: str
-) -> float | None:
-    if container in _STATED_BY_CONTAINER:
-        return None if opened.duration is None else opened.duration / av.time_base
-    if stream.duration is None or stream.time_base is None:
-        return None
-    return float(stream.duration * stream.time_base)
-
-
 # Stamps, places in the file, keyframes and what seeks them: see `VideoSource`.
 _Order = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(slots=True)
 class _Packets:
-    """What one demux pass tells; lists hold the shown packets in the order in which they lie."""
+    """The findings of one demux pass; lists hold the shown packets in the order of storage."""
 
     opened: av.container.InputContainer
     stream: av.VideoStream

@@ -174,7 +174,11 @@ def _pictures(
         if reports_damage:
             report_damage(stream)
         context = stream.codec_context
-        sei_filter = None if takes_sei else _sei_filter(stream)
+        sei_filter = None
+        if not takes_sei:
+            sei_filter = BitStreamFilterContext(_SEI_FILTERS[context.name], stream)
+            if context.name == "hevc" and (context.extradata or b"").startswith(b"\1"):
+                context.extradata = None  # it says that units have lengths in front
         number = -1
         flagged: list[int] = []
         keyframes: set[int] = set()
@@ -208,31 +212,15 @@ def _pictures(
             except av.error.FFmpegError:
                 bad.add(number)
     for position in flagged:
-        bad |= _flagged_bad(position, bad, keyframes, source)
-
-
-def _sei_filter(stream: av.VideoStream) -> BitStreamFilterContext:
-    """Return what takes the supplemental information out of a stream's packets."""
-    context = stream.codec_context
-    found = BitStreamFilterContext(_SEI_FILTERS[context.name], stream)
-    if context.name == "hevc" and (context.extradata or b"").startswith(b"\1"):
-        context.extradata = None  # it says that units have lengths in front
-    return found
-
-
-def _flagged_bad(
-    position: int, bad: set[int], keyframes: set[int], source: VideoSource
-) -> set[int]:
-    """Return what is bad where the demuxer flags a packet as corrupt.
-
-    In a transport stream it flags the packet before the one in which a counter jumped, as the
-    parser holds one back. A jump right before a keyframe is how recordings are joined.
-    """
-    if source.container != "mpegts":
-        return {position}
-    pair = {position, position + 1}
-    is_join = position + 2 in keyframes and not pair & bad
-    return set() if is_join else pair & set(range(source.num_packets))
+        if source.container != "mpegts":
+            bad.add(position)
+            continue
+        # In a transport stream the demuxer flags the packet before the one in which a counter
+        # jumped, as the parser holds one back. A jump right before a keyframe is how recordings are
+        # joined.
+        pair = {position, position + 1}
+        if position + 2 not in keyframes or pair & bad:
+            bad |= pair & set(range(source.num_packets))
 
 
 def _damaged(shown: list[_Shown], bad_packets: set[int]) -> np.ndarray:

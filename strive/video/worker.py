@@ -216,7 +216,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job: a value, or the `DecodeError` that ended it."""
+    """The end of a job: its value, or the `DecodeError` that it raised."""
 
     key: str
     value: Any

@@ -221,7 +221,7 @@ def test_a_session_travels_without_its_model(world: World, tmp_path: Path) -> No
     data = pickle.dumps(session)
     assert len(data) < 10_000
     copy: ScorerSession = pickle.loads(data)
-    assert copy._scorer is None and (copy.key, copy.mode) == (key, mode)
+    assert copy._scorer is None and (copy.key, copy.scorer.mode) == (key, mode)
 
 
 def test_a_fault_of_the_model_ends_the_run_and_keeps_what_is_finished(
