@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def commit_parquet(path: Path, table: pa.Table, *, row_group_size: int | None = None) -> None:
+def commit_parquet(path: Path, table: pa.Table) -> None:
     """Write a table atomically, with a checksum of each page."""
     with atomic_file(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=row_group_size,
-            compression="zstd",
-            write_page_checksum=True,
-        )
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def commit_part(folder: Path, table: pa.Table, *, writer: str, prefix: str = "part") -> int:
+    """Commit a table as the newest part of a folder; return its bytes."""
+    path = new_part_path(folder, prefix, ".parquet", writer)
+    commit_parquet(path, table)
+    return path.stat().st_size
 
 
 def new_part_path(folder: Path, prefix: str, suffix: str, writer: str) -> Path:
@@ -138,6 +140,14 @@ def read_table(path: Path, wanted: pa.Schema, columns: list[str] | None = None) 
         raise CacheDamageError(
             f"{path} does not have the expected columns ({first_line(error)})"
         ) from None
+
+
+def read_rows(
+    folder: Path, prefix: str, schema: pa.Schema, columns: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Read some columns of all parts of a folder and yield their rows, oldest first."""
+    table = read_parts(folder, prefix, schema, columns)
+    yield from zip(*(table.column(name).to_pylist() for name in columns), strict=True)
 
 
 def last_rows(table: pa.Table, column: str) -> dict[str, int]:

@@ -9,14 +9,7 @@ from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 
-from strive.cache.commit import (
-    commit_parquet,
-    list_parts,
-    new_part_path,
-    part_number,
-    read_part,
-    read_table,
-)
+from strive.cache.commit import commit_part, list_parts, part_number, read_part, read_table
 from strive.cache.layout import CacheLayout
 
 
@@ -60,7 +53,7 @@ def commit_failures(layout: CacheLayout, rows: Sequence[FailureRow], *, writer: 
     """Commit one part of failures."""
     if rows:
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-        commit_parquet(new_part_path(layout.failures, "part", ".parquet", writer), table)
+        commit_part(layout.failures, table, writer=writer)
 
 
 def read_failures(layout: CacheLayout) -> list[FailureRow]:

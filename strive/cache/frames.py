@@ -19,7 +19,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from strive.cache.commit import commit_parquet, flat_lists, last_rows, new_part_path, read_parts
+from strive.cache.commit import (
+    commit_part,
+    flat_lists,
+    last_rows,
+    new_part_path,
+    read_parts,
+    read_rows,
+)
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
 from strive.choices import FrameCodecName
 from strive.errors import CacheDamageError, CacheError, DiskError, unknown_name
@@ -202,7 +209,7 @@ class FrameWriter:
             for row, offsets in zip(self._rows, _frame_offsets(shard), strict=True)
         ]
         table = pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA)
-        commit_parquet(new_part_path(self.folder, "videos", ".parquet", self.writer), table)
+        commit_part(self.folder, table, writer=self.writer, prefix="videos")
         self._forget()
         return shard.stat().st_size
 
@@ -266,13 +273,9 @@ class VideoState:
 def read_video_states(layout: CacheLayout, frames_key: str) -> dict[str, VideoState]:
     """Read which videos are cached, without their long columns."""
     columns = [field.name for field in fields(VideoState)]
-    table = read_parts(layout.frames(frames_key), "videos", VIDEOS_SCHEMA, ["video_id", *columns])
-    values = [table.column(name).to_pylist() for name in columns]
-    video_ids = table.column("video_id").to_pylist()
-    return {
-        video_id: VideoState(*row)
-        for video_id, row in zip(video_ids, zip(*values, strict=True), strict=True)
-    }
+    folder = layout.frames(frames_key)
+    rows = read_rows(folder, "videos", VIDEOS_SCHEMA, ["video_id", *columns])
+    return {video_id: VideoState(*row) for video_id, *row in rows}
 
 
 class FrameReader:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from strive.cache.commit import commit_parquet, new_part_path, read_parts
+from strive.cache.commit import commit_part, read_parts
 from strive.cache.layout import CacheLayout
 from strive.records import Record
 
@@ -41,7 +41,7 @@ def write_questions(
         pa.array([getattr(record, field.name) for record in new], field.type) for field in SCHEMA
     ]
     table = pa.table(columns, schema=SCHEMA)
-    commit_parquet(new_part_path(layout.questions, "part", ".parquet", writer), table)
+    commit_part(layout.questions, table, writer=writer)
     return len(new)
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from strive.cache.commit import (
-    commit_parquet,
+    commit_part,
     flat_lists,
     last_rows,
     list_parts,
-    new_part_path,
     read_part,
     read_parts,
+    read_rows,
 )
 from strive.cache.frames import read_video_states
 from strive.cache.layout import CacheLayout, is_plain_name, read_fields, read_settings
@@ -123,17 +123,13 @@ def commit_embeddings(
         ],
         schema=EMBEDDINGS_SCHEMA,
     )
-    path = new_part_path(layout.embeddings(scorer_key), "part", ".parquet", writer)
-    commit_parquet(path, table)
-    return path.stat().st_size
+    return commit_part(layout.embeddings(scorer_key), table, writer=writer)
 
 
 def read_embedding_states(layout: CacheLayout, scorer_key: str) -> dict[str, str]:
     """Map each embedded video to the checksum of the frames that its embeddings were made from."""
     columns = ["video_id", "frames_checksum"]
-    table = read_parts(layout.embeddings(scorer_key), "part", EMBEDDINGS_SCHEMA, columns)
-    ids, checksums = (table.column(name).to_pylist() for name in columns)
-    return dict(zip(ids, checksums, strict=True))
+    return dict(read_rows(layout.embeddings(scorer_key), "part", EMBEDDINGS_SCHEMA, columns))
 
 
 def iter_embeddings(
@@ -239,20 +235,14 @@ def commit_scores(
     columns = {name: [getattr(row, name) for row in rows] for name in names}
     columns["scores"] = [np.asarray(row.scores_F, np.float32) for row in rows]
     table = pa.Table.from_pydict(columns, schema=SCHEMA)
-    path = new_part_path(layout.scores(scorer_key), "part", ".parquet", writer)
-    commit_parquet(path, table)
-    return path.stat().st_size
+    return commit_part(layout.scores(scorer_key), table, writer=writer)
 
 
 def read_score_states(layout: CacheLayout, scorer_key: str) -> dict[str, ScoreState]:
     """Read which questions are scored, without the scores."""
     columns = ["question_id", "query_digest", "frames_checksum", "text_truncated"]
-    table = read_parts(layout.scores(scorer_key), "part", SCHEMA, columns)
-    values = [table.column(name).to_pylist() for name in columns]
-    return {
-        question_id: ScoreState(query, frames, truncated)
-        for question_id, query, frames, truncated in zip(*values, strict=True)
-    }
+    rows = read_rows(layout.scores(scorer_key), "part", SCHEMA, columns)
+    return {question_id: ScoreState(*row) for question_id, *row in rows}
 
 
 class ScoreReader:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from strive.cache import failures, questions, scores
 from strive.cache.care import folders_without_settings, no_settings
-from strive.cache.commit import last_rows, list_parts, read_parts, read_table
+from strive.cache.commit import list_parts, read_rows, read_table
 from strive.cache.frames import (
     VIDEOS_SCHEMA,
     VideoState,
@@ -155,10 +155,9 @@ def check_videos(cache: Path, video_root: Path) -> VideoCheck:
     digests: dict[str, set[str]] = {}
     for key in layout.frames_keys():
         columns = ["video_id", "content_digest"]
-        table = read_parts(layout.frames(key), "videos", VIDEOS_SCHEMA, columns)
-        values = table.column("content_digest").to_pylist()
-        for video_id, row in last_rows(table, "video_id").items():
-            digests.setdefault(video_id, set()).add(values[row])
+        last = dict(read_rows(layout.frames(key), "videos", VIDEOS_SCHEMA, columns))
+        for video_id, digest in last.items():
+            digests.setdefault(video_id, set()).add(digest)
     changed, missing = [], []
     with show_progress("videos", len(digests), "videos") as bar:
         for video_id, wanted in sorted(digests.items()):
