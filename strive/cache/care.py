@@ -268,9 +268,8 @@ def _replaced_rows(
 ) -> list[CacheItem]:
     """Return the parts that hold rows which a later row of the same id replaces.
 
-    Only rows in parts older than `old` replace others: a reader may have been opened before. With
-    `current` ({video_id: checksum}), rows that were made from other frames of a video go too; those
-    of a video that is not cached stay.
+    Only rows in parts older than `old` replace others. With `current` ({video_id: checksum}), rows
+    that were made from other frames of a video go too; those of a video that is not cached stay.
     """
     columns = (
         id_columns if current is None else sorted({*id_columns, "video_id", "frames_checksum"})
@@ -278,7 +277,7 @@ def _replaced_rows(
     rows_of = {
         path: read_part(path, columns).to_pylist()
         for path in list_parts(folder, prefix)
-        if path.stat().st_mtime < old
+        if path.stat().st_mtime < old  # a reader may have been opened before
     }
     id_of = itemgetter(*id_columns)
     last = {id_of(row): (path, n) for path, rows in rows_of.items() for n, row in enumerate(rows)}

@@ -48,10 +48,9 @@ def new_part_path(folder: Path, prefix: str, suffix: str, writer: str) -> Path:
     """Return a part name that no other writer takes, with a number above all that the cache holds.
 
     Readers take parts in the order of their numbers, so of two rows about one thing the later wins.
-    The number is the time (nanoseconds since 1970), or one more than the largest in the cache where
-    that is later: what a run has seen lies before what it writes, whatever the clocks of the
-    machines that wrote it.
     """
+    # The time in nanoseconds since 1970, unless the cache holds a larger number: what a run has
+    # seen lies before what it writes, whatever the clocks of the machines that wrote it.
     number = max(time.time_ns(), 1 + _largest_number(folder))
     return folder / f"{prefix}-{number:019d}-{writer}-{secrets.token_hex(4)}{suffix}"
 
@@ -63,10 +62,8 @@ def part_number(path: Path) -> int:
 
 
 def _largest_number(folder: Path) -> int:
-    """Return the largest number of all parts of the cache that a folder lies in, else of its own.
-
-    Of all: rows of failures are compared with those of frames and scores.
-    """
+    """Return the largest number of all parts of the cache around a folder, else of its own."""
+    # Of all folders: rows of failures are compared with those of frames and scores.
     for root in (folder.parent, folder.parent.parent):
         if (root / "cache.json").is_file():
             groups = _entries(root)

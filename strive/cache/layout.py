@@ -134,10 +134,8 @@ def read_fields(folder: Path) -> dict[str, Any]:
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether a name that a part or settings hold is that of something in one folder.
-
-    Caches come from strangers: `../` in one must not lead out of it.
-    """
+    """Whether a name that a part or settings hold is that of something in one folder."""
+    # Caches come from strangers: `../` in one must not lead out of it.
     return isinstance(name, str) and Path(name).name == name and "\0" not in name
 
 

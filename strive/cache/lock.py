@@ -16,10 +16,7 @@ from strive.files import TEMPORARY_PREFIX, disk_error, try_lock
 def writer_lock(layout: CacheLayout, writer: str) -> Iterator[None]:
     """Be the only process of this writer name while the block runs.
 
-    The kernel holds the lock, so it ends with the process, however that ends. Hidden files that a
-    killed process of the name left behind are removed. On a file system without locks two writers
-    are harmless all the same (parts have names of their own, and of two rows about one thing
-    readers take the later), they only waste work.
+    Hidden files that a killed process of the name left behind are removed.
 
     Raises:
         CacheError: another process holds it; the message says which.
@@ -32,6 +29,9 @@ def writer_lock(layout: CacheLayout, writer: str) -> Iterator[None]:
     except OSError as error:
         raise disk_error(path, error) from error
     try:
+        # The kernel holds the lock, so it ends with the process, however that ends. On a file
+        # system without locks two writers are harmless all the same (parts have names of their own,
+        # and of two rows about one thing readers take the later), they only waste work.
         if try_lock(descriptor) is False:
             holder = os.pread(descriptor, 1000, 0).decode("utf-8", "replace").strip() or "unknown"
             raise CacheError(

@@ -62,13 +62,10 @@ def writer_name(options: PrecomputeConfig) -> str:
 
 
 def prepare_rule(options: PrecomputeConfig) -> PrepareRule:
-    """Return what each decode worker is told; the budget is the frame plan's own if none is asked.
-
-    Paths of workers do not depend on the working directory.
-    """
+    """Return how videos become frames; the budget is the frame plan's own if none is asked for."""
     plan = FramePlan(options.frame_plan, options.frames)
     return PrepareRule(
-        options.video_root.resolve(),
+        options.video_root.resolve(),  # workers may have another working directory
         plan,
         options.max_pixels or DEFAULT_MAX_PIXELS[plan.kind],
         FrameCodec(options.frame_codec),

@@ -256,9 +256,10 @@ def check_scorer_name(name: str) -> None:
 def cosines(embeddings_FD: np.ndarray, question_D: np.ndarray) -> np.ndarray:
     """Return the cosines [F] of stored frame embeddings and one question (Sec. 3.3).
 
-    s_f = <v_f, q> / (|v_f| |q|). Summed per row in float64, so that the result does not depend on
-    how many questions are scored together, as it would with a matrix product.
+    s_f = <v_f, q> / (|v_f| |q|), with a question of unit length.
     """
+    # Summed per row in float64, so that the result does not depend on how many questions are scored
+    # together, as it would with a matrix product.
     v_FD = embeddings_FD.astype(np.float64)
     dots_F = (v_FD * question_D.astype(np.float64)).sum(axis=1)
     norms_F = np.sqrt((v_FD * v_FD).sum(axis=1))

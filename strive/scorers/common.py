@@ -160,10 +160,8 @@ class TransformersScorer(TorchScorer):
 
 
 def pad_batch(rows: Tensor, batch_size: int) -> Tensor:
-    """Pad rows [B, ...] with zeros to `batch_size`.
-
-    Kernels are chosen by the batch's size, and another kernel gives other last bits.
-    """
+    """Pad rows [B, ...] with zeros to `batch_size`."""
+    # Kernels are chosen by the batch's size, and another kernel gives other last bits.
     missing = batch_size - len(rows)
     return rows if missing == 0 else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
 

@@ -57,10 +57,7 @@ _STILL_BRANDS = (b"avif", b"heic", b"heix", b"mif1")  # of an MP4 that holds one
 
 
 def check_first_bytes(path: Path) -> None:
-    """Refuse what is no file with a video in it, as far as its first bytes show.
-
-    decord and torchcodec take no list of demuxers that may serve, so whatever begins like a
-    playlist or manifest is refused here, before any decoder opens it.
+    """Refuse files without a video in them, as far as their first bytes show.
 
     Raises:
         DecodeError: `missing`, `unreadable`, `empty_file`, `playlist` or `not_a_video`.
@@ -82,8 +79,10 @@ def check_first_bytes(path: Path) -> None:
         raise DecodeError("unreadable", f"{path}: {error.strerror}") from None
     if not head:
         raise DecodeError("empty_file", f"{path} has no bytes")
-    # In text, FFmpeg finds a manifest however far behind the beginning; a NUL ends the text. The
-    # title of a video may hold any of the marks.
+    # decord and torchcodec take no list of demuxers that may serve, so whatever begins like a
+    # playlist or manifest is refused here, before any decoder opens it. In text, FFmpeg finds a
+    # manifest however far behind the beginning; a NUL ends the text. The title of a video may hold
+    # any of the marks.
     lowered = head.partition(b"\0")[0].lower()
     stripped = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if stripped.startswith(_PLAYLIST_PREFIXES) or any(mark in lowered for mark in _MANIFEST_MARKS):
@@ -195,8 +194,9 @@ def video_stream(opened: av.container.InputContainer, name: str) -> av.VideoStre
 def stated_cropping(opened: av.container.InputContainer, stream: av.VideoStream) -> Cropping | None:
     """Return how a container (Matroska's `PixelCrop...`, MP4's `clap`) has pictures cropped.
 
-    Players do that, decoders do not. PyAV passes it on in FFmpeg's description of a file alone.
+    Players do that, decoders do not.
     """
+    # PyAV passes it on in FFmpeg's description of a file alone.
     av.logging.set_level(av.logging.INFO)
     text = opened.dumps_format()  # type: ignore[attr-defined] # its stubs lack it
     av.logging.set_level(av.logging.PANIC)

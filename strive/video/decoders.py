@@ -326,17 +326,9 @@ TORCHCODEC_FIX = (
 def decode_decord(
     source: VideoSource, indices_F: np.ndarray, scaler: FrameScaler, threads: int = 1
 ) -> Iterator[np.ndarray]:
-    """Read frame after frame to the last one wanted; decord rotates them and tells no angle.
+    """Read frame after frame to the last one wanted, in one thread whatever `threads` says.
 
-    Always with one thread: with more it fails on some files (dmlc/decord 246).
-
-    Not by index: decord passes over frames in a loop that gives up after 10,000 looks at its
-    decoding thread and then returns, without an error, whichever frame comes next. On a busy
-    machine that happened to one in ten frames of a plain H.264 clip (decord2 3.4). `get_batch` has
-    the same loop, and can hang besides (dmlc/decord 373).
-
-    decord computes a line's length from the picture's width, and for some sizes (rotated ones,
-    mostly) reads skewed pictures from that: hence the look at the first picture.
+    decord rotates the frames and tells no angle.
 
     Raises:
         DecodeError: `unsupported`, `frame_count`, `wrong_picture` or `undecodable`.
@@ -348,13 +340,20 @@ def decode_decord(
             "unsupported",
             f"decord is exact in {', '.join(DECORD_CONTAINERS)} alone, not in {source.container}",
         )
+    # decord computes a line's length from the picture's width, and for some sizes (rotated ones,
+    # mostly) reads skewed pictures from that: hence the look at the first picture.
     first_HWC = _first_picture("decord", source)
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error.
+        # A tiny fault_tol turns decord's silent repeats of a neighbour frame into an error. With
+        # more than one thread it fails on some files (dmlc/decord 246).
         reader = decord.VideoReader(str(source.path.absolute()), num_threads=1, fault_tol=1e-6)
         _check_count("decord", len(reader), source)
         wanted = set(indices_F.tolist())
+        # Not by index: decord passes over frames in a loop that gives up after 10,000 looks at its
+        # decoding thread and then returns, without an error, whichever frame comes next. On a busy
+        # machine that happened to one in ten frames of a plain H.264 clip (decord2 3.4).
+        # `get_batch` has the same loop, and can hang besides (dmlc/decord 373).
         for index in range(int(indices_F[-1]) + 1):
             frame = reader.next()
             if index == 0:
@@ -374,11 +373,9 @@ def decode_decord(
 
 @functools.cache
 def torchcodec_import_error() -> str:
-    """Import torchcodec, once, and return what is wrong with it; empty when it works.
-
-    Its package may be there without the FFmpeg libraries that it loads when it is imported, so
-    asking whether it is installed would not do.
-    """
+    """Import torchcodec, once, and return why that fails; empty when it works."""
+    # Its package may be there without the FFmpeg libraries that it loads when it is imported, so
+    # asking whether it is installed would not do.
     try:
         importlib.import_module("torchcodec.decoders")
     except (ImportError, OSError, RuntimeError) as error:

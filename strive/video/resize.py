@@ -150,16 +150,16 @@ class FrameScaler:
 
 
 def as_progressive(picture: av.VideoFrame) -> av.VideoFrame:
-    """Return the picture without its mark of being interlaced, if it has one.
-
-    swscale would scale the two fields on their own and interleave the results: combs stay in moving
-    parts, and still parts (all of a progressive film in an interlaced stream) lose half a line.
-    """
+    """Return the picture without its mark of being interlaced, if it has one."""
+    # swscale would scale the two fields on their own and interleave the results: combs stay in
+    # moving parts, and still parts (all of a progressive film in an interlaced stream) lose half a
+    # line.
     return _filtered(picture, "setfield", "prog") if picture.interlaced_frame else picture
 
 
 def _cropped(picture: av.VideoFrame, cropping: Cropping) -> av.VideoFrame:
-    """Crop as FFmpeg's program does: its filter rounds to whole samples of colour."""
+    """Return the picture without the borders that its container names."""
+    # By FFmpeg's filter, as its program does: it rounds to whole samples of colour.
     left, right, top, bottom = cropping
     try:
         return _filtered(picture, "crop", f"iw-{left}-{right}:ih-{top}-{bottom}:{left}:{top}")
