@@ -23,8 +23,14 @@ from typing import Any
 from strive.cache.commit import commit_parquet, list_parts, read_json, read_part
 from strive.cache.failures import read_failures
 from strive.cache.frames import read_video_states
-from strive.cache.layout import CacheLayout, open_cache, read_fields, read_settings
-from strive.cache.lock import live_writers, runs
+from strive.cache.layout import (
+    CacheLayout,
+    live_writers,
+    open_cache,
+    read_fields,
+    read_settings,
+    runs,
+)
 from strive.cache.questions import read_questions
 from strive.cache.scores import ScorerInfo, find_scorer, list_scorers
 from strive.errors import CacheDamageError, CacheError, unknown_name

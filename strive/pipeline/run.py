@@ -18,8 +18,7 @@ import numpy as np
 from strive.answers import Unmatched, find_unmatched
 from strive.cache.failures import commit_failures
 from strive.cache.frames import FrameReader, read_video_states
-from strive.cache.layout import CacheLayout, create_cache, ensure_settings
-from strive.cache.lock import writer_lock
+from strive.cache.layout import CacheLayout, create_cache, ensure_settings, writer_lock
 from strive.cache.questions import write_questions
 from strive.cache.scores import ScoreReader, read_score_states
 from strive.configs.load import load_config

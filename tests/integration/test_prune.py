@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 from strive.cache.care import apply_prune, walk_cache
-from strive.cache.layout import CacheLayout, open_cache
-from strive.cache.lock import live_writers
+from strive.cache.layout import CacheLayout, live_writers, open_cache
 from strive.cache.scores import ScoreReader
 from strive.cache.verify import verify_cache
 from strive.lab.world import build_world

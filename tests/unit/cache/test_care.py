@@ -32,8 +32,7 @@ from strive.cache.frames import (
     FrameWriter,
     read_video_states,
 )
-from strive.cache.layout import CacheLayout
-from strive.cache.lock import live_writers
+from strive.cache.layout import CacheLayout, live_writers
 from strive.cache.scores import (
     QuestionScores,
     ScoreReader,
