@@ -9,7 +9,7 @@ import hashlib
 import io
 import mmap
 from collections import Counter, OrderedDict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -395,7 +395,7 @@ class FrameReader:
         return mapped[start : start + length]
 
 
-class Pools(Mapping[str, np.ndarray]):
+class Pools(dict[str, np.ndarray]):
     """Presentation times of every cached video's pool frames: {video_id: pts_seconds [F]}.
 
     `FrameReader` answers for one video at a time and knows where its pixels lie; an overview of
@@ -406,23 +406,12 @@ class Pools(Mapping[str, np.ndarray]):
         columns = ["video_id", "pts_seconds", "source_index", "duration_seconds", "checksum"]
         table = read_parts(layout.frames(frames_key), "videos", VIDEOS_SCHEMA, columns)
         self._rows = last_rows(table, "video_id")
-        self._pts, self._bounds = flat_lists(table, "pts_seconds")
+        pts, bounds = flat_lists(table, "pts_seconds")
+        for video_id, row in self._rows.items():
+            self[video_id] = pts[bounds[row] : bounds[row + 1]]
         self._source, self._source_bounds = flat_lists(table, "source_index")
         self._durations = table.column("duration_seconds").to_numpy()
         self._checksums = table.column("checksum").to_pylist()
-
-    def __getitem__(self, video_id: str) -> np.ndarray:
-        row = self._rows[video_id]
-        return self._pts[self._bounds[row] : self._bounds[row + 1]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, video_id: object) -> bool:
-        return video_id in self._rows
 
     def has_repeats(self, video_id: str) -> bool:
         """Whether a frame of the file stands in the pool more than once."""
