@@ -118,7 +118,7 @@ def test_a_duck_typed_scorer_and_one_of_the_base_class_are_alike(layout: CacheLa
         made = session(layout, name)
         row = made.score_one(RECORD, frames_FHWC, times_F, "sum")
         assert row is not None and made.scorer.mode == "joint" and made.scorer.device_type == "cpu"
-        rows.append((row.scores.scores_F.tolist(), row.scores.num_text_tokens, row.query_digest))
+        rows.append((row.scores_F.tolist(), row.num_text_tokens, row.query_digest))
         made.commit_settings()
     assert rows[0] == rows[1] and rows[0][0] == [10, 9, 7.5]
     of_each = [
