@@ -116,15 +116,16 @@ def read_rows(
         RecordsError: a column is missing, or the file or a row is malformed.
     """
     if path.suffix == ".parquet":
-        _require_columns(f"{path}", columns, _parquet_columns(path))
+        require_columns(f"{path}", columns, _parquet_columns(path))
     for where, row in iter_rows(path, {*columns, *optional}):
         if isinstance(row, RecordsError):
             raise row
-        _require_columns(where, columns, list(row))
+        require_columns(where, columns, list(row))
         yield where, row
 
 
-def _require_columns(where: str, columns: Collection[str], found: Sequence[str]) -> None:
+def require_columns(where: str, columns: Collection[str], found: Sequence[str]) -> None:
+    """Raise RecordsError, with what there is, unless all `columns` are among those found."""
     missing = [name for name in columns if name not in found]
     if missing:
         raise RecordsError(
@@ -192,14 +193,17 @@ class VideoIndex:
         return None
 
     def path_of(self, name: str) -> str:
-        """Return a video's path, or where it should be: reading it then fails, and is counted."""
+        """Return a video's path, or where it should be: reading it then fails, and is counted.
+
+        An absent one should be beside others, or where the published zips would put it.
+        """
         found = self.find(name)
         if found is not None:
             return found
-        places = self.layout.places(self.root)
-        likely = [folder for folder in self.folders if folder not in places]
+        file = f"{_relative(name)}.mp4"
+        likely = [folder for folder in self.folders if self._list((folder / file).parent)]
         folder = likely[0] if likely else self.root / self.layout.videos[0]
-        return (folder / f"{_relative(name)}.mp4").relative_to(self.root).as_posix()
+        return (folder / file).relative_to(self.root).as_posix()
 
     def path_by_tail(self, path: str) -> str:
         """Return the video that the longest tail of another system's path names.

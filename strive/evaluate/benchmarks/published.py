@@ -5,7 +5,7 @@ A row that cannot be asked or graded becomes a `Failure`, which counts as wrong 
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
@@ -124,21 +124,42 @@ def collect(
     rows: Iterable[tuple[str, Row]],
     outline: Callable[[str, Row], Item],
     complete: Callable[[Item, Row], Item],
-) -> tuple[list[Item], list[Failure]]:
+) -> tuple[tuple[Item, ...], tuple[Failure, ...]]:
     """Turn (where, row) into items; a row that cannot be completed becomes a failure.
 
     `outline(where, row)` gives what is known of any row (id, video, dimensions), with which a
     failure is reported; `complete(item, row)` adds question, options and solution or raises
     `RowError`.
     """
-    items, failures = [], []
+    items: list[Item] = []
+    failures: list[Failure] = []
     for where, row in rows:
         item = outline(where, row)
         try:
             items.append(complete(item, row))
         except RowError as error:
             failures.append(Failure.of(item, benchmark, BAD_ROW, f"{where}: {error}"))
-    return items, failures
+    return tuple(items), tuple(failures)
+
+
+def read_files(
+    benchmark: str,
+    files: Sequence[Path],
+    columns: Collection[str],
+    outline: Callable[[str, Row], Item],
+    complete: Callable[[Item, Row], Item],
+    is_asked: Callable[[Row], bool] = lambda row: True,
+) -> Reading:
+    """Read the rows of files, of those that are asked, as `collect` does.
+
+    Raises:
+        RecordsError: a column is missing, or a file is damaged.
+    """
+    rows = (
+        (where, row) for path in files for where, row in read_rows(path, columns) if is_asked(row)
+    )
+    items, failures = collect(benchmark, rows, outline, complete)
+    return Reading(items, failures, tuple(files))
 
 
 class PublishedBenchmark(Benchmark):
@@ -214,8 +235,7 @@ class PublishedBenchmark(Benchmark):
                 dimensions=self.video_r1_dimensions(row),
             )
 
-        items, failures = collect(self.name, read_rows(path, columns), outline, complete_video_r1)
-        return Reading(tuple(items), tuple(failures), (path,))
+        return read_files(self.name, [path], columns, outline, complete_video_r1)
 
     def video_r1_dimensions(self, row: Row) -> dict[str, str]:
         """Return what a row of Video-R1's copy is reported by: it has its type only."""
