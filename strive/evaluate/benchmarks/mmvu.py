@@ -11,9 +11,9 @@ from strive.evaluate.benchmarks.published import (
     RowError,
     id_of,
     letter_of_answer,
-    option_text,
     read_files,
     text_of,
+    unlettered,
 )
 from strive.evaluate.items import Item, Reading
 from strive.records import Record
@@ -101,7 +101,7 @@ class MMVU(PublishedBenchmark):
     def direct_prompt(self, item: Record) -> str:
         """Return the official prompt."""
         letters = zip(ascii_uppercase, item.options, strict=False)
-        options = "".join(f"{letter}: {option_text(option)}\n" for letter, option in letters)
+        options = "".join(f"{letter}: {unlettered(option)}\n" for letter, option in letters)
         return (
             f"\nQuestion: {item.problem}\n{options}\n"
             "Do not generate any intermediate reasoning process. Answer directly with the option "

@@ -64,7 +64,7 @@ def label_of(value: Any) -> str:
     return str(value) if value not in (None, "") else "(none)"
 
 
-_LETTERED = re.compile(r"\s*([A-Z])\s*[.):\uff1a]\s*")
+_LETTERED = re.compile(r"\s*([A-Z])\s*[.):\uff1a] ?")
 
 
 def letter_options(options: Any) -> tuple[str, ...]:
@@ -83,8 +83,8 @@ def letter_options(options: Any) -> tuple[str, ...]:
     return tuple(f"{letter}. {option}" for letter, option in pairs)
 
 
-def option_text(option: str) -> str:
-    """Return an option of `letter_options` without its letter."""
+def unlettered(option: str) -> str:
+    """Return the text of an option of `letter_options`, as it was published."""
     match = _LETTERED.match(option)
     return option[match.end() :] if match else option
 

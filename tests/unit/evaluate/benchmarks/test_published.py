@@ -17,7 +17,7 @@ from strive.evaluate.benchmarks.published import (
     letter_of_answer,
     letter_of_index,
     letter_options,
-    option_text,
+    unlettered,
 )
 from strive.evaluate.benchmarks.videomme import VideoMME
 
@@ -55,13 +55,13 @@ def test_lettering_loses_no_text(texts: list[str]) -> None:
     assert letter_options(options) == options
     assert [option.lstrip()[0] for option in options] == list(ascii_uppercase[: len(texts)])
     if options != tuple(texts):
-        assert [option[3:] for option in options] == texts
+        assert [unlettered(option) for option in options] == texts
 
 
 def test_an_options_text_is_what_follows_its_letter() -> None:
-    assert option_text("A. a cat") == "a cat"
-    assert option_text("C: 3. of May") == "3. of May"
-    assert option_text("no letter. B. x") == "no letter. B. x"
+    assert unlettered("A. a cat") == "a cat"
+    assert unlettered("C: 3. of May") == "3. of May"
+    assert unlettered("no letter. B. x") == "no letter. B. x"
 
 
 @pytest.mark.parametrize("options", [None, [], ["one"], "AB", ["a", None], ["x"] * 27])
