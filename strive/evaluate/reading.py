@@ -14,7 +14,7 @@ from typing import NamedTuple
 from strive.answers import digits_text, extract_answer, find_letter, find_numbers, plain_text
 
 
-class Reading(NamedTuple):
+class ReadAnswer(NamedTuple):
     """What was read, empty if nothing, and the rule that read it or says why nothing was."""
 
     answer: str
@@ -26,15 +26,17 @@ class Reading(NamedTuple):
 _THOUGHT_OPENS = re.compile(r"<(?:think|thinking|analysis)>", re.IGNORECASE)
 _THOUGHT_CLOSES = re.compile(r"</(?:think|thinking|analysis)>", re.IGNORECASE)
 _TAG = re.compile(r"</?answer>", re.IGNORECASE)
+# What ends a text for a model, where it was not taken off.
+_END_TOKEN = re.compile(r"</s>|<\|[a-z_]{1,20}\|>")
 
 
-def final_text(output: str) -> Reading:
+def final_text(output: str) -> ReadAnswer:
     """Return the part of an output that answers, with "answer tag", "whole text" or why none is.
 
     What follows the last closed thought; of that the first `<answer>` tag, closed or not. Empty
     tags count as none. A thought that never ends ("unfinished thought") is no answer.
     """
-    text = output
+    text = output = _END_TOKEN.sub("", output)
     for closing in _THOUGHT_CLOSES.finditer(output):
         text = output[closing.end() :]
     opening = _THOUGHT_OPENS.search(output)
@@ -43,14 +45,14 @@ def final_text(output: str) -> Reading:
         text = output[: opening.start()]
     tagged = extract_answer(text) if "</answer>" in text else text.partition("<answer>")[2]
     if _TAG.sub("", tagged).strip():
-        return Reading(_TAG.sub("", tagged).strip(), "answer tag")
+        return ReadAnswer(_TAG.sub("", tagged).strip(), "answer tag")
     unfinished = _THOUGHT_OPENS.search(text)
     if unfinished:
         text = text[: unfinished.start()]
     text = _TAG.sub("", text).strip()
     if text:
-        return Reading(text, "whole text")
-    return Reading("", "unfinished thought" if unfinished else "empty")
+        return ReadAnswer(text, "whole text")
+    return ReadAnswer("", "unfinished thought" if unfinished else "empty")
 
 
 # --- an option's letter --------------------------------------------------------------------------
@@ -75,7 +77,7 @@ _NOT_BEFORE = re.compile(
     r"(?:\b(?i:not|never|neither|nor|cannot|except|exclud\w+|eliminat\w+|rul\w+\s+out|reject\w*"
     r"|than|instead\s+of)\b|n['’]t\b|不是|不选)"
     r"(?:\s+(?i:be|the|option|choice|answer|is|either|likely|to|it)\b){0,3}\s*"
-    rf"{_LETTER}(?!\s+(?!(?:but|because|since|so|nor|or|and|as)\b)[a-z])"
+    rf"{_LETTER}"
     rf"(?:{_MORE_LETTERS}\s*,?\s*\b(?:or|nor|and)\b\s*{_LETTER})?"
 )
 _NOT_AFTER = re.compile(
@@ -86,6 +88,7 @@ _NOT_AFTER = re.compile(
     r"|excluded|eliminated|ruled\s+out|out)"
     r"|cannot|(?:is|are|was|does|do|ca|could|would|wo)n['’]t)\b"
     r"(?!\s+(?:wrong|incorrect|only|just)\b)"
+    rf"|{_LETTER}\s*:?\s*(?:wrong|incorrect|false)\b"
 )
 _CORRECTED = re.compile(
     r"\b(?:no,?\s+wait|wait|scratch\s+that|on\s+second\s+thought"
@@ -100,12 +103,17 @@ _ANNOUNCES = re.compile(
 # A capital that stands by itself: no part of a word, a name (D-Day, C++) or initials (U.S.).
 _STANDALONE = re.compile(r"(?<![\w.&+-])(?<!\w['’])[A-Z](?![\w+#]|['’&.-]\w)")
 _END_MARKS = " .,;:!?\"'`()[]*_。，"
+_ONE_LETTER_AGAIN = re.compile(r"[\W_]*([A-Z])(?:[\W_]*\1)+[\W_]*")
 _ONLY_LETTERS = re.compile(r"[\W_]*(?:[A-Z](?!\.\w)[\W_]+)+[A-Z][\W_]*")
-_BEFORE_THE_FIRST = re.compile(r"[\W_]*(?:(?:the\s+)?(?:option|choice|letter)\b[\W_]*)?", re.I)
-_WORD_FOLLOWS = re.compile(r"\s+[A-Za-z]")
-_AFTER_A_LETTER = re.compile(
-    r"\s+(?:because|since|as|for|is|was|seems|fits|matches|best|would|should|and|or|but)\b"
+_NO_WORD = re.compile(r"[\W_]*")
+_OPTION_BEFORE = re.compile(r"[\W_]*(?:the\s+)?(?:option|choice|letter)\b[\W_]*", re.IGNORECASE)
+# After an option's letter, and not after an article.
+_NO_NOUN = (
+    r"\s+(?:because|since|as|for|which|is|was|seems|fits|matches|best|would|should|and|or|nor|but"
+    r"|then|so|with|rather|over|not|if|due|given|based)\b"
 )
+_ARTICLE = re.compile(rf"(?<![\w.&+-])A(?=\s+[a-z])(?!{_NO_NOUN})")
+_WORD_FOLLOWS = re.compile(rf"(?!{_NO_NOUN})\s+[A-Za-z]")
 
 
 def option_letters(options: Sequence[str]) -> str:
@@ -123,7 +131,7 @@ def fold(text: str) -> str:
     return " ".join(plain_text(text).casefold().split()).strip(_END_MARKS)
 
 
-def read_option(text: str, options: Sequence[str]) -> Reading:
+def read_option(text: str, options: Sequence[str]) -> ReadAnswer:
     """Read an option's letter in a `final_text`; options may carry letters or not.
 
     The order of the rules: the letter alone, an option's text, a letter with its option's text,
@@ -141,17 +149,17 @@ def read_option(text: str, options: Sequence[str]) -> Reading:
     if found is None:
         rest = _without_listing(plain, texts)
         if rest != plain and not rest.strip(string.punctuation + string.whitespace):
-            return Reading("", "all options listed")
+            return ReadAnswer("", "all options listed")
         *_, last = _CORRECTED.split(rest)
         found = _read_letter(last, letters) if last != rest else None
         if found is None or not found.answer:
             found = _read_letter(rest, letters)
     if found.answer and found.answer not in letters:
-        return Reading("", "no such option")
+        return ReadAnswer("", "no such option")
     return found
 
 
-def _read_known_text(plain: str, texts: dict[str, str]) -> Reading | None:
+def _read_known_text(plain: str, texts: dict[str, str]) -> ReadAnswer | None:
     """Rules that know what the options say."""
     by_text: dict[str, list[str]] = {}
     for letter, option in texts.items():
@@ -162,12 +170,12 @@ def _read_known_text(plain: str, texts: dict[str, str]) -> Reading | None:
     if not is_letter:
         for written in (folded, fold(_ANNOUNCES.sub("", plain, count=1))):
             if len(by_text.get(written, [])) == 1:
-                return Reading(by_text[written][0], "option's text")
+                return ReadAnswer(by_text[written][0], "option's text")
     begins = re.match(r"[\W_]*([A-Za-z])\b", plain)
     if begins and begins[1].upper() in texts:
         option = fold(texts[begins[1].upper()])
         if option and fold(plain[begins.end() :]) == option:
-            return Reading(begins[1].upper(), "letter and its text")
+            return ReadAnswer(begins[1].upper(), "letter and its text")
     return None
 
 
@@ -182,46 +190,47 @@ def _without_listing(plain: str, texts: dict[str, str]) -> str:
     return re.sub(r"(?:\boptions\W{1,3})?" + r"\W{1,4}".join(lines), "", plain, flags=re.IGNORECASE)
 
 
-def _read_letter(plain: str, letters: str) -> Reading:
+def _read_letter(plain: str, letters: str) -> ReadAnswer:
     """Rules that look for letters alone."""
+    again = _ONE_LETTER_AGAIN.fullmatch(plain)
+    if again:
+        return ReadAnswer(again[1], "letter alone")
     if _ONLY_LETTERS.fullmatch(plain):
-        named = set(re.findall(r"[A-Z]", plain))
-        if len(named) > 1:
-            return Reading("", "several options")
-        return Reading(named.pop(), "letter alone")
+        return ReadAnswer("", "several options")
+    plain = _ARTICLE.sub("a", plain)
     kept = _NOT_AFTER.sub(" ", _NOT_BEFORE.sub(" ", plain))
     single = _JOINED.sub(" ", kept)
     found = find_letter(_ANSWER_IN_OTHER_WORDS.sub("The answer is ", single))
     if found:
-        return Reading(*found)
+        return ReadAnswer(*found)
     single = _LISTED.sub(" ", single)
     mentions = [m for m in _mentions(single) if m[0] in letters]
     if mentions:
         first, last = mentions[0], mentions[-1]
-        if _BEFORE_THE_FIRST.fullmatch(single[: first.start()]):
-            return Reading(first[0], "letter first")
-        if not re.search(r"[^\W_]", single[last.end() :]):
-            return Reading(last[0], "letter last")
-        if len({mention[0] for mention in mentions}) == 1:
-            return Reading(first[0], "only letter")
+        num_named = len({mention[0] for mention in mentions})
+        before = single[: first.start()]
+        if _NO_WORD.fullmatch(before) or (num_named == 1 and _OPTION_BEFORE.fullmatch(before)):
+            return ReadAnswer(first[0], "letter first")
+        if _NO_WORD.fullmatch(single[last.end() :]):
+            return ReadAnswer(last[0], "letter last")
+        if num_named == 1:
+            return ReadAnswer(first[0], "only letter")
     if mentions or single != kept:
-        return Reading("", "several options")
-    return Reading("", "denied" if kept != plain else "unread")
+        return ReadAnswer("", "several options")
+    return ReadAnswer("", "denied" if kept != plain else "unread")
 
 
 def _mentions(plain: str) -> Iterator[re.Match[str]]:
     """Capitals that stand by themselves, save the article "A" and the pronoun "I"."""
     for mention in _STANDALONE.finditer(plain):
-        is_word = mention[0] in "AI" and _WORD_FOLLOWS.match(plain, mention.end())
-        if is_word and not _AFTER_A_LETTER.match(plain, mention.end()):
-            continue
-        yield mention
+        if mention[0] not in "AI" or not _WORD_FOLLOWS.match(plain, mention.end()):
+            yield mention
 
 
 # --- yes or no -----------------------------------------------------------------------------------
 
 _YES = "yes|yeah|yep|yup|是的|是|はい|예|네"
-_NO = "no|nope|nah|不是|否|いいえ|아니요|아니오"
+_NO = "no|nope|nah|not at all|not really|never|不是|否|いいえ|아니요|아니오"
 _YES_OR_NO = rf"({_YES}|{_NO})(?!\w|['’-]\w)"
 _AND_OR = r"\s*(?:/|,?\s*\b(?:and|or)\b)\s*"
 _BOTH = re.compile(rf"[\W_]*(?:(?:{_YES}){_AND_OR}(?:{_NO})|(?:{_NO}){_AND_OR}(?:{_YES}))(?!\w)")
@@ -232,19 +241,19 @@ _PLACES = (
 )
 
 
-def read_yes_no(text: str) -> Reading:
+def read_yes_no(text: str) -> ReadAnswer:
     """Read "yes" or "no" in a `final_text`: its first word, an announced or its last one.
 
     "not sure", "nothing" and "north" are no "no".
     """
     folded = plain_text(text).casefold()
     if _BOTH.match(folded):
-        return Reading("", "several answers")
+        return ReadAnswer("", "several answers")
     for rule, pattern in _PLACES:
         match = pattern.match(folded)
         if match:
-            return Reading("yes" if re.fullmatch(_YES, match[1]) else "no", rule)
-    return Reading("", "unread")
+            return ReadAnswer("yes" if re.fullmatch(_YES, match[1]) else "no", rule)
+    return ReadAnswer("", "unread")
 
 
 # --- a number ------------------------------------------------------------------------------------

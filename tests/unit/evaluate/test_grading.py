@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from strive.errors import UnknownNameError
 from strive.evaluate.grading import (
     Boundary,
-    Grade,
     gold_letter,
     grade_caption_matching,
     grade_choice,
@@ -21,6 +20,7 @@ from strive.evaluate.grading import (
     grade_yes_no,
     mean_relative_accuracy,
 )
+from strive.evaluate.items import Grade
 from strive.evaluate.reading import final_text, read_option, read_quantity, read_yes_no
 
 MC, NUM, REG = "multiple choice", "numerical", "regression"
@@ -99,6 +99,8 @@ CHOICES: list[tuple[str, str, str]] = [
     ("B", "B", "letter alone"), ("b", "B", "letter alone"), (" B\n", "B", "letter alone"),
     ("**B**", "B", "letter alone"), (r"\boxed{B}", "B", "letter alone"),
     ("B B", "B", "letter alone"),
+    ("B.B.B", "B", "letter alone"), ("B</s>", "B", "letter alone"),
+    ("B<|im_end|>", "B", "letter alone"),
     ("\uff08\uff22\uff09", "B", "letter alone"), ("(C) foo", "C", "letter first"),
     ("B. A man walks.", "B", "letter and its text"), ("A Gray", "A", "letter and its text"),
     ("Gray.", "A", "option's text"), ("a man walks", "B", "option's text"),
@@ -119,6 +121,7 @@ CHOICES: list[tuple[str, str, str]] = [
     # An article, a pronoun, a word, a name, initials.
     ("A man is walking", "", "unread"), ("A man is walking. Answer: B", "B", "answer announced"),
     ("The answer is B because Adam walks", "B", "answer announced"),
+    ("The correct option is B, A man", "B", "option announced"),
     ("A woman enters. So D", "D", "letter last"), ("C'est la vie", "", "unread"),
     ("D-Day", "", "unread"), ("USA.", "", "unread"), ("U.S.A.", "", "unread"),
     ("Both", "", "unread"), ("A C++ program", "", "unread"),
@@ -134,7 +137,8 @@ CHOICES: list[tuple[str, str, str]] = [
     ("A is wrong, B is right", "B", "called right"), ("the answer isn't B", "", "denied"),
     ("I choose B, A is wrong", "B", "option announced"),
     ("It cannot be A or C, it must be B", "B", "letter last"),
-    ("B fits better than C", "B", "letter first"),
+    ("B fits better than C", "B", "letter first"), ("A: wrong\nB: right", "B", "letter first"),
+    ("Option A: no. Option B: yes.", "", "several options"),
     ("The answer is A. No, wait, it is B.", "B", "option announced"),
     ("Comparing A and C, he goes left. So C.", "C", "letter last"),
     # Other scripts: "the answer is", "choose", "option B is right", "not A but B".
@@ -169,6 +173,7 @@ YES_NO: list[tuple[str, str, str]] = [
     ("Yes", "yes", "first word"), ("No, he is not", "no", "first word"),
     (" no\n", "no", "first word"),
     ("**Yes**", "yes", "first word"), ("Nope", "no", "first word"),
+    ("Not at all.", "no", "first word"),
     ("No one is", "no", "first word"),
     ("The answer is yes", "yes", "answer announced"), ("He sits, so no.", "no", "last word"),
     ("Yes, there are no dogs", "yes", "first word"), ("\u662f\u7684\u3002", "yes", "first word"),
