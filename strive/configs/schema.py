@@ -371,6 +371,14 @@ def _check_shard(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+Shard = Annotated[
+    tuple[int, int],
+    BeforeValidator(_as_shard),
+    AfterValidator(_check_shard),
+    WithJsonSchema({"type": "string", "format": "i/n"}),
+]
+
+
 def _as_models(value: Any) -> Any:
     """Read texts `SCORER=ID_OR_DIR`; the model of the only scorer needs no name."""
     if isinstance(value, (list, tuple)):
@@ -483,13 +491,7 @@ class PrecomputeConfig(Config):
     """Decode processes."""
     engine: Annotated[Engine, Option()] = "local"
     """This machine, or a Ray cluster."""
-    shard: Annotated[
-        tuple[int, int],
-        BeforeValidator(_as_shard),
-        AfterValidator(_check_shard),
-        WithJsonSchema({"type": "string", "format": "i/n"}),
-        Option(default="0/1", parsed=str),
-    ] = (0, 1)
+    shard: Annotated[Shard, Option(default="0/1", parsed=str)] = (0, 1)
     """Do part i of n, counted from 0."""
     max_failure_fraction: Annotated[float, Field(ge=0, le=1), Option()] = 0.05
     """Exit 1 when more of the videos fail."""
@@ -554,7 +556,11 @@ class EvaluateConfig(Config):
     decode: Annotated[DecodeMode, Option()] = "auto"
     """Key-value cache; auto: static and compiled on a GPU."""
     limit: Annotated[AtLeastOne | None, Option(default="all")] = None
-    """Only the first N questions."""
+    """So many questions of each benchmark at most: a fixed random choice of videos."""
+    shard: Annotated[Shard, Option(default="torchrun's, or 0/1", parsed=str)] = (0, 1)
+    """Ask part i of n, counted from 0; the last part to end joins them."""
+    frames_cache: Annotated[UserPath | None, Option(default="none is kept")] = None
+    """Keep decoded frames here for the next model."""
     cache: UserPath | None = None
     """Read frames from this cache's pool; not given: decode the videos."""
     scorer: str | None = None
@@ -571,6 +577,10 @@ class EvaluateConfig(Config):
     """Device of the policy; `auto`: the GPU if there is one."""
     decoder: DecoderName = "auto"
     """Decoder of videos; auto: the first that can."""
+    decode_workers: PositiveInt | None = None
+    """Processes that decode; not given: one a core, eight at most."""
+    frame_codec: FrameCodecName = "raw"
+    """How frames_cache keeps frames: exactly (0.6 MB a frame), or as JPEG (a tenth of it)."""
     decode_timeout_seconds: PositiveFloat = 120.0
     """Seconds after which a decode is killed."""
 

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strive.cache.frames import FrameReader
+from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader, FrameWriter
+from strive.cache.layout import create_cache, ensure_settings, make_key
 from strive.choices import FramesMode
 from strive.configs.schema import EvaluateConfig
 from strive.errors import DecodeError
-from strive.files import resolve_video
-from strive.records import Record
+from strive.evaluate.items import Item
+from strive.files import content_digest, modified_ns, resolve_video
+from strive.records import Record, VideoFacts, VideoFrames
 from strive.variants import evidence_mask, uniform_frames
-
-if TYPE_CHECKING:
-    from strive.models.inputs import VideoFrames
+from strive.video.decode import DecodedVideo, decode_in_worker
+from strive.video.frame_plan import FramePlan
 
 GREY = 128
 POOL_FRAMES = 64
 """Frames that `evidence` chooses among when it reads from the file."""
+PART_BYTES = 2**28
+"""Frames of so many bytes are committed to `frames_cache` together."""
 _KEPT_VIDEOS = 8
-_DECODE_THREADS = min(4, os.cpu_count() or 1)  # one video at a time is waited for here
 
 
 class FrameSource(ABC):
@@ -61,6 +66,12 @@ class FrameSource(ABC):
     def identity(self, record: Record) -> str:
         """Return what tells this video from another one under the same name, without decoding."""
 
+    def prepare(self, records: Sequence[Record]) -> None:  # noqa: B027 - nothing to do, as a rule
+        """Be told which questions come next."""
+
+    def close(self) -> None:  # noqa: B027
+        """End what works for this source."""
+
 
 def choose_frames(
     config: EvaluateConfig, record: Record, pts_seconds_F: NDArray[np.float64]
@@ -82,23 +93,35 @@ def choose_frames(
 
 
 class FileFrames(FrameSource):
-    """Decodes the video files in a worker process that can be killed; keeps the last few."""
+    """Decodes the video files, each once, in worker processes that can be killed.
 
-    def __init__(self, config: EvaluateConfig) -> None:
+    With `frames_cache` what was decoded is kept in a cache of the format of `precompute`, one set
+    of frames a benchmark and rule, and the next policy that is evaluated decodes nothing.
+    """
+
+    def __init__(self, config: EvaluateConfig, name: str = "records") -> None:
         super().__init__(config)
-        self._kept: OrderedDict[str, VideoFrames] = OrderedDict()
+        self._pools: OrderedDict[tuple[str, int | None], Future[VideoFrames]] = OrderedDict()
+        # Each thread keeps a worker process of its own.
+        self._threads = ThreadPoolExecutor(config.decode_workers or _default_workers())
+        self._kept = FrameKeeper(config, name, self._plan()) if config.frames_cache else None
+        self.num_decoded = 0
 
     def identity(self, record: Record) -> str:
         """Size of the file; an absent one is found out when it is read."""
         path = self.config.data_root / record.video_id
         return f"bytes={path.stat().st_size}" if path.is_file() else "absent"
 
+    def prepare(self, records: Sequence[Record]) -> None:
+        """Begin to decode the videos of questions that are asked next."""
+        for record in records:
+            self._pool(record)
+        # The videos of this batch and of the one before it.
+        while len(self._pools) > max(_KEPT_VIDEOS, 2 * len(records)):
+            self._pools.popitem(last=False)
+
     def read(self, record: Record) -> VideoFrames:
-        pool = self._kept.get(record.video_id)
-        if pool is None:
-            pool = self._kept[record.video_id] = self._decode(record)
-            while len(self._kept) > _KEPT_VIDEOS:
-                self._kept.popitem(last=False)
+        pool = self._pool(record).result()
         if self.frames_mode != "evidence":
             return pool
         index_K = choose_frames(self.config, record, pool.pts_seconds_K)
@@ -109,27 +132,111 @@ class FileFrames(FrameSource):
             source_index_K=pool.source_index_K[index_K],
         )
 
-    def _decode(self, record: Record) -> VideoFrames:
-        from strive.models.inputs import VideoFrames
-        from strive.video.decode import decode_in_worker
-        from strive.video.frame_plan import FramePlan
+    def close(self) -> None:
+        """Commit what is kept and end the workers."""
+        self._threads.shutdown(cancel_futures=True)
+        if self._kept is not None:
+            self._kept.commit()
 
-        config = self.config
+    def _plan(self, end_frame: int | None = None) -> FramePlan:
         fewest = POOL_FRAMES if self.frames_mode == "evidence" else 1
-        plan = self.frames_mode if self.frames_mode in ("linspace", "fps") else "uniform"
+        kind = self.frames_mode if self.frames_mode in ("linspace", "fps") else "uniform"
+        return FramePlan(kind, max(fewest, self.config.num_frames), end_frame)
+
+    def _pool(self, record: Record) -> Future[VideoFrames]:
+        end_frame = record.end_frame if isinstance(record, Item) else None
+        key = (record.video_id, end_frame)
+        if key not in self._pools:
+            self._pools[key] = self._threads.submit(self._decode, record.video_id, end_frame)
+        self._pools.move_to_end(key)
+        return self._pools[key]
+
+    def _decode(self, video_id: str, end_frame: int | None) -> VideoFrames:
+        path = resolve_video(self.config.data_root, video_id)
+        kept_as = video_id if end_frame is None else f"{video_id}#{end_frame}"
+        if self._kept is not None:
+            found = self._kept.find(kept_as, path)
+            if found is not None:
+                return found
         decoded = decode_in_worker(
-            resolve_video(config.data_root, record.video_id),
-            FramePlan(plan, max(fewest, config.num_frames)),
-            max_pixels=config.max_pixels,
-            decoder=config.decoder,
-            timeout_seconds=config.decode_timeout_seconds,
-            threads=_DECODE_THREADS,
+            path,
+            self._plan(end_frame),
+            max_pixels=self.config.max_pixels,
+            decoder=self.config.decoder,
+            timeout_seconds=self.config.decode_timeout_seconds,
         )
-        return VideoFrames(
-            frames_KHWC=decoded.frames_FHWC,
-            pts_seconds_K=decoded.facts.pts_seconds_F,
-            source_index_K=decoded.facts.source_index_F,
-        )
+        self.num_decoded += 1
+        if self._kept is not None:
+            return self._kept.keep(kept_as, path, decoded)
+        return as_frames(decoded.frames_FHWC, decoded.facts)
+
+
+class FrameKeeper:
+    """Keeps decoded frames in a cache; threads may share it, and processes write parts apart."""
+
+    def __init__(self, config: EvaluateConfig, name: str, plan: FramePlan) -> None:
+        assert config.frames_cache is not None
+        self.codec = FrameCodec(config.frame_codec)
+        fields = {
+            "plan": plan.fields,
+            "max_pixels": config.max_pixels,
+            "codec": self.codec.fields,
+            "decoder": config.decoder,
+            "benchmark": name,
+        }
+        layout = create_cache(config.frames_cache)
+        key = make_key(f"evaluate-{name}-{plan.kind}{plan.num_frames}", fields)
+        ensure_settings(layout.frames(key), {"fields": fields})
+        index, count = config.shard
+        self._writer = FrameWriter(layout, key, writer=f"s{index}of{count}")
+        self._reader = FrameReader(layout, key)
+        self._lock = threading.Lock()
+
+    def find(self, video_id: str, path: Path) -> VideoFrames | None:
+        """Return a video's kept frames; None if there are none, or the file is another now."""
+        if video_id not in self._reader:
+            return None
+        row = self._reader.row(video_id)
+        status = path.stat()
+        if status.st_size != row["size_bytes"]:
+            return None
+        # Copying a file changes its time stamp only.
+        is_same = modified_ns(status) == row["modified_ns"]
+        if not is_same and content_digest(path)[1] != row["content_digest"]:
+            return None
+        with self._lock:  # the reader opens its shards as they are asked for
+            frames_FHWC = self._reader.read(video_id, range(row["num_frames"]))
+        return as_frames(frames_FHWC, self._reader.info(video_id))
+
+    def keep(self, video_id: str, path: Path, decoded: DecodedVideo) -> VideoFrames:
+        """Keep a decoded video and return its frames as the next reader will see them.
+
+        Raises:
+            DiskError: the disk refused; parts that were committed stay.
+        """
+        frames = tuple(self.codec.encode(frame_HWC) for frame_HWC in decoded.frames_FHWC)
+        size_bytes, digest = content_digest(path)
+        facts, stamp = decoded.facts, modified_ns(path.stat())
+        with self._lock:
+            self._writer.add(EncodedVideo(video_id, facts, size_bytes, digest, frames, stamp))
+            if self._writer.num_bytes > PART_BYTES:
+                self._writer.commit()
+        seen_FHWC = np.stack([self.codec.decode(f, facts.height, facts.width) for f in frames])
+        return as_frames(seen_FHWC, facts)
+
+    def commit(self) -> None:
+        """Make what was kept since the last part exist for readers."""
+        with self._lock:
+            self._writer.commit()
+
+
+def as_frames(frames_FHWC: NDArray[np.uint8], facts: VideoFacts) -> VideoFrames:
+    """Join a video's pictures and their times."""
+    return VideoFrames(frames_FHWC, facts.pts_seconds_F, facts.source_index_F)
+
+
+def _default_workers() -> int:
+    return min(8, os.cpu_count() or 1)
 
 
 class CacheFrames(FrameSource):
@@ -146,8 +253,6 @@ class CacheFrames(FrameSource):
         return f"{self.reader.frames_key}/{self.reader.row(record.video_id)['checksum']}"
 
     def read(self, record: Record) -> VideoFrames:
-        from strive.models.inputs import VideoFrames
-
         if record.video_id not in self.reader:
             raise DecodeError("not_cached", f"video '{record.video_id}' is not in the cache")
         info = self.reader.info(record.video_id)

@@ -6,7 +6,7 @@ scores are percent (0 to 100).
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -323,6 +323,19 @@ class OutFolder:
             for key, sample in found.items()
             if key[0] not in named or hashes.get(key) == sample.prompt_hash
         }
+
+    def other_failures(
+        self, benchmarks: Collection[str], decided: Collection[QuestionKey]
+    ) -> list[Failure]:
+        """Return failures of earlier calls of which this one says nothing: they still count."""
+        if self.is_afresh or not (self.root / "results.json").is_file():
+            return []
+        rows = [Failure(**row) for row in read_results(self.root)["failures"]]
+        return [
+            row
+            for row in rows
+            if row.benchmark in benchmarks and (row.benchmark, row.question_id) not in decided
+        ]
 
     def append(self, samples: Sequence[Sample]) -> None:
         """Add answers, the first ones with the settings that they were made with.

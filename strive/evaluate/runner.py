@@ -6,35 +6,30 @@ that stopped goes on where it was, if its settings are the same ones.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strive.answers import TEMPLATES, build_question, find_unmatched
-from strive.cache.frames import FrameReader
-from strive.cache.layout import default_frames_key, open_cache
-from strive.cache.scores import find_scorer
-from strive.choices import EvaluationGrading
+from strive.answers import TEMPLATES, find_unmatched
 from strive.configs.schema import EvaluateConfig
 from strive.errors import (
     ConfigError,
     DecodeError,
     MissingInputError,
     OutsideRootError,
-    RecordsError,
     TooManyFailuresError,
     unknown_name,
 )
-from strive.evaluate.benchmarks import OWN, load_benchmark, parse_spec, read_benchmark
-from strive.evaluate.benchmarks.base import Benchmark, PlainRecords
-from strive.evaluate.frames import CacheFrames, FileFrames, FrameSource
+from strive.evaluate.asking import Asking, choose_part, frames_key_of, open_benchmarks
+from strive.evaluate.benchmarks import OWN, load_benchmark, parse_spec
+from strive.evaluate.benchmarks.base import PlainRecords
+from strive.evaluate.frames import FrameSource
 from strive.evaluate.items import Failure, Item
 from strive.evaluate.results import (
     EvaluationResults,
@@ -44,69 +39,27 @@ from strive.evaluate.results import (
     score_of,
 )
 from strive.evaluate.samples import Sample
+from strive.evaluate.shards import join_shards, shard_folder
 from strive.progress import say, show_progress
-from strive.records import Record, read_records
+from strive.records import Record, VideoFrames
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:
-    from strive.models.inputs import VideoFrames
     from strive.models.loading import Policy
 
 NUM_FIRST_ANSWERS = 50
 """So many answers without one that can be read are a warning; fewer at the end, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """A benchmark as one call asks it: its rules, its questions, and how their frames are read."""
-
-    name: str
-    benchmark: Benchmark
-    items: tuple[Item, ...]
-    source: FrameSource
-    config: EvaluateConfig
-    failures: tuple[Failure, ...] = ()
-    """Rows that cannot be asked."""
-
-    @property
-    def grading(self) -> EvaluationGrading:
-        """The rules that grade: the protocol's, unless others are named."""
-        return self.config.grading or self.config.protocol
-
-    def prompt(self, item: Item) -> str:
-        """Return the text of the user turn that follows the video."""
-        template = self.config.prompt_template
-        if template is not None:
-            return build_question(item, template)
-        return self.benchmark.prompt(item, self.config.protocol)
-
-    def prompt_hash(self, item: Item) -> str:
-        """Identify what a question showed and said: text, frames, pixel budget and video."""
-        mode = self.source.frames_mode
-        parts = [
-            self.prompt(item),
-            item.video_id,
-            self.source.identity(item),
-            mode,
-            self.config.num_frames,
-            self.config.max_pixels,
-            item.evidence_spans_seconds if mode == "evidence" else None,
-        ]
-        if item.end_frame is not None:
-            parts.append(item.end_frame)
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
 def evaluate_policy(policy: Policy, asking: Asking) -> Iterator[list[Sample | Failure]]:
     """Ask an opened policy, greedily; yields a batch's graded samples and failures at a time.
 
-    Frames of the next batch are read while the policy writes. A video that cannot be read costs
-    its own questions only.
+    Questions of one video stand together. Frames of the next batch are read while the policy
+    writes. A video that cannot be read costs its own questions only.
     """
     size = asking.config.batch_size
     items = asking.items
     batches = [items[start : start + size] for start in range(0, len(items), size)]
-    # One reading thread: its decode worker is kept from batch to batch.
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead = [reader.submit(_read_batch, asking, batch) for batch in batches[:1]]
         for number, batch in enumerate(batches):
@@ -121,6 +74,7 @@ def evaluate_policy(policy: Policy, asking: Asking) -> Iterator[list[Sample | Fa
 
 
 def _read_batch(asking: Asking, items: Sequence[Item]) -> list[VideoFrames | Failure]:
+    asking.source.prepare(items)
     found: list[VideoFrames | Failure] = []
     for item in items:
         try:
@@ -205,7 +159,8 @@ def evaluate(
     """Evaluate a model on benchmarks and write `samples.jsonl` and `results.json` under `out`.
 
     The results cover every answer that `out` holds under these settings, so a smaller `limit`
-    than before loses none. With `overwrite` what `out` holds is answered again.
+    than before loses none. With `overwrite` what `out` holds is answered again. Of several shards
+    each answers into a folder under `out`; the last to end joins them.
     `policy` is `config.model` opened already, for several evaluations of one model.
 
     Raises:
@@ -214,22 +169,40 @@ def evaluate(
         RecordsError, MissingInputError: there is nothing to ask.
         TooManyFailuresError: not one question could be asked.
     """
-    config = _with_device(config)
+    config = _with_device(_with_shard(config))
     if config.prompt_template not in (None, *TEMPLATES):
         raise unknown_name("prompt_template", str(config.prompt_template), TEMPLATES)
-    askings = _open_benchmarks(config)
-    hashes = {(a.name, item.question_id): a.prompt_hash(item) for a in askings for item in a.items}
-    askings = [replace(a, items=a.items[: a.config.limit]) for a in askings]
-    num_asked = sum(len(a.items) for a in askings)
-    if not num_asked:
+    askings = open_benchmarks(config)
+    try:
+        _check_questions(askings, config, out)
+        if config.shard[1] == 1:
+            return _evaluate_part(askings, config, out, overwrite=overwrite, policy=policy)
+        part = shard_folder(out, config.shard)
+        results = _evaluate_part(askings, config, part, overwrite=overwrite, policy=policy)
+        num_questions = {a.name: choose_part(a, whole=True).num_questions for a in askings}
+        return join_shards(out, config.shard, num_questions) or results
+    finally:
+        for asking in askings:
+            asking.source.close()
+
+
+def _check_questions(askings: Sequence[Asking], config: EvaluateConfig, out: Path) -> None:
+    """Look at what is asked before a model is loaded for it.
+
+    Raises:
+        ConfigError: there is no question.
+        MissingInputError: not one video is there.
+    """
+    items = [item for asking in askings for item in asking.items]
+    if not any(asking.num_questions for asking in askings):
         raise ConfigError("no question to evaluate; name a benchmark with --benchmark, or --data")
-    if all(a.source.identity(item) == "absent" for a in askings for item in a.items):
-        # The wrong folder, as a rule: no model is loaded for it.
-        first = next(a for a in askings if a.items)
+    if items and all(a.source.identity(item) == "absent" for a in askings for item in a.items):
+        # The wrong folder, as a rule.
+        first = next(asking for asking in askings if asking.items)
         where = f"the cache {config.cache}" if config.cache else f"{first.config.data_root}"
         raise MissingInputError(
-            f"none of the videos of {num_asked} questions is in {where} (first: "
-            f"'{first.items[0].video_id}'); name their folder with "
+            f"none of the videos of {len(items)} questions is in {where} (first: "
+            f"'{items[0].video_id}'); name their folder with "
             f"{'--video-root' if config.data else '--data-root'}"
         )
     for asking in askings:
@@ -239,45 +212,50 @@ def evaluate(
             if unmatched is not None:
                 knob = f"strive-cli rescore {out} --grading tolerant"
                 say(f"warning: {unmatched.text(knob)}")
-    settings = _settings(config)
-    with open_out(out, settings, overwrite=overwrite) as folder:
+
+
+def _evaluate_part(
+    askings: Sequence[Asking],
+    config: EvaluateConfig,
+    out: Path,
+    *,
+    overwrite: bool,
+    policy: Policy | None,
+) -> EvaluationResults:
+    """Ask what `out` has no answer to, and report everything that it has one to."""
+    hashes = {(a.name, item.question_id): a.prompt_hash(item) for a in askings for item in a.items}
+    asked = [choose_part(asking) for asking in askings]
+    num_asked = sum(len(a.items) for a in asked)
+    grading = asked[0].grading
+    with open_out(out, _settings(config), overwrite=overwrite) as folder:
         done = folder.current_samples(hashes)
         missing = [
             replace(a, items=tuple(i for i in a.items if (a.name, i.question_id) not in done))
-            for a in askings
+            for a in asked
         ]
         num_missing = sum(len(a.items) for a in missing)
         started = time.monotonic()
         answered: list[Sample] = []
-        failures = [failure for a in askings for failure in a.failures]
+        failures = [failure for a in asked for failure in a.failures]
         if num_missing:
-            if policy is None:
-                from strive.models.loading import load_policy
-
-                policy = load_policy(
-                    config.model,
-                    dtype=config.dtype,
-                    device=config.device,
-                    position_rule=config.position_rule,
-                )
+            policy = policy or _load_policy(config)
             with show_progress("evaluate", num_missing, "questions") as bar:
-                for asking in missing:
-                    for batch in evaluate_policy(policy, asking):
-                        samples = [item for item in batch if isinstance(item, Sample)]
-                        if samples:
-                            folder.append(samples)
-                        done.update(((s.benchmark, s.question_id), s) for s in samples)
-                        if len(answered) < NUM_FIRST_ANSWERS <= len(answered) + len(samples):
-                            _warn_if_unread([*answered, *samples], config, out)
-                        answered.extend(samples)
-                        failures.extend(item for item in batch if isinstance(item, Failure))
-                        bar.advance(len(batch))
-                        accuracy = score_of(list(done.values())).accuracy_percent
-                        failed = f", {len(failures)} failed" if failures else ""
-                        bar.note(f"{accuracy:.1f} %{failed}")
+                for batch in (b for asking in missing for b in evaluate_policy(policy, asking)):
+                    samples = [item for item in batch if isinstance(item, Sample)]
+                    if samples:
+                        folder.append(samples)
+                    done.update(((s.benchmark, s.question_id), s) for s in samples)
+                    if len(answered) < NUM_FIRST_ANSWERS <= len(answered) + len(samples):
+                        _warn_if_unread([*answered, *samples], config, out)
+                    answered.extend(samples)
+                    failures.extend(item for item in batch if isinstance(item, Failure))
+                    bar.advance(len(batch))
+                    accuracy = score_of([*done.values(), *failures]).accuracy_percent
+                    failed = f", {len(failures)} failed" if failures else ""
+                    bar.note(f"{accuracy:.1f} %{failed}")
             if 0 < len(answered) < NUM_FIRST_ANSWERS:
                 _warn_if_unread(answered, config, out)
-        if not done:
+        if failures and not done and config.shard[1] == 1:
             raise TooManyFailuresError(
                 f"none of {len(failures)} questions could be asked; the first: question "
                 f"'{failures[0].question_id}', video '{failures[0].video_id}', "
@@ -288,55 +266,27 @@ def evaluate(
         kept = sorted(
             done.values(), key=lambda s: order.get((s.benchmark, s.question_id), len(order))
         )
-        benchmarks = {a.name: a.benchmark for a in askings}
+        benchmarks = {a.name: a.benchmark for a in asked}
         for name in sorted({sample.benchmark for sample in kept} - set(benchmarks)):
             benchmarks[name] = PlainRecords() if name == OWN else load_benchmark(parse_spec(name))
+        tried = {(a.name, item.question_id) for a in missing for item in a.items}
+        failures += folder.other_failures(benchmarks, {*tried, *done})
         return folder.finish(
-            [grade_sample(s, benchmarks[s.benchmark], askings[0].grading) for s in kept],
+            [grade_sample(sample, benchmarks[sample.benchmark], grading) for sample in kept],
             failures,
             benchmarks=benchmarks,
-            grading=askings[0].grading,
+            grading=grading,
             num_resumed=num_asked - num_missing,
             seconds=time.monotonic() - started if num_missing else None,
         )
 
 
-def _open_benchmarks(config: EvaluateConfig) -> list[Asking]:
-    """Read each benchmark's questions, or the user's own, and open their frames.
+def _load_policy(config: EvaluateConfig) -> Policy:
+    from strive.models.loading import load_policy
 
-    Raises:
-        RecordsError: there are none.
-    """
-    if config.data:
-        own = PlainRecords(read_records(config.data).records)
-        return [_open_benchmark(OWN, own, config, ", ".join(map(str, config.data)))]
-    found = []
-    for text in config.benchmarks:
-        spec = parse_spec(text)
-        own_config = config
-        if spec.root is not None:
-            root = spec.root.parent if spec.root.is_file() else spec.root
-            own_config = config.model_copy(update={"data_root": config.video_root or root})
-        if spec.limit is not None:
-            own_config = own_config.model_copy(update={"limit": spec.limit})
-        where = f"{spec.name} under {own_config.data_root}"
-        found.append(_open_benchmark(spec.name, load_benchmark(spec), own_config, where))
-    return found
-
-
-def _open_benchmark(name: str, benchmark: Benchmark, config: EvaluateConfig, where: str) -> Asking:
-    reading = read_benchmark(name, benchmark, config.data_root, config.split)
-    reading = benchmark.asked(reading, config.protocol)
-    left_out = [f"{count} left out: {why}" for why, count in reading.left_out.items()]
-    if not reading.items and not reading.failures:
-        reasons = "; ".join(left_out) or "no video record"
-        raise RecordsError(f"nothing to ask: {reasons} in {where}")
-    for text in left_out:
-        say(f"{name}: {text}")
-    mode = config.frames_mode or benchmark.frames_mode(config.protocol)
-    source = _open_source(config.model_copy(update={"frames_mode": mode}))
-    failures = tuple(replace(failure, benchmark=name) for failure in reading.failures)
-    return Asking(name, benchmark, reading.items, source, config, failures)
+    return load_policy(
+        config.model, dtype=config.dtype, device=config.device, position_rule=config.position_rule
+    )
 
 
 def _warn_if_unread(samples: Sequence[Sample], config: EvaluateConfig, out: Path) -> None:
@@ -352,20 +302,18 @@ def _warn_if_unread(samples: Sequence[Sample], config: EvaluateConfig, out: Path
         )
 
 
-def _open_source(config: EvaluateConfig) -> FrameSource:
-    if config.cache is None:
-        return FileFrames(config)
-    return CacheFrames(FrameReader(open_cache(config.cache), _frames_key(config)), config)
+def _with_shard(config: EvaluateConfig) -> EvaluateConfig:
+    """Take the part and the GPU that torchrun or a cluster's launcher gives this process."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or "shard" in config.model_fields_set:
+        return config
+    changes: dict[str, Any] = {"shard": (int(os.environ["RANK"]), count)}
+    if config.device == "auto" and "LOCAL_RANK" in os.environ:
+        import torch
 
-
-def _frames_key(config: EvaluateConfig) -> str:
-    assert config.cache is not None
-    layout = open_cache(config.cache)
-    return (
-        find_scorer(layout, config.scorer).frames_key
-        if config.scorer
-        else default_frames_key(layout)
-    )
+        if torch.cuda.is_available():
+            changes["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
+    return config.model_copy(update=changes)
 
 
 def _with_device(config: EvaluateConfig) -> EvaluateConfig:
@@ -387,7 +335,9 @@ def _settings(config: EvaluateConfig) -> dict[str, Any]:
     )  # fmt: skip
     frames = "decoded from files"
     if config.cache is not None:
-        frames = _frames_key(config)
+        frames = frames_key_of(config)
+    elif config.frames_cache is not None and config.frame_codec != "raw":
+        frames += f", kept as {config.frame_codec}"
     templates = {"video_r1": "video_r1_eval", "direct": "direct"}
     return {
         **{name: getattr(config, name) for name in names},

@@ -75,12 +75,14 @@ def _line(sample: Sample) -> str:
     return json.dumps(asdict(sample), ensure_ascii=False) + "\n"
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Read the rows; the last one of a key counts.
+def read_samples(path: Path, *, or_none: bool = False) -> list[Sample]:
+    """Read the rows; the last one of a key counts. With `or_none` a missing file has none.
 
     Raises:
         RecordsError: a line is not a sample (a torn last line is skipped).
     """
+    if or_none and not path.is_file():
+        return []
     if not path.is_file():
         raise MissingInputError(f"no samples at {path}; make them with strive-cli evaluate --out")
     found: dict[SampleKey, Sample] = {}

@@ -1,7 +1,7 @@
 """Which frames of a file make the pool."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,8 @@ class FramePlan:
 
     kind: str = "uniform"
     num_frames: int = 64
+    end_frame: int | None = None
+    """The file is taken to end before this frame; None: where it does."""
 
     def __post_init__(self) -> None:
         if self.kind not in FRAME_PLANS:
@@ -115,8 +117,12 @@ class FramePlan:
     @property
     def fields(self) -> dict[str, Any]:
         """The plan as JSON values, which the frames key hashes."""
-        return {"kind": self.kind, "num_frames": self.num_frames}
+        end = {} if self.end_frame is None else {"end_frame": self.end_frame}
+        return {"kind": self.kind, "num_frames": self.num_frames, **end}
 
     def indices(self, source: VideoSource) -> np.ndarray:
         """Return source indices [F], strictly increasing."""
+        if self.end_frame is not None:
+            shown = max(1, min(self.end_frame, source.num_frames))
+            source = replace(source, num_frames=shown)
         return FRAME_PLANS[self.kind](source, self.num_frames)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from strive.errors import (
     StriveError,
     TooManyFailuresError,
 )
+from strive.evaluate.asking import choose_part, open_benchmarks
 from strive.evaluate.benchmarks import BENCHMARKS, read_benchmark
 from strive.evaluate.compare import compare
 from strive.evaluate.frames import GREY, CacheFrames, FileFrames
 from strive.evaluate.items import Item
 from strive.evaluate.results import EvaluationResults, rescore
-from strive.evaluate.runner import evaluate, held_out_metrics
-from strive.evaluate.samples import read_samples
+from strive.evaluate.runner import evaluate, evaluate_policy, held_out_metrics
+from strive.evaluate.samples import Sample, read_samples
 from strive.files import plain_json
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
@@ -130,16 +132,108 @@ def test_a_question_that_changed_is_asked_again(
 ) -> None:
     root = tmp_path / "world"
     shutil.copytree(world, root)
-    asked, out = asking(root, limit=2), tmp_path / "out"
+    asked, out = asking(root), tmp_path / "out"
     evaluate(asked, out=out, policy=policy)
     lines = (root / "test.jsonl").read_text().splitlines()
     row = json.loads(lines[0])
     lines[0] = json.dumps({**row, "problem": "Is it so?"})
     (root / "test.jsonl").write_text("\n".join(lines) + "\n")
     again = evaluate(asked, out=out, policy=policy)
-    assert again.num_resumed == 1 and again.benchmark("lab").overall.num_questions == 2
+    assert again.num_resumed == 7 and again.benchmark("lab").overall.num_questions == 8
     stored = read_samples(out / "samples.jsonl")
-    assert [s.prompt.startswith("Is it so?") for s in stored] == [True, False]
+    assert [s.prompt.startswith("Is it so?") for s in stored] == [True] + 7 * [False]
+
+
+def test_a_limit_chooses_whole_videos_and_a_larger_one_holds_a_smaller(world: Path) -> None:
+    [everything] = open_benchmarks(asking(world))
+
+    def chosen_ids(limit: int) -> list[str]:
+        config = everything.config.model_copy(update={"limit": limit})
+        return [item.question_id for item in choose_part(replace(everything, config=config)).items]
+
+    first = [item.question_id for item in everything.items]
+    by_limit = [set(chosen_ids(limit)) for limit in range(1, 9)]
+    assert [len(ids) for ids in by_limit] == list(range(1, 9))
+    assert all(small < large for small, large in pairwise(by_limit))
+    assert chosen_ids(3) == chosen_ids(3) and chosen_ids(100) == first
+    # Not the first ones of the file, whatever the limit.
+    assert any(by_limit[n] != set(first[: n + 1]) for n in range(7))
+
+
+def test_shards_join_to_the_same_results(world: Path, tmp_path: Path, policy: Policy) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    records = lab_questions(root)
+    (root / records[-1].video_id).write_bytes(b"no video")
+    whole = evaluate(asking(root), out=tmp_path / "whole", policy=policy)
+    out = tmp_path / "parts"
+    part = evaluate(asking(root, shard=(1, 2)), out=out, policy=policy)
+    assert not (out / "results.json").exists()
+    assert part.benchmark("lab").overall.num_questions == len(records) / 2  # one of two videos
+    joined = evaluate(asking(root, shard=(0, 2)), out=out, policy=policy)
+    assert scores_of(joined) == scores_of(whole) and len(joined.failures) == len(whole.failures) > 0
+    outputs = [
+        sorted((s.question_id, s.output) for s in read_samples(folder / "samples.jsonl"))
+        for folder in (out, tmp_path / "whole")
+    ]
+    assert outputs[0] == outputs[1]
+    assert scores_of(rescore(out)) == scores_of(joined)
+    # A part that was asked less than the others is waited for.
+    evaluate(asking(root, shard=(1, 2), limit=5), out=out, policy=policy)
+    assert scores_of(rescore(out)) == scores_of(joined)
+
+
+def test_torchrun_parts_the_work(
+    world: Path, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        evaluate(asking(world), out=tmp_path / "out", policy=policy)
+    assert len(read_samples(tmp_path / "out" / "samples.jsonl")) == 8
+
+
+def test_a_video_is_decoded_once_and_kept_for_the_next_model(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    records = lab_questions(root)
+    config = asking(root, frames_cache=tmp_path / "frames")
+
+    def ask(config: EvaluateConfig, name: str) -> tuple[int, list[str]]:
+        [asked] = open_benchmarks(config)
+        source = asked.source
+        assert isinstance(source, FileFrames)
+        batches = list(evaluate_policy(policy, choose_part(asked)))
+        source.close()
+        return source.num_decoded, [s.output for b in batches for s in b if isinstance(s, Sample)]
+
+    num_videos = len({record.video_id for record in records})
+    assert num_videos < len(records)
+    decoded, outputs = ask(config, "first")
+    assert decoded == num_videos and len(outputs) == len(records)
+    assert ask(config, "second") == (0, outputs)
+    assert ask(asking(root), "unkept") == (num_videos, outputs)
+    # A file that is another one now is decoded again; so is another rule of frames.
+    (root / records[0].video_id).write_bytes((root / records[-1].video_id).read_bytes() + b"\0")
+    assert ask(config, "replaced")[0] == 1
+    assert ask(config.model_copy(update={"num_frames": 5}), "other")[0] == num_videos
+
+
+def test_failures_of_an_earlier_call_still_count(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    [everything] = open_benchmarks(asking(root))
+    config = everything.config.model_copy(update={"limit": 1})
+    [kept] = choose_part(replace(everything, config=config)).items
+    others = [record for record in everything.items if record.video_id != kept.video_id]
+    (root / others[0].video_id).write_bytes(b"no video")
+    first = evaluate(asking(root), out=tmp_path / "out", policy=policy)
+    again = evaluate(asking(root, limit=1), out=tmp_path / "out", policy=policy)
+    assert first.failures and scores_of(again) == scores_of(first)
 
 
 def test_a_corrupt_video_costs_its_questions_only(
