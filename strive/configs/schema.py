@@ -565,7 +565,7 @@ class EvaluateConfig(Config):
     """Read frames from this cache's pool; not given: decode the videos."""
     scorer: str | None = None
     """Names the frames of a cache that holds several sets."""
-    max_pixels: PositiveInt | None = 256 * 28 * 28
+    max_pixels: Annotated[PositiveInt | None, Option(default="256*28*28")] = 256 * 28 * 28
     """Pixels per frame given to the policy (Video-R1's evaluation: 256 tokens a frame)."""
     batch_size: PositiveInt = 16
     """Questions answered together."""

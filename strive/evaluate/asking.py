@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from strive.answers import build_question
@@ -15,7 +16,13 @@ from strive.cache.scores import find_scorer
 from strive.choices import EvaluationGrading
 from strive.configs.schema import EvaluateConfig
 from strive.errors import RecordsError
-from strive.evaluate.benchmarks import OWN, load_benchmark, parse_spec, read_benchmark
+from strive.evaluate.benchmarks import (
+    OWN,
+    BenchmarkSpec,
+    load_benchmark,
+    parse_spec,
+    read_benchmark,
+)
 from strive.evaluate.benchmarks.base import Benchmark, PlainRecords
 from strive.evaluate.frames import CacheFrames, FileFrames, FrameSource
 from strive.evaluate.items import Failure, Item
@@ -36,6 +43,8 @@ class Asking:
     config: EvaluateConfig
     failures: tuple[Failure, ...] = ()
     """Rows that cannot be asked."""
+    files: tuple[Path, ...] = ()
+    """Files of questions that were read."""
 
     @property
     def num_questions(self) -> int:
@@ -71,42 +80,48 @@ class Asking:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def open_benchmarks(config: EvaluateConfig) -> list[Asking]:
-    """Read each benchmark's questions, or the user's own, and open their frames.
+def specs_of(config: EvaluateConfig) -> list[BenchmarkSpec]:
+    """Return the benchmarks that a call names; a user's own records are one called `own`."""
+    return [BenchmarkSpec(OWN)] if config.data else [parse_spec(t) for t in config.benchmarks]
+
+
+def open_benchmark(spec: BenchmarkSpec, config: EvaluateConfig) -> Asking:
+    """Read a benchmark's questions, or the user's own, and open their frames.
 
     Raises:
-        RecordsError: there are none.
+        MissingInputError: files of questions are not there.
+        RecordsError: they hold none, or are not what was published.
     """
-    if config.data:
-        own = PlainRecords(read_records(config.data).records)
-        return [_open_benchmark(OWN, own, config, ", ".join(map(str, config.data)))]
-    found = []
-    for text in config.benchmarks:
-        spec = parse_spec(text)
-        own_config = config
-        if spec.root is not None:
-            root = spec.root.parent if spec.root.is_file() else spec.root
-            own_config = config.model_copy(update={"data_root": config.video_root or root})
-        if spec.limit is not None:
-            own_config = own_config.model_copy(update={"limit": spec.limit})
-        where = f"{spec.name} under {own_config.data_root}"
-        found.append(_open_benchmark(spec.name, load_benchmark(spec), own_config, where))
-    return found
-
-
-def _open_benchmark(name: str, benchmark: Benchmark, config: EvaluateConfig, where: str) -> Asking:
-    reading = read_benchmark(name, benchmark, config.data_root, config.split)
+    if spec.root is not None:
+        root = spec.root.parent if spec.root.is_file() else spec.root
+        config = config.model_copy(update={"data_root": config.video_root or root})
+    if spec.limit is not None:
+        config = config.model_copy(update={"limit": spec.limit})
+    benchmark: Benchmark
+    if spec.name == OWN:
+        benchmark = PlainRecords(read_records(config.data).records)
+        where = ", ".join(map(str, config.data))
+    else:
+        benchmark = load_benchmark(spec)
+        where = f"{spec.name} under {config.data_root}"
+    reading = read_benchmark(spec.name, benchmark, config.data_root, config.split)
     reading = benchmark.asked(reading, config.protocol)
     left_out = [f"{count} left out: {why}" for why, count in reading.left_out.items()]
     if not reading.items and not reading.failures:
         reasons = "; ".join(left_out) or "no video record"
         raise RecordsError(f"nothing to ask: {reasons} in {where}")
     for text in left_out:
-        say(f"{name}: {text}")
+        say(f"{spec.name}: {text}")
     mode = config.frames_mode or benchmark.frames_mode(config.protocol)
-    source = _open_source(config.model_copy(update={"frames_mode": mode}), name)
-    failures = tuple(replace(failure, benchmark=name) for failure in reading.failures)
-    return Asking(name, benchmark, reading.items, source, config, failures)
+    return Asking(
+        name=spec.name,
+        benchmark=benchmark,
+        items=reading.items,
+        source=_open_source(config.model_copy(update={"frames_mode": mode}), spec.name),
+        config=config,
+        failures=tuple(replace(failure, benchmark=spec.name) for failure in reading.failures),
+        files=reading.files or config.data,
+    )
 
 
 def _open_source(config: EvaluateConfig, name: str) -> FrameSource:

@@ -26,7 +26,7 @@ from strive.errors import (
     TooManyFailuresError,
     unknown_name,
 )
-from strive.evaluate.asking import Asking, choose_part, frames_key_of, open_benchmarks
+from strive.evaluate.asking import Asking, choose_part, frames_key_of, open_benchmark, specs_of
 from strive.evaluate.benchmarks import OWN, load_benchmark, parse_spec
 from strive.evaluate.benchmarks.base import PlainRecords
 from strive.evaluate.frames import FrameSource
@@ -172,7 +172,7 @@ def evaluate(
     config = _with_device(_with_shard(config))
     if config.prompt_template not in (None, *TEMPLATES):
         raise unknown_name("prompt_template", str(config.prompt_template), TEMPLATES)
-    askings = open_benchmarks(config)
+    askings = [open_benchmark(spec, config) for spec in specs_of(config)]
     try:
         _check_questions(askings, config, out)
         if config.shard[1] == 1:

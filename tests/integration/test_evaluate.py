@@ -26,7 +26,7 @@ from strive.errors import (
     StriveError,
     TooManyFailuresError,
 )
-from strive.evaluate.asking import choose_part, open_benchmarks
+from strive.evaluate.asking import Asking, choose_part, open_benchmark, specs_of
 from strive.evaluate.benchmarks import BENCHMARKS, read_benchmark
 from strive.evaluate.compare import compare
 from strive.evaluate.frames import GREY, CacheFrames, FileFrames
@@ -74,6 +74,11 @@ def chosen(world: Path, num_frames: int, mode: FramesMode = "uniform") -> FileFr
 
 def lab_questions(world: Path) -> tuple[Item, ...]:
     return read_benchmark("lab", BENCHMARKS["lab"], world).items
+
+
+def opened(config: EvaluateConfig) -> Asking:
+    [spec] = specs_of(config)
+    return open_benchmark(spec, config)
 
 
 def scores_of(results: EvaluationResults) -> object:
@@ -145,7 +150,7 @@ def test_a_question_that_changed_is_asked_again(
 
 
 def test_a_limit_chooses_whole_videos_and_a_larger_one_holds_a_smaller(world: Path) -> None:
-    [everything] = open_benchmarks(asking(world))
+    everything = opened(asking(world))
 
     def chosen_ids(limit: int) -> list[str]:
         config = everything.config.model_copy(update={"limit": limit})
@@ -202,7 +207,7 @@ def test_a_video_is_decoded_once_and_kept_for_the_next_model(
     config = asking(root, frames_cache=tmp_path / "frames")
 
     def ask(config: EvaluateConfig, name: str) -> tuple[int, list[str]]:
-        [asked] = open_benchmarks(config)
+        asked = opened(config)
         source = asked.source
         assert isinstance(source, FileFrames)
         batches = list(evaluate_policy(policy, choose_part(asked)))
@@ -221,12 +226,30 @@ def test_a_video_is_decoded_once_and_kept_for_the_next_model(
     assert ask(config.model_copy(update={"num_frames": 5}), "other")[0] == num_videos
 
 
+def test_check_looks_and_opens_no_model(world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    record = lab_questions(root)[0]
+    command = ["evaluate", "--check", "--data-root", str(root), "--benchmark", "lab@3"]
+    nowhere = ["--model", str(tmp_path)]
+    whole = CliRunner().invoke(app, [*command, *nowhere])
+    assert whole.exit_code == 0 and "8 questions, 3 asked; 2 videos, 0 of them" in whole.stdout
+    assert record.problem in whole.stdout
+    (root / record.video_id).unlink()
+    result = CliRunner().invoke(app, [*command, *nowhere, "--json"])
+    [found] = json.loads(result.stdout)
+    assert result.exit_code == 1 and found["missing_videos"] == [record.video_id]
+    elsewhere = ["evaluate", "--check", *nowhere, "--benchmark", f"lab:{tmp_path / 'absent'}"]
+    result = CliRunner().invoke(app, elsewhere)
+    assert result.exit_code == 1 and "no 'test' questions at" in result.stdout
+
+
 def test_failures_of_an_earlier_call_still_count(
     world: Path, tmp_path: Path, policy: Policy
 ) -> None:
     root = tmp_path / "world"
     shutil.copytree(world, root)
-    [everything] = open_benchmarks(asking(root))
+    everything = opened(asking(root))
     config = everything.config.model_copy(update={"limit": 1})
     [kept] = choose_part(replace(everything, config=config)).items
     others = [record for record in everything.items if record.video_id != kept.video_id]

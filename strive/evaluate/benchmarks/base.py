@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from strive import answers
 from strive.choices import EvaluationGrading, EvaluationProtocol, FramesMode
+from strive.evaluate.benchmarks.files import Layout
 from strive.evaluate.items import MICRO, Grade, Item, Reading, Total
 from strive.evaluate.samples import Sample
 from strive.records import Record
@@ -18,8 +19,8 @@ class Benchmark(ABC):
     """
 
     name: ClassVar[str]
-    published: ClassVar[str] = ""
-    """Where its files come from, for messages."""
+    layout: ClassVar[Layout | None] = None
+    """Where its published files may be; None: its records say where their videos are."""
     default_split: ClassVar[str] = "test"
     """The part that is asked unless another is named."""
 
