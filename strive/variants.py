@@ -110,10 +110,7 @@ def filled_bounds(num_frames: int, num_segments: int) -> IntArray:
 
 
 def transform_scores(
-    scores: FloatArray,
-    transform: ScoreTransform,
-    *,
-    logit_scale: float = DEFAULT_LOGIT_SCALE,
+    scores: FloatArray, transform: ScoreTransform, *, logit_scale: float = DEFAULT_LOGIT_SCALE
 ) -> Floats:
     """Rescale similarity scores [..., F] before Eq. 4; any rescaling makes flat scores zeros.
 

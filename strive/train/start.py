@@ -311,10 +311,7 @@ def start_lines(config: TrainConfig, data: VariantReader) -> list[str]:
 
 
 def try_first_question(
-    config: TrainConfig,
-    data: TrainingData,
-    rewards: Mapping[str, RewardFunction],
-    first_step: int,
+    config: TrainConfig, data: TrainingData, rewards: Mapping[str, RewardFunction], first_step: int
 ) -> None:
     """Draw the first question's variants and call the rewards once, before a model is loaded.
 
