@@ -33,101 +33,83 @@ class OtherName:
         return self.ours + (f" ({self.note})" if self.note else "")
 
 
-# Ours, where it is not quite the same, and the names of TRL and Video-R1 (which is built on it),
-# verl, EasyR1 and OpenRLHF, and of video loaders.
-_OTHERS: tuple[tuple[str, str, str], ...] = (
-    (
-        "num_generations",
-        "completions of one variant; others count num_variants x num_generations",
-        "num_generations n n_samples_per_prompt num_return_sequences group_size rollout_n",
+# Our names, with a note where one is not quite the same, and those of TRL and Video-R1 (which is
+# built on it), verl, EasyR1 and OpenRLHF, and of video loaders.
+_OTHERS = {
+    "num_generations: completions of one variant; others count num_variants x num_generations": (
+        "num_generations n n_samples_per_prompt num_return_sequences group_size rollout_n"
     ),
-    ("sampling_temperature", "frame_temperature is tau of Eq. 4", "temperature"),
-    (
-        "max_new_tokens",
-        "",
-        "max_completion_length max_response_length response_length generate_max_len max_tokens",
+    "sampling_temperature: frame_temperature is tau of Eq. 4": "temperature",
+    "max_new_tokens": (
+        "max_completion_length max_response_length response_length generate_max_len max_tokens"
     ),
-    ("max_prompt_tokens", "", "max_prompt_length prompt_max_len"),
-    (
-        "steps",
-        "rollout steps; train --dry-run says how many epochs they are",
-        "num_train_epochs max_steps total_epochs total_training_steps max_epochs num_episodes",
+    "max_prompt_tokens": "max_prompt_length prompt_max_len",
+    "steps: rollout steps; train --dry-run says how many epochs they are": (
+        "num_train_epochs max_steps total_epochs total_training_steps max_epochs num_episodes"
     ),
-    (
-        "questions_per_step",
-        "questions over all processes, not rows or completions of one",
+    "questions_per_step: questions over all processes, not rows or completions of one": (
         "per_device_train_batch_size generation_batch_size train_batch_size rollout_batch_size "
-        "ppo_mini_batch_size global_batch_size batch_size",
+        "ppo_mini_batch_size global_batch_size batch_size"
     ),
-    (
-        "questions_per_micro_batch",
-        "",
+    "questions_per_micro_batch": (
         "gradient_accumulation_steps ppo_micro_batch_size_per_gpu ppo_micro_batch_size "
-        "micro_train_batch_size micro_batch_size",
+        "micro_train_batch_size micro_batch_size"
     ),
-    ("updates_per_rollout", "", "num_iterations ppo_epochs"),
-    ("learning_rate", "", "lr actor_learning_rate"),
-    ("schedule", "", "lr_scheduler_type lr_scheduler"),
-    ("warmup_steps", "a number of steps", "warmup_ratio lr_warmup_steps lr_warmup_steps_ratio"),
-    ("max_grad_norm", "", "grad_clip clip_grad max_norm"),
-    ("beta", "of the k3 term in the loss", "kl_coef kl_loss_coef init_kl_coef kl_coeff"),
-    ("epsilon", "", "clip_ratio clip_ratio_low clip_range cliprange eps_clip epsilon_low"),
-    ("epsilon_high", "", "clip_ratio_high"),
-    (
-        "objective",
-        "dr_grpo drops the std as well",
+    "updates_per_rollout": "num_iterations ppo_epochs",
+    "learning_rate": "lr actor_learning_rate",
+    "schedule": "lr_scheduler_type lr_scheduler",
+    "warmup_steps: a number of steps": "warmup_ratio lr_warmup_steps lr_warmup_steps_ratio",
+    "max_grad_norm": "grad_clip clip_grad max_norm",
+    "beta: of the k3 term in the loss": "kl_coef kl_loss_coef init_kl_coef kl_coeff",
+    "epsilon": "clip_ratio clip_ratio_low clip_range cliprange eps_clip epsilon_low",
+    "epsilon_high": "clip_ratio_high",
+    "objective: dr_grpo drops the std as well": (
         "loss_type scale_rewards loss_agg_mode norm_adv_by_std_in_grpo adv_estimator "
-        "advantage_estimator",
+        "advantage_estimator"
     ),
-    ("ratio", "", "importance_sampling_level"),
-    ("correct_kl_bias", "", "use_bias_correction_kl"),
-    ("rewards", "", "reward_funcs reward_weights reward_function reward_fn"),
-    ("model", "", "model_name_or_path model_path pretrain"),
-    ("data", "", "dataset_name train_files train_dataset prompt_data"),
-    ("num_questions", "a seeded sample", "max_train_samples max_samples"),
-    ("held_out", "", "eval_dataset val_files"),
-    ("evaluate_every", "steps; needs held_out", "eval_steps eval_strategy test_freq val_freq"),
-    ("checkpoint_every", "steps", "save_steps save_freq save_strategy"),
-    ("keep_checkpoints", "", "save_total_limit max_actor_ckpt_to_keep save_limit max_ckpt_num"),
-    ("keep_best", "", "load_best_model_at_end"),
-    ("loggers", "", "report_to logger use_wandb"),
-    ("wandb_project", "", "project_name"),
-    ("wandb_run_name", "", "run_name experiment_name wandb_name"),
-    ("trainable", "lora", "use_peft peft_config"),
-    (
-        "trainable",
-        "language: the vision tower is frozen",
-        "freeze_vision_modules freeze_vision_tower freeze_vit fix_vit",
+    "ratio": "importance_sampling_level",
+    "correct_kl_bias": "use_bias_correction_kl",
+    "rewards": "reward_funcs reward_weights reward_function reward_fn",
+    "model": "model_name_or_path model_path pretrain",
+    "data": "dataset_name train_files train_dataset prompt_data",
+    "num_questions: a seeded sample": "max_train_samples max_samples",
+    "held_out": "eval_dataset val_files",
+    "evaluate_every: steps; needs held_out": "eval_steps eval_strategy test_freq val_freq",
+    "checkpoint_every: steps": "save_steps save_freq save_strategy",
+    "keep_checkpoints": "save_total_limit max_actor_ckpt_to_keep save_limit max_ckpt_num",
+    "keep_best": "load_best_model_at_end",
+    "loggers": "report_to logger use_wandb",
+    "wandb_project": "project_name",
+    "wandb_run_name": "run_name experiment_name wandb_name",
+    "trainable: lora": "use_peft peft_config",
+    "trainable: language: the vision tower is frozen": (
+        "freeze_vision_modules freeze_vision_tower freeze_vit fix_vit"
     ),
-    ("lora_rank", "", "lora_r"),
-    ("lora_targets", "", "lora_target_modules target_modules"),
-    ("attention", "", "attn_implementation"),
-    ("dtype", "float32 or bfloat16", "torch_dtype bf16 fp16"),
-    ("gradient_checkpointing", "", "enable_gradient_checkpointing"),
-    ("seed", "", "data_seed"),
-    ("prompt_template", "", "system_prompt format_prompt question_template"),
-    (
-        "num_frames",
-        "K, of the pool that precompute --frames and --frame-plan cached",
-        "nframes max_frames video_max_frames fps video_fps total_frames",
+    "lora_rank": "lora_r",
+    "lora_targets": "lora_target_modules target_modules",
+    "attention": "attn_implementation",
+    "dtype: float32 or bfloat16": "torch_dtype bf16 fp16",
+    "gradient_checkpointing": "enable_gradient_checkpointing",
+    "seed": "data_seed",
+    "prompt_template": "system_prompt format_prompt question_template",
+    "num_frames: K, of the pool that precompute --frames and --frame-plan cached": (
+        "nframes max_frames video_max_frames fps video_fps total_frames"
     ),
-    ("max_pixels", "", "video_max_pixels image_max_pixels"),
-    ("--run-dir", "an option of train", "output_dir default_local_dir save_path ckpt_path"),
-    ("--resume", "an option of train", "resume_from_checkpoint resume_mode load_checkpoint"),
-    (
-        "nothing",
-        "completions are written by the trainer itself",
+    "max_pixels": "video_max_pixels image_max_pixels",
+    "--run-dir: an option of train": "output_dir default_local_dir save_path ckpt_path",
+    "--resume: an option of train": "resume_from_checkpoint resume_mode load_checkpoint",
+    "nothing: completions are written by the trainer itself": (
         "use_vllm vllm_mode vllm_gpu_memory_utilization gpu_memory_utilization "
-        "tensor_model_parallel_size",
+        "tensor_model_parallel_size"
     ),
-    (
-        "nothing",
-        "the launcher says how many processes there are, see docs/scaling.md",
-        "n_gpus_per_node nnodes nproc_per_node num_processes num_gpus",
+    "nothing: the launcher says how many processes there are, see docs/scaling.md": (
+        "n_gpus_per_node nnodes nproc_per_node num_processes num_gpus"
     ),
-)
+}
 OTHER_NAMES = {
-    name: OtherName(ours, note) for ours, note, names in _OTHERS for name in names.split()
+    name: OtherName(*meant.split(": ", 1))
+    for meant, names in _OTHERS.items()
+    for name in names.split()
 }
 
 
