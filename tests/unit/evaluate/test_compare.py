@@ -20,6 +20,7 @@ from strive.evaluate.compare import compare, compare_all
 from strive.evaluate.items import MICRO, Failure, Reading, Total
 from strive.evaluate.results import grade_sample, summarise_samples, write_results
 from strive.evaluate.samples import Sample, append_samples, read_samples
+from strive.evaluate.table import make_table
 from strive.files import plain_json
 from strive.seeding import derive_rng
 from strive.statistics import macro_average, paired_difference
@@ -45,13 +46,17 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer(benchmark: str, number: int, right: bool) -> Sample:
-    """The answer to one of three questions a video; the first is of its own kind."""
+    """The answer to one of three questions a video, each about its own cut of it.
+
+    The first question is of its own kind.
+    """
     video = number // 3
     return Sample(
         benchmark=benchmark,
         question_id=str(number),
         prompt_hash=f"p{number}",
-        video_id=f"{video}.mp4",
+        video_id=f"{video}-{number}.mp4",
+        cluster=str(video),
         problem_type="multiple choice",
         kind="count" if number % 3 == 0 else "order",
         prompt="Which?",
@@ -73,9 +78,9 @@ def folder(root: Path, name: str, chance: float, *, failed: tuple[str, ...] = ()
         for number in range(3 * NUM_VIDEOS):
             made = answer(benchmark, number, rng.random() < chance)
             if str(number) in failed:
-                lost = (benchmark, made.question_id, made.video_id, "damaged", "a picture")
+                about = (made.problem_type, made.kind, made.dimensions, made.cluster)
                 failures.append(
-                    Failure(*lost, made.problem_type, made.kind, dimensions=made.dimensions)
+                    Failure(benchmark, made.question_id, made.video_id, "damaged", "", *about)
                 )
             else:
                 samples.append(grade_sample(made, PlainRecords(), "video_r1"))
@@ -93,12 +98,9 @@ def folder(root: Path, name: str, chance: float, *, failed: tuple[str, ...] = ()
 def test_differences_are_those_of_the_headlines(tmp_path: Path) -> None:
     a, b = folder(tmp_path, "a", 0.8, failed=("0", "4")), folder(tmp_path, "b", 0.5)
     got = compare(a, b)
-    headlines = [
-        [row["totals"][row["headline"]]["accuracy_percent"] for row in stored["benchmarks"]]
-        for stored in (json.loads((out / "results.json").read_text()) for out in (a, b))
-    ]
-    for benchmark, of_a, of_b in zip(got.by_benchmark.values(), *headlines, strict=True):
+    for name, benchmark in got.by_benchmark.items():
         difference = benchmark.totals[benchmark.headline]
+        of_a, of_b = (summary_of(out, name)["accuracy_percent"] for out in (a, b))
         assert difference.difference == pytest.approx(of_a - of_b)
         assert (difference.num_pairs, difference.num_units) == (60, NUM_VIDEOS)
         assert (benchmark.num_failed_a, benchmark.num_failed_b) == (2, 0)
@@ -169,6 +171,54 @@ def test_an_interrupted_evaluation_is_compared_by_its_answers(tmp_path: Path) ->
     got = compare(a, b)
     assert got.overall == whole.overall and got.gradings == ("", "")
     assert got.by_benchmark["halves"].headline == "accuracy"  # averages stand in the results
+
+
+def test_evaluations_of_before_are_compared(tmp_path: Path) -> None:
+    """Without clusters, dimensions and averages, and with failures that tell little."""
+    a, b = folder(tmp_path, "a", 0.8, failed=("2",)), folder(tmp_path, "b", 0.5)
+    for out in (a, b):
+        lines = []
+        for line in (out / "samples.jsonl").read_text().splitlines():
+            sample = json.loads(line)
+            for name in ("rule", "options", "dimensions", "cluster", "pts_seconds"):
+                sample.pop(name, None)
+            lines.append(json.dumps(sample) + "\n")
+        (out / "samples.jsonl").write_text("".join(lines))
+        stored = json.loads((out / "results.json").read_text())
+        for row in stored["benchmarks"]:
+            for name in ("headline", "totals", "absent", "by_dimension", "graded_by"):
+                row.pop(name, None)
+        told = ("benchmark", "question_id", "video_id", "error", "message")
+        stored["failures"] = [{name: row[name] for name in told} for row in stored["failures"]]
+        (out / "results.json").write_text(json.dumps(stored))
+    got = compare(a, b)
+    halves = got.by_benchmark["halves"]
+    assert halves.headline == "accuracy" and halves.by_dimension == {}
+    assert halves.totals["accuracy"].num_pairs == halves.totals["accuracy"].num_units == 60
+    assert (halves.num_failed_a, list(halves.by_kind)) == (1, ["count", "order"])
+
+
+def test_the_table_reads_what_evaluations_write(tmp_path: Path) -> None:
+    out = folder(tmp_path, "a", 0.8, failed=("0", "4"))
+    [row] = make_table([out]).rows
+    written = summary_of(out, "halves")
+    cell = row.cells["halves"]
+    assert cell.headline == "mean of kinds" and list(cell.totals) == ["mean of kinds", "accuracy"]
+    assert cell.score.accuracy_percent == written["accuracy_percent"]
+    assert cell.score.standard_error == written["standard_error"]
+    assert (cell.num_failed, cell.num_failed_videos, cell.failed_count_as_wrong) == (2, 2, True)
+    # The lab's headline is a plain mean.
+    lab = row.cells["lab"]
+    share = lab.score.accuracy_percent / 100
+    expected = 100 * math.sqrt(share * (1 - share) / 60)
+    assert lab.binomial_standard_error == pytest.approx(expected)
+
+
+def summary_of(out: Path, name: str) -> dict[str, Any]:
+    stored = json.loads((out / "results.json").read_text())
+    [found] = [row for row in stored["benchmarks"] if row["benchmark"] == name]
+    summary: dict[str, Any] = found["totals"][found["headline"]]
+    return summary
 
 
 def shown(width: int, *folders: Path) -> str:
