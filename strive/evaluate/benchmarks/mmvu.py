@@ -41,7 +41,7 @@ DISCIPLINES = {subject: name for name, subjects in SUBJECTS.items() for subject 
 
 
 class MMVU(PublishedBenchmark):
-    """MMVU (arXiv:2501.12380), its multiple-choice questions; open-ended ones are passed over.
+    """MMVU (arXiv:2501.12380), its multiple-choice questions; open-ended ones are left out.
 
     The subject is the video's folder, as in lmms-eval: for a few rows `metadata.subject` says
     another. The direct prompt is the official one that asks for the letter alone; lmms-eval's has
@@ -89,14 +89,7 @@ class MMVU(PublishedBenchmark):
 
         columns = ("id", "video", "question_type", "question", "choices", "answer")
         files = find_questions(root, self.layout, self.questions)
-        return read_files(
-            self.name,
-            files,
-            columns,
-            outline,
-            _complete,
-            lambda r: r["question_type"] != OPEN_ENDED,
-        )
+        return read_files(self.name, files, columns, outline, _complete, _why_left_out)
 
     def direct_prompt(self, item: Record) -> str:
         """Return the official prompt."""
@@ -111,6 +104,10 @@ class MMVU(PublishedBenchmark):
     def video_r1_dimensions(self, row: Row) -> dict[str, str]:
         """Return the subject that the folder of the row's video names."""
         return _dimensions(_subject_and_number(str(row["path"])))
+
+
+def _why_left_out(row: Row) -> str:
+    return f"{OPEN_ENDED} questions" if row["question_type"] == OPEN_ENDED else ""
 
 
 def _complete(item: Item, row: Row) -> Item:

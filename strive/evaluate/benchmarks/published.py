@@ -5,6 +5,7 @@ A row that cannot be asked or graded becomes a `Failure`, which counts as wrong 
 
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -148,18 +149,26 @@ def read_files(
     columns: Collection[str],
     outline: Callable[[str, Row], Item],
     complete: Callable[[Item, Row], Item],
-    is_asked: Callable[[Row], bool] = lambda row: True,
+    why_left_out: Callable[[Row], str] = lambda row: "",
 ) -> Reading:
-    """Read the rows of files, of those that are asked, as `collect` does.
+    """Read the rows of files as `collect` does.
+
+    A row for which `why_left_out` has a reason is not asked; it is counted under it.
 
     Raises:
         RecordsError: a column is missing, or a file is damaged.
     """
-    rows = (
-        (where, row) for path in files for where, row in read_rows(path, columns) if is_asked(row)
-    )
+    left_out: Counter[str] = Counter()
+    rows = []
+    for path in files:
+        for where, row in read_rows(path, columns):
+            why = why_left_out(row)
+            if why:
+                left_out[why] += 1
+            else:
+                rows.append((where, row))
     items, failures = collect(benchmark, rows, outline, complete)
-    return Reading(items, failures, tuple(files))
+    return Reading(items, failures, tuple(files), dict(left_out))
 
 
 class PublishedBenchmark(Benchmark):

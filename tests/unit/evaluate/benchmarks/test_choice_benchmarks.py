@@ -12,6 +12,7 @@ from strive.errors import ConfigError, MissingInputError, RecordsError
 from strive.evaluate.benchmarks import BENCHMARKS, read_benchmark
 from strive.evaluate.benchmarks.mmvu import DISCIPLINES
 from strive.evaluate.items import Item, Reading
+from strive.evaluate.samples import Sample
 
 GOLDEN = Path(__file__).parent / "golden"
 Row = dict[str, Any]
@@ -214,6 +215,47 @@ def test_prompts_are_the_reference_to_the_letter(tmp_path: Path, name: str, prot
     assert BENCHMARKS[name].prompt(item, protocol) == wanted
 
 
+def answered(item: Item, output: str) -> Sample:
+    return Sample(
+        benchmark="any",
+        question_id=item.question_id,
+        prompt_hash="",
+        video_id=item.video_id,
+        problem_type=item.problem_type,
+        kind="",
+        prompt="",
+        solution=item.solution,
+        source_index=(),
+        evidence_seen=None,
+        output=output,
+        num_tokens=1,
+        truncated=False,
+        options=item.options,
+    )
+
+
+# {output: (its grade by Video-R1's rules, and by the benchmark's own)}, the answer being C
+OUTPUTS = {
+    "C": (1.0, 1.0),
+    "<think>It is A.</think> <answer>C</answer>": (1.0, 1.0),
+    "C.": (0.0, 1.0),
+    "Therefore, the final answer is: $C": (0.0, 1.0),
+    "A person walks in. So C": (0.0, 1.0),
+    "B": (0.0, 0.0),
+    "": (0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("name", ROWS)
+def test_answers_are_graded_by_the_protocols_rules(tmp_path: Path, name: str, output: str) -> None:
+    sample = answered(only(read(name, tmp_path, ROWS[name])), output)
+    grades = tuple(
+        BENCHMARKS[name].grade(sample, grading).score for grading in ("video_r1", "direct")
+    )
+    assert grades == OUTPUTS[output]
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_protocols_choose_frames_by_their_own_rules(name: str) -> None:
     benchmark = BENCHMARKS[name]
@@ -222,8 +264,10 @@ def test_protocols_choose_frames_by_their_own_rules(name: str) -> None:
     assert [total.name for total in benchmark.totals("direct")] == ["accuracy"]
 
 
-def test_open_ended_questions_of_mmvu_are_passed_over(tmp_path: Path) -> None:
-    assert only(read("mmvu", tmp_path, MMVU, OPEN)).question_id == "validation_0"
+def test_open_ended_questions_of_mmvu_are_left_out_and_counted(tmp_path: Path) -> None:
+    reading = read("mmvu", tmp_path, MMVU, OPEN)
+    assert only(reading).question_id == "validation_0"
+    assert reading.left_out == {"open-ended questions": 1}
 
 
 def test_mmvu_has_27_subjects() -> None:
