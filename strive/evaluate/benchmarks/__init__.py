@@ -13,14 +13,26 @@ from strive.evaluate.benchmarks.base import Benchmark, PlainRecords
 from strive.evaluate.benchmarks.lab import Lab
 from strive.evaluate.benchmarks.mmvu import MMVU
 from strive.evaluate.benchmarks.perceptiontest import PerceptionTest
+from strive.evaluate.benchmarks.tempcompass import TempCompass
 from strive.evaluate.benchmarks.videomme import VideoMME
+from strive.evaluate.benchmarks.videommmu import VideoMMMU
+from strive.evaluate.benchmarks.vsibench import VSIBench
 from strive.evaluate.items import Item, Reading
 from strive.files import expanded
 from strive.named import check_name, load_function, raised
 from strive.records import Record, read_records
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for benchmark in (Lab(), VideoMME(), PerceptionTest(), MMVU())
+    benchmark.name: benchmark
+    for benchmark in (
+        Lab(),
+        VideoMME(),
+        VSIBench(),
+        PerceptionTest(),
+        TempCompass(),
+        VideoMMMU(),
+        MMVU(),
+    )
 }
 OWN = "own"
 """The name of a user's own records in the place of a benchmark's."""
