@@ -14,7 +14,8 @@ from strive.evaluate.benchmarks.videommmu import DISCIPLINES, TRACKS
 from strive.evaluate.items import Item, Reading
 from strive.evaluate.results import grade_sample, summarise_benchmark
 from strive.evaluate.samples import Sample
-from strive.video.frame_plan import FramePlan, SourceFacts
+from strive.video.frame_plan import FramePlan
+from strive.video.source import VideoSource
 
 GOLDEN = Path(__file__).parent / "golden"
 MMMU = BENCHMARKS["videommmu"]
@@ -159,7 +160,8 @@ def test_prompts_are_the_reference_to_the_letter(tmp_path: Path, protocol: Any) 
 def test_frames_end_at_the_very_last_one(protocol: Any, num_frames: int) -> None:
     plan = FramePlan(MMMU.frames_mode(protocol), num_frames)
     for length in (2, 7, 50, 1201):
-        indices = plan.indices(SourceFacts(length, 25.0, length / 25))
+        source = VideoSource(Path("a.mp4"), "mp4", "h264", length, stated_fps=25.0)
+        indices = plan.indices(source)
         assert indices[-1] == length - 1 and np.all(np.diff(indices) > 0)
 
 
