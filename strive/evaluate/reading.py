@@ -91,8 +91,8 @@ _NOT_AFTER = re.compile(
     rf"|{_LETTER}\s*:?\s*(?:wrong|incorrect|false)\b"
 )
 _CORRECTED = re.compile(
-    r"\b(?:no,?\s+wait|wait|scratch\s+that|on\s+second\s+thought"
-    r"|let\s+me\s+(?:reconsider|rethink|correct)|correction|actually,?\s+(?:no|it(?:'s|\s+is)))\b",
+    r"\b(?:no,?\s+wait|wait(?=\s*[,.!…-]|\s+no\b)|scratch\s+that|on\s+second\s+thought"
+    r"|let\s+me\s+(?:reconsider|rethink|correct)|correction(?=\s*:)|actually,?\s+(?:no|it(?:'s|\s+is)))\b",
     re.IGNORECASE,
 )
 _ANNOUNCES = re.compile(

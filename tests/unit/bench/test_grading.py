@@ -1,6 +1,7 @@
 """The classes of difference from lmms-eval, told on verdicts that its functions gave."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from bench import grading
 from bench.grading_answers import BENCHMARKS, CAPTIONS, NUMBERS, WAYS, YES_NO, Case, generate
 from bench.harness import RESULTS
+from strive.evaluate.grading import grade_choice, grade_video_r1
 from strive.evaluate.items import Grade
 
 OPTIONS = ("A. Gray", "B. A man walks", "C. Red car", "D. Vitamin D")
@@ -95,6 +97,32 @@ def test_the_page_holds_the_measured_tables_and_every_class() -> None:
     assert figures["unexplained"] == []
     for name in grading.CLASSES:
         assert f"| {name} |" in page
+
+
+def rows(header: str) -> list[list[str]]:
+    """The cells of the page's table with this header."""
+    table = grading.PAGE.read_text().split(header, 1)[1].split("\n\n", 1)[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+
+
+def test_the_pages_examples_of_letters_are_read_as_it_says() -> None:
+    options = ("riding a bike", "a dog", "a red car")
+    checked = 0
+    for cells in rows("| rule | reads | example → letter |"):
+        examples, _, letter = cells[-1].partition(" → ")
+        for example in re.findall("`([^`]+)`", examples):
+            grade = grade_choice(example.replace("\\n", "\n"), options, "A")
+            assert (grade.answer, f"`{grade.rule}`" in cells[0]) == (letter, True), example
+            checked += 1
+    assert checked >= 13
+
+
+def test_the_pages_examples_of_video_r1_score_as_it_says() -> None:
+    found = rows("| answer | solution | type | score | why |")
+    assert len(found) == 6
+    for answer, solution, kind, score, *_ in found:
+        grade = grade_video_r1(kind, answer.strip("`"), solution.strip("`"))
+        assert grade.score == pytest.approx(float(score)), answer
 
 
 def test_what_was_measured_is_what_is_graded_today() -> None:

@@ -140,6 +140,8 @@ CHOICES: list[tuple[str, str, str]] = [
     ("B fits better than C", "B", "letter first"), ("A: wrong\nB: right", "B", "letter first"),
     ("Option A: no. Option B: yes.", "", "several options"),
     ("The answer is A. No, wait, it is B.", "B", "option announced"),
+    ("A. Wait, the answer is C", "C", "answer announced"),
+    ("B. They wait at point C.", "B", "letter first"),
     ("Comparing A and C, he goes left. So C.", "C", "letter last"),
     # Other scripts: "the answer is", "choose", "option B is right", "not A but B".
     ("\u7b54\u6848\u662fB", "B", "answer announced"), ("\u9009B", "B", "option announced"),
