@@ -361,7 +361,8 @@ def held_out_records(
 ) -> tuple[tuple[Record, ...], FrameReader, int]:
     """Read what is evaluated while a run trains, and the frames (opened if need be) that it shows.
 
-    Records whose video failed offline are left out; the last value counts them.
+    Benchmarks of `held_out` are not read here. Records whose video failed offline are left out; the
+    last value counts them.
 
     Raises:
         ConfigError: the files hold no video record, or none whose video could be cached.
@@ -370,13 +371,13 @@ def held_out_records(
     assert config.cache is not None
     layout = open_cache(config.cache)
     frames = frames or open_frames(layout, config)
-    records = read_records(config.held_out, skip_bad=config.skip_bad_records).records
+    records = read_records(config.held_out_files, skip_bad=config.skip_bad_records).records
     with_video = _with_video(list(records), frames, layout, config, what="held-out questions")
-    if not with_video:
+    if config.held_out_files and not with_video:
         why = f", {len(records)} whose video failed offline" * bool(records)
         raise ConfigError(
             f"held_out names nothing to ask: no video record in "
-            f"{', '.join(map(str, config.held_out))}{why}; name other records, or set "
+            f"{', '.join(map(str, config.held_out_files))}{why}; name other records, or set "
             "evaluate_every=0"
         )
     return tuple(with_video), frames, len(records) - len(with_video)

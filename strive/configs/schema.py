@@ -6,6 +6,7 @@ of the architecture page, "Numerics that the paper leaves open". A key that is a
 command is declared here alone: `Option` adds what its docstring does not say.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ from strive.errors import nearest
 from strive.files import expanded
 
 UserPath = Annotated[Path, AfterValidator(expanded)]
+# NAME:DIR, where the path of a file begins otherwise; a single letter is a drive.
+_BENCHMARK = re.compile(r"[A-Za-z_][A-Za-z0-9_.]+:.")
 
 
 def _as_list(value: Any) -> Any:
@@ -136,7 +139,8 @@ class TrainConfig(Config):
     ] = ()
     """Records files that select questions of the cache; empty: every question in the cache."""
     held_out: Annotated[tuple[UserPath, ...], OneOrMore] = ()
-    """Records files, in the same cache, that are evaluated every `evaluate_every` steps."""
+    """Records files, in the same cache, and benchmarks (NAME:DIR@200, whose videos are decoded)
+    that are evaluated every `evaluate_every` steps."""
     scorer: Annotated[
         str | None, Option(help="Whose scores importance reads.", default="the only ones")
     ] = None
@@ -312,6 +316,16 @@ class TrainConfig(Config):
     def _keep_budget_of_grpo(cls, values: Any) -> Any:
         is_grpo = isinstance(values, Mapping) and values.get("variants") == "none"
         return {**GRPO_SHAPE, **values} if is_grpo else values
+
+    @property
+    def held_out_files(self) -> tuple[Path, ...]:
+        """The records files of `held_out`."""
+        return tuple(path for path in self.held_out if not _BENCHMARK.match(str(path)))
+
+    @property
+    def held_out_benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks of `held_out`, each with its folder."""
+        return tuple(str(path) for path in self.held_out if _BENCHMARK.match(str(path)))
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":

@@ -51,6 +51,14 @@ class Asking:
         """Questions that count, those that cannot be asked among them."""
         return len(self.items) + len(self.failures)
 
+    def part(self, index: int, count: int) -> Asking:
+        """Return one of `count` equal parts, neighbours together."""
+
+        def own(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+            return rows[len(rows) * index // count : len(rows) * (index + 1) // count]
+
+        return replace(self, items=own(self.items), failures=own(self.failures))
+
     @property
     def grading(self) -> EvaluationGrading:
         """The rules that grade: the protocol's, unless others are named."""

@@ -29,7 +29,6 @@ from strive.errors import (
 from strive.evaluate.asking import Asking, choose_part, frames_key_of, open_benchmark, specs_of
 from strive.evaluate.benchmarks import OWN, load_benchmark, parse_spec
 from strive.evaluate.benchmarks.base import PlainRecords
-from strive.evaluate.frames import FrameSource
 from strive.evaluate.items import Failure, Item
 from strive.evaluate.results import (
     EvaluationResults,
@@ -37,11 +36,12 @@ from strive.evaluate.results import (
     model_digest,
     open_out,
     score_of,
+    total_of,
 )
 from strive.evaluate.samples import Sample
 from strive.evaluate.shards import join_shards, shard_folder
 from strive.progress import say, show_progress
-from strive.records import Record, VideoFrames
+from strive.records import VideoFrames
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:
@@ -127,23 +127,23 @@ def _ask(policy: Policy, asked: Sequence[tuple[Item, VideoFrames]], asking: Aski
 
 def held_out_metrics(
     policy: Policy,
-    records: Sequence[Record],
-    source: FrameSource,
-    config: EvaluateConfig,
+    askings: Sequence[Asking],
     gather: Callable[[list[Sample | Failure]], list[list[Sample | Failure]]] = lambda own: [own],
 ) -> dict[str, float]:
     """Evaluate during training: one line of `held_out.jsonl`; shares are in [0, 1].
 
-    Several processes share the work: each brings its own part of the records, and `gather` gives
+    `accuracy` is over all questions; a benchmark's headline has its name before it. Several
+    processes share the work: each brings its own part of the questions, and `gather` gives
     everyone's answers to all of them.
     """
-    items = tuple(Item.of(record) for record in records)
-    asking = Asking("held_out", PlainRecords(), items, source, config)
-    own = [item for batch in evaluate_policy(policy, asking) for item in batch]
-    everyone = [item for part in gather(own) for item in part]
-    samples = [item for item in everyone if isinstance(item, Sample)]
+    own: list[Sample | Failure] = []
+    for asking in askings:
+        own += asking.failures
+        own += [row for batch in evaluate_policy(policy, asking) for row in batch]
+    everyone = [row for part in gather(own) for row in part]
+    samples = [row for row in everyone if isinstance(row, Sample)]
     score = score_of(everyone)
-    return {
+    metrics = {
         "accuracy": score.accuracy_percent / 100,
         "accuracy_standard_error": score.standard_error / 100,
         "unparsed_fraction": sum(not s.parsed for s in samples) / max(1, len(samples)),
@@ -151,6 +151,12 @@ def held_out_metrics(
         "num_questions": float(len(everyone)),
         "num_failed": float(len(everyone) - len(samples)),
     }
+    for asking in askings:
+        if not isinstance(asking.benchmark, PlainRecords):
+            rows = [row for row in everyone if row.benchmark == asking.name]
+            total = asking.benchmark.totals(asking.grading)[0]
+            metrics[f"{asking.name}/{total.name}"] = total_of(total, rows).accuracy_percent / 100
+    return metrics
 
 
 def evaluate(

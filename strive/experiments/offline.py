@@ -74,7 +74,7 @@ def resolve(
         # On the lab a run trains on one split and is evaluated on the other.
         found |= {
             "data": data[:1] if on_lab else data,
-            "held_out": data[1:] if on_lab else run.held_out,
+            "held_out": data[1:] if on_lab else run.held_out_files,
             "subset": run.num_questions,
             "seed": run.seed,
             "skip_bad_records": config.skip_bad_records or run.skip_bad_records,

@@ -124,13 +124,18 @@ def run_training(
 def held_out_callable(
     config: TrainConfig,
 ) -> Callable[["Policy", "Processes"], dict[str, float]] | None:
-    """Return what training calls every `evaluate_every` steps: greedy answers, uniform frames.
+    """Return what training calls every `evaluate_every` steps: greedy answers to what is held out.
 
-    The questions are split over the processes.
+    Records are shown uniform frames of the cache; benchmarks are decoded and shown frames by Video-
+    R1's rule. The questions are split over the processes.
     """
     if not config.evaluate_every:
         return None
+    from strive.evaluate.asking import Asking, choose_part, open_benchmark
+    from strive.evaluate.benchmarks import parse_spec
+    from strive.evaluate.benchmarks.base import PlainRecords
     from strive.evaluate.frames import CacheFrames
+    from strive.evaluate.items import Item
     from strive.evaluate.runner import held_out_metrics
     from strive.groups import held_out_records
 
@@ -143,12 +148,15 @@ def held_out_callable(
         decode=config.decode,
     )
     records, frames, _ = held_out_records(config)
+    items = tuple(Item.of(record) for record in records)
     source = CacheFrames(frames, settings)
+    askings = [Asking("held_out", PlainRecords(), items, source, settings)]
+    for text in config.held_out_benchmarks:
+        askings.append(choose_part(open_benchmark(parse_spec(text), settings)))
 
     def evaluate(policy: "Policy", processes: "Processes") -> dict[str, float]:
-        rank, world_size = processes.rank, processes.world_size
-        own = slice(len(records) * rank // world_size, len(records) * (rank + 1) // world_size)
-        return held_out_metrics(policy, records[own], source, settings, processes.gather)
+        own = [asking.part(processes.rank, processes.world_size) for asking in askings]
+        return held_out_metrics(policy, own, processes.gather)
 
     return evaluate
 

@@ -73,7 +73,7 @@ def prepare_prompts(
     one video (the same object) share their `pixel_values`.
     """
     processor = policy.processor
-    clips = []
+    clips: list[torch.Tensor] = []
     places: dict[int, int] = {}
     for video in videos:
         if id(video) in places:

@@ -28,9 +28,10 @@ from strive.errors import (
 )
 from strive.evaluate.asking import Asking, choose_part, open_benchmark, specs_of
 from strive.evaluate.benchmarks import BENCHMARKS, read_benchmark
+from strive.evaluate.benchmarks.base import PlainRecords
 from strive.evaluate.compare import compare
 from strive.evaluate.frames import GREY, CacheFrames, FileFrames
-from strive.evaluate.items import Item
+from strive.evaluate.items import Failure, Item
 from strive.evaluate.results import EvaluationResults, rescore
 from strive.evaluate.runner import evaluate, evaluate_policy, held_out_metrics
 from strive.evaluate.samples import Sample, read_samples
@@ -329,11 +330,20 @@ def test_frames_from_a_cache_and_held_out_metrics(
     # Uniform frames of the pool: its first, its last and two between.
     assert found.source_index_K[[0, -1]].tolist() == whole.source_index_K[[0, -1]].tolist()
     assert np.array_equal(found.frames_KHWC[0], whole.frames_KHWC[0])
-    metrics = held_out_metrics(policy, records, source, config)
+    asked = Asking("held_out", PlainRecords(), records, source, config)
+    metrics = held_out_metrics(policy, [asked])
     cached = sum(r.video_id in source.reader for r in records)
     assert metrics["num_questions"] == len(records)
     assert metrics["num_failed"] == len(records) - cached
     assert 0 <= metrics["accuracy"] <= 1
+    # Two processes: each has a half, and both know everything.
+    halves = [held_out_rows(policy, asked.part(rank, 2)) for rank in (0, 1)]
+    both = held_out_metrics(policy, [asked.part(0, 2)], lambda own: halves)
+    assert both == metrics
+
+
+def held_out_rows(policy: Policy, asked: Asking) -> list[Sample | Failure]:
+    return [row for batch in evaluate_policy(policy, asked) for row in batch]
 
 
 def own(world: Path, data: Path, **changes: Any) -> EvaluateConfig:

@@ -13,7 +13,9 @@ import pytest
 
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError, ConfigError, Interrupted, NonFiniteError
+from strive.experiments.training import held_out_callable
 from strive.lab.models import lab_model_path
+from strive.records import read_records
 from strive.train.loop import train
 from strive.train.run_folder import Best, RunFolder
 
@@ -276,6 +278,18 @@ def test_no_best_unless_it_is_wanted_and_there_is_an_evaluation(settings, held_o
             run_dir=tmp_path / "other",
             evaluate_held_out=lambda policy, processes: {"loss": 1.0},
         )
+
+
+def test_benchmarks_are_held_out_beside_records(settings, held_out, lab, tmp_path):
+    own = {"held_out": (*held_out["held_out"], f"lab:{lab / 'world'}@2"), "keep_best": False}
+    config = TrainConfig(**settings(steps=1, **{**held_out, **own}))
+    assert config.held_out_benchmarks == (str(own["held_out"][1]),)
+    train(config, run_dir=tmp_path / "run", evaluate_held_out=held_out_callable(config))
+    [_, row] = held_out_rows(tmp_path / "run")
+    num_records = len(read_records(config.held_out_files).records)
+    assert row["num_questions"] == num_records + 2 and row["num_failed"] == 0
+    # Two questions: none, one or both are right.
+    assert row["lab/accuracy"] in (0.0, 0.5, 1.0)
 
 
 def test_a_best_from_after_the_checkpoint_does_not_stay(settings, held_out, tmp_path):
