@@ -58,9 +58,13 @@ CLASSES: dict[str, str] = {
     "number otherwise written": "separators, fractions, signs in words, full-width points",
     "digits of no number": "theirs reads the digits of a name, a time or an overflow",
     "solution otherwise written": "a letter or a list as the solution of an open question",
+    "solution inside a word": "an open question: theirs finds the solution's letters in a word",
+    "empty answer left out": "an open question: theirs leaves empty answers out of the mean",
 }
 """The classes of difference, in the order in which they are tried."""
 UNEXPLAINED = "unexplained"
+LEFT_OUT = "left out"
+"""What `grading_peer.py` says was read where lmms-eval leaves an answer out of its mean."""
 
 _TAGS = re.compile(r"</?(?:answer|think)>")
 _DENIAL = re.compile(r"\b(?:not|cannot|wrong|wait)\b|n't\b|不是|不对", re.IGNORECASE)
@@ -87,13 +91,15 @@ def grade_theirs(peer_python: str, cases: Sequence[Case]) -> tuple[str, list[Ver
 
 
 def differs(grade: Grade, verdict: Verdict) -> bool:
-    """Whether the two scores differ."""
-    return abs(grade.score - verdict["score"]) > 1e-9
+    """Whether the two scores differ, or theirs does not count."""
+    return abs(grade.score - verdict["score"]) > 1e-9 or verdict["read"] == LEFT_OUT
 
 
 def class_of(case: Case, grade: Grade, verdict: Verdict) -> str:
     """Name the class of a difference; see `CLASSES`."""
     output, read = case.output, verdict["read"]
+    if read == LEFT_OUT:
+        return "empty answer left out"
     is_number = case.benchmark == "vsibench" and not case.options
     if case.benchmark == "mmvu" and verdict["score"] > grade.score:
         return "gold anywhere"
@@ -111,7 +117,7 @@ def class_of(case: Case, grade: Grade, verdict: Verdict) -> str:
     if is_number:
         return number_class(output, grade)
     if case.benchmark == "videommmu" and not case.options:
-        return "solution otherwise written"
+        return open_class(case, grade)
     return letter_class(case, grade, read)
 
 
@@ -126,6 +132,16 @@ def number_class(output: str, grade: Grade) -> str:
         return "digits of no number"
     is_plain = re.fullmatch(r"[^\d.]*\d+(?:\.\d+)?(?![\d,/])\D*", output) and output.isascii()
     return UNEXPLAINED if is_plain and "minus" not in output else "number otherwise written"
+
+
+def open_class(case: Case, grade: Grade) -> str:
+    """The class of a difference between two grades of an open question."""
+    if re.fullmatch("[A-Za-z]", case.solution) or case.solution.startswith("["):
+        return "solution otherwise written"
+    if grade.rule == "only number":
+        return "number otherwise written"
+    is_inside = case.solution.lower() in case.output.lower() and not grade.score
+    return "solution inside a word" if is_inside and case.solution.isalpha() else UNEXPLAINED
 
 
 def letter_class(case: Case, grade: Grade, read: str) -> str:

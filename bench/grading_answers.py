@@ -385,7 +385,7 @@ PAIRS = (
     ("The sign reads: stop here.", "The sign reads: go on."),
     ("The ball rolls slowly.", "The ball rolls fast."),
 )
-OPEN = ("12.97", "7243000", "0.5", "-3", "A", "['24/7', '3.429', '3.43]")
+OPEN = ("12.97", "Gini", "7243000", "0.5", "-3", "A", "['24/7', '3.429', '3.43]")
 OPEN_WAYS: tuple[Callable[[str], str], ...] = (
     lambda x: x,
     lambda x: f"The answer is {x}.",
@@ -395,6 +395,9 @@ OPEN_WAYS: tuple[Callable[[str], str], ...] = (
     lambda x: f"x = {x}",
     lambda x: f"<think>no</think><answer>{x}</answer>",
     lambda x: f"{float(x):,.2f}" if x.replace(".", "").isdigit() else x,
+    lambda x: f"the value is {x}, as shown",
+    lambda x: f"{x}s and more",
+    lambda x: "7.243 million",
     lambda x: "A cat is a dog.",
     lambda x: "",
     lambda x: "I do not know.",

@@ -96,7 +96,7 @@ def tempcompass(doc: dict[str, Any], output: str, module: Any) -> Verdict:
 def videommmu(doc: dict[str, Any], output: str, module: Any) -> Verdict:
     row = module.videommmu_process_results(doc, [output])["mmmu_acc"]
     if row["parsed_pred"] == "API Error":
-        return verdict(0.0, "API Error, left out of the mean")
+        return verdict(0.0, "left out")  # of the mean
     return verdict(module.evaluate_videommmu([row])[1]["acc"], row["parsed_pred"])
 
 

@@ -69,8 +69,14 @@ def test_benchmarks_with_classes_of_their_own() -> None:
     asked = {"benchmark": "tempcompass", "options": (), "task": "yes_no"}
     assert difference("Nothing", "no", 1, "Nothing", **asked) == "word with yes or no in it"  # type: ignore[arg-type]
     opened = {"benchmark": "videommmu", "options": ()}
-    name = difference("It is a dog", "A", 1, "['a dog']", **opened)  # type: ignore[arg-type]
-    assert name == "solution otherwise written"
+    for output, solution, score, read, wanted in (
+        ("It is a dog", "A", 1, "['a dog']", "solution otherwise written"),
+        ("five", "5", 0, "['five']", "number otherwise written"),
+        ("Ginis", "Gini", 1, "['ginis']", "solution inside a word"),
+        ("", "5", 0, grading.LEFT_OUT, "empty answer left out"),
+        ("5", "5", 0, "[5.0]", "unexplained"),
+    ):
+        assert difference(output, solution, score, read, **opened) == wanted  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
