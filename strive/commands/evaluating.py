@@ -142,9 +142,11 @@ def _print_some(style: str, lines: Sequence[str], console: Console) -> None:
 def print_results(results: "EvaluationResults", console: Console) -> None:
     """Print scores (0 to 100, ± one clustered standard error), rates and failures."""
     settings = results.settings
+    mode = settings["frames_mode"]
+    rule = f"by the protocol {settings['protocol']}" if mode == "protocol" else mode
     console.print(
         escape(
-            f"{settings['model']}: {settings['num_frames']} frames ({settings['frames_mode']}), "
+            f"{settings['model']}: {settings['num_frames']} frames ({rule}), "
             f"prompt {settings['prompt_template']}, greedy, grading {results.grading}"
         ),
         soft_wrap=True,

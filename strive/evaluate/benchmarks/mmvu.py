@@ -50,7 +50,6 @@ class MMVU(PublishedBenchmark):
     """
 
     name = "mmvu"
-    published = "huggingface.co/datasets/yale-nlp/MMVU"
     default_split = "validation"
     layout = Layout(
         datasets=("yale-nlp/MMVU", "lmms-lab/MMVU", "lmms-eval/MMVU"),

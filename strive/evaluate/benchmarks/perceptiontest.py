@@ -48,7 +48,6 @@ class PerceptionTest(PublishedBenchmark):
     """
 
     name = "perceptiontest"
-    published = "huggingface.co/datasets/lmms-lab/PerceptionTest_Val"
     default_split = "validation"
     splits = ("validation", CUT)
     layout = Layout(

@@ -70,7 +70,6 @@ class TempCompass(PublishedBenchmark):
     """
 
     name = "tempcompass"
-    published = "huggingface.co/datasets/lmms-lab/TempCompass"
     layout = Layout(
         datasets=("lmms-lab/TempCompass", "lmms-eval/TempCompass"),
         size="0.5 GB",

@@ -28,7 +28,6 @@ class VideoMME(PublishedBenchmark):
     """
 
     name = "videomme"
-    published = "huggingface.co/datasets/lmms-lab/Video-MME"
     layout = Layout(
         datasets=("lmms-lab/Video-MME", "lmms-eval/Video-MME"),
         size="100 GB",

@@ -77,7 +77,6 @@ class VideoMMMU(PublishedBenchmark):
     """
 
     name = "videommmu"
-    published = "huggingface.co/datasets/lmms-lab/VideoMMMU"
     layout = Layout(
         datasets=("lmms-lab/VideoMMMU", "lmms-eval/VideoMMMU"),
         size="13 GB",

@@ -79,7 +79,6 @@ class VSIBench(PublishedBenchmark):
     """
 
     name = "vsibench"
-    published = "huggingface.co/datasets/nyu-visionx/VSI-Bench"
     default_split = "full"
     splits = tuple(_FILES)
     layout = Layout(
