@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -45,40 +44,23 @@ from strive.choices import (
     ScoreTransform,
     SurrogateName,
 )
-from strive.errors import nearest
-from strive.files import expanded
+from strive.configs.values import (
+    AtLeastOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOrMore,
+    PositiveFloat,
+    PositiveInt,
+    Shard,
+    TextOrNumber,
+    UserPath,
+    as_models,
+    as_pair,
+    known_or_own,
+)
 
-UserPath = Annotated[Path, AfterValidator(expanded)]
 # NAME:DIR, where the path of a file begins otherwise; a single letter is a drive.
 _BENCHMARK = re.compile(r"[A-Za-z_][A-Za-z0-9_.]+:.")
-
-
-def _as_list(value: Any) -> Any:
-    """One text where several may stand is a list of one."""
-    return (value,) if isinstance(value, (str, Path)) and str(value) else value
-
-
-def _known_or_own(names: tuple[str, ...]) -> AfterValidator:
-    """Refuse what is neither one of the names nor of the form `module:function`."""
-
-    def check(name: str) -> str:
-        if name not in names and ":" not in name:
-            raise ValueError(
-                f"{', '.join(names)} or module:function is wanted{nearest(name, names)}"
-            )
-        return name
-
-    return AfterValidator(check)
-
-
-OneOrMore = BeforeValidator(_as_list)
-# YAML reads a text of digits as a number.
-TextOrNumber = Annotated[str, Field(coerce_numbers_to_str=True)]
-PositiveInt = Annotated[int, Field(gt=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 # The paper's GRPO baseline keeps the budget of 8 responses on one visual input (Sec. 4.1).
@@ -218,7 +200,7 @@ class TrainConfig(Config):
     variant (GRPO per variant), or the sum of both."""
     objective: Annotated[
         str,
-        _known_or_own(get_args(ObjectiveName)),
+        known_or_own(get_args(ObjectiveName)),
         WithJsonSchema({"enum": [*get_args(ObjectiveName), "module:function"]}),
     ] = "grpo"
     """`grpo`: divide by the std, mean over each completion's tokens; `dr_grpo`: no std, constant
@@ -232,7 +214,7 @@ class TrainConfig(Config):
     # --- loss (Eq. 1) -----------------------------------------------------------------------
     surrogate: Annotated[
         str,
-        _known_or_own(get_args(SurrogateName)),
+        known_or_own(get_args(SurrogateName)),
         WithJsonSchema({"enum": [*get_args(SurrogateName), "module:function"]}),
     ] = "clip"
     """Gain of a token from its ratio and advantage: `clip` (Eq. 1), or a user's own
@@ -358,49 +340,6 @@ class TrainConfig(Config):
         return self
 
 
-def _as_pair(value: Any) -> Any:
-    """Read `field=value`."""
-    if not isinstance(value, str):
-        return value
-    field, separator, wanted = value.partition("=")
-    if not separator:
-        raise ValueError("write field=value")
-    return field, wanted
-
-
-def _as_shard(value: Any) -> Any:
-    """Read `i/n`."""
-    if isinstance(value, (list, tuple)):
-        return value
-    index, separator, count = str(value).partition("/")
-    # Not isdigit: that is true of superscripts, which int() refuses.
-    if not separator or not index.isdecimal() or not count.isdecimal():
-        raise ValueError("write i/n with 0 <= i < n")
-    return int(index), int(count)
-
-
-def _check_shard(value: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= value[0] < value[1]:
-        raise ValueError("write i/n with 0 <= i < n")
-    return value
-
-
-Shard = Annotated[
-    tuple[int, int],
-    BeforeValidator(_as_shard),
-    AfterValidator(_check_shard),
-    WithJsonSchema({"type": "string", "format": "i/n"}),
-]
-
-
-def _as_models(value: Any) -> Any:
-    """Read texts `SCORER=ID_OR_DIR`; the model of the only scorer needs no name."""
-    if isinstance(value, (list, tuple)):
-        pairs = [text.partition("=") for text in value]
-        return {name if separator else "": model or name for name, separator, model in pairs}
-    return {"": value} if isinstance(value, str) else value
-
-
 class PrecomputeConfig(Config):
     """Everything that decides what the offline stage writes into a cache, and how it works."""
 
@@ -417,7 +356,7 @@ class PrecomputeConfig(Config):
     allow_outside_root: Annotated[bool, Option(help="Let paths leave it.")] = False
     """Let paths leave video_root."""
     filters: Annotated[
-        tuple[Annotated[tuple[str, str], BeforeValidator(_as_pair)], ...],
+        tuple[Annotated[tuple[str, str], BeforeValidator(as_pair)], ...],
         OneOrMore,
         WithJsonSchema({"type": "array", "items": {"type": "string", "format": "field=value"}}),
         Option(name="--filter", default="all", parsed=list[str]),
@@ -445,7 +384,7 @@ class PrecomputeConfig(Config):
     """Scorers by name, or a user's own module:function. Repeatable."""
     scorer_models: Annotated[
         dict[str, TextOrNumber],
-        BeforeValidator(_as_models),
+        BeforeValidator(as_models),
         Option(
             name="--scorer-model",
             default="its own",
