@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -48,6 +48,14 @@ _COLUMNS = ("video_id", "question", "answer", "dim")
 _CAPTIONING_COLUMNS = (*_COLUMNS, "mc_question", "mc_answer")
 _CHOICE_LINE = re.compile(r"(?P<label>([A-Z]))[.)]\s*(?P<text>.*)")
 _CAPTION_LINE = re.compile(r"(?P<label>(?:Option|Caption|Sentence) ([12AB])):\s*(?P<text>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class TempCompassItem(Item):
+    """A question as lettered multiple choice, and as it was published."""
+
+    published: str = ""
+    """With its options in its last lines, if it has any."""
 
 
 class TempCompass(PublishedBenchmark):
@@ -107,15 +115,11 @@ class TempCompass(PublishedBenchmark):
             left_out=dict(Counter(reasons)),
         )
 
-    def prompt(self, item: Record, protocol: EvaluationProtocol) -> str:
-        """Return the text of the user turn; `video_r1` has the options once, lettered."""
-        if protocol == "video_r1":
-            item = replace(item, problem=split_question(item.problem)[0])
-        return super().prompt(item, protocol)
-
     def direct_prompt(self, item: Record) -> str:
         """Return the official prompt: the question as published, and what its task adds."""
-        return item.problem + _SUFFIXES[Item.of(item).dimensions["task"]]
+        item = Item.of(item)
+        text = item.published if isinstance(item, TempCompassItem) else item.problem
+        return text + _SUFFIXES[item.dimensions["task"]]
 
     def direct_grade(self, sample: Sample) -> Grade:
         """Read what the task asks for; a letter is accepted for yes or no too."""
@@ -230,7 +234,7 @@ class _Outline:
         self.fine = fine
         self.numbers: dict[str, int] = {}
 
-    def __call__(self, where: str, row: Row) -> Item:
+    def __call__(self, where: str, row: Row) -> TempCompassItem:
         video, dim = id_of(row, "video_id", where), label_of(row["dim"])
         place = f"{self.task}/{video}/{dim}"
         number = self.numbers[place] = self.numbers.get(place, 0) + 1
@@ -239,7 +243,7 @@ class _Outline:
             dimensions["fine aspect"] = (
                 dim if dim == "order" else _fine_aspect(self.fine, video, dim)
             )
-        return Item(
+        return TempCompassItem(
             question_id=f"{place}/{number}",
             video_id=self.index.path_of(video),
             problem="",
@@ -248,6 +252,7 @@ class _Outline:
             solution="",
             dimensions=dimensions,
             cluster=video,
+            published=str(row["question"] or ""),
         )
 
 
@@ -262,20 +267,15 @@ def _complete(item: Item, row: Row) -> Item:
     """Add question, options and solution, or raise `RowError`."""
     task = item.dimensions["task"]
     prefix = "mc_" if task == CAPTIONING else ""
-    problem, answer = text_of(row, f"{prefix}question"), text_of(row, f"{prefix}answer")
-    if task == YES_NO:
-        texts, label = ["yes", "no"], fold(answer)
-        if label not in texts:
-            raise RowError(f"answer {answer!r:.200} is neither yes nor no")
-        number = texts.index(label)
-    else:
-        lines = split_question(problem)[1]
+    question, answer = text_of(row, f"{prefix}question"), text_of(row, f"{prefix}answer")
+    stem, lines = question, [("yes", "yes"), ("no", "no")]
+    if task != YES_NO:
+        stem, lines = split_question(question)
         if not lines:
-            raise RowError(f"no options at the end of the question {problem!r:.200}")
-        number = _number_of_answer(answer, lines)
-        texts = [text for _, text in lines]
-    options = letter_options(texts)
-    return replace(item, problem=problem, options=options, solution=ascii_uppercase[number])
+            raise RowError(f"no options at the end of the question {question!r:.200}")
+    number = _number_of_answer(answer, lines)
+    options = letter_options([text for _, text in lines])
+    return replace(item, problem=stem, options=options, solution=ascii_uppercase[number])
 
 
 def split_question(question: str) -> tuple[str, list[tuple[str, str]]]:

@@ -338,7 +338,8 @@ def test_a_missing_column_is_named_with_those_found(tmp_path: Path, name: str, c
 def test_missing_files_are_named_with_where_they_are_published(tmp_path: Path, name: str) -> None:
     with pytest.raises(MissingInputError, match=r"huggingface\.co/datasets") as raised:
         read(name, tmp_path)
-    assert BENCHMARKS[name].published.rpartition("datasets/")[2] in str(raised.value)
+    layout = BENCHMARKS[name].layout
+    assert layout is not None and layout.datasets[0] in str(raised.value)
     assert f"{tmp_path}" in str(raised.value)
 
 

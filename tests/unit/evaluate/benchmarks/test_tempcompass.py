@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from published_rows import TEMPCOMPASS, Row, tempcompass_questions, video_r1_row, write_rows
 
+from strive.answers import build_question
 from strive.errors import MissingInputError, RecordsError
 from strive.evaluate.benchmarks import BENCHMARKS, read_benchmark
+from strive.evaluate.benchmarks.published import unlettered
 from strive.evaluate.benchmarks.tempcompass import TASKS, split_question
 from strive.evaluate.items import Reading
 from strive.evaluate.results import grade_sample, summarise_benchmark
@@ -112,6 +114,8 @@ def test_prompts_are_the_reference_to_the_letter(tmp_path: Path, protocol: Any) 
     for item in items:
         name = f"tempcompass_{item.dimensions['task']}_{protocol}.txt"
         assert TEMP.prompt(item, protocol) == (GOLDEN / name).read_bytes().decode()
+        # Other templates do not show the options twice either.
+        assert build_question(item, "short").count(unlettered(item.options[0])) == 1
     assert TEMP.frames_mode(protocol) == {"video_r1": "fps", "direct": "linspace"}[protocol]
 
 
@@ -134,7 +138,7 @@ BAD: dict[str, tuple[str, Row, str]] = {
     "no options": ("multi-choice", {"question": "What?"}, "no options at the end of the question"),
     "one option": ("multi-choice", {"question": "What?\nA. it"}, "no options at the end"),
     "a letter left out": ("multi-choice", {"question": "What?\nA. x\nC. y"}, "no options at the"),
-    "neither": ("yes_no", {"answer": "perhaps"}, "answer 'perhaps' is neither yes nor no"),
+    "neither": ("yes_no", {"answer": "perhaps"}, "answer 'perhaps' is no option, or several; they"),
     "no caption": ("caption_matching", {"answer": "Option 3: x"}, "answer 'Option 3: x' is no op"),
     "no mc_answer": ("captioning", {"mc_answer": None}, "'mc_answer' is None; a text is wanted"),
     "no mc_question": ("captioning", {"mc_question": ""}, "'mc_question' is ''; a text is wanted"),
