@@ -244,7 +244,11 @@ def _evaluate_part(
         answered: list[Sample] = []
         failures = [failure for a in asked for failure in a.failures]
         if num_missing:
-            policy = policy or _load_policy(config)
+            if policy is None:
+                # The first videos are decoded while the model loads.
+                first = next(a for a in missing if a.items)
+                first.source.prepare(first.items[: first.config.batch_size])
+                policy = _load_policy(config)
             with show_progress("evaluate", num_missing, "questions") as bar:
                 for batch in (b for asking in missing for b in evaluate_policy(policy, asking)):
                     samples = [item for item in batch if isinstance(item, Sample)]

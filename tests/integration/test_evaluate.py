@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from strive.errors import (
     StriveError,
     TooManyFailuresError,
 )
+from strive.evaluate import runner
 from strive.evaluate.asking import Asking, choose_part, open_benchmark, specs_of
 from strive.evaluate.benchmarks import BENCHMARKS, read_benchmark
 from strive.evaluate.benchmarks.base import PlainRecords
@@ -39,7 +41,7 @@ from strive.files import plain_json
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.models.loading import Policy, load_policy
-from strive.records import VideoFacts, write_records
+from strive.records import VideoFacts, VideoFrames, write_records
 
 NUM_FRAMES = 4
 
@@ -225,6 +227,24 @@ def test_a_video_is_decoded_once_and_kept_for_the_next_model(
     (root / records[0].video_id).write_bytes((root / records[-1].video_id).read_bytes() + b"\0")
     assert ask(config, "replaced")[0] == 1
     assert ask(config.model_copy(update={"num_frames": 5}), "other")[0] == num_videos
+
+
+def test_the_first_videos_are_decoded_while_the_model_loads(
+    world: Path, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding, decode = threading.Event(), FileFrames._decode
+
+    def noted(self: FileFrames, *args: Any) -> VideoFrames:
+        decoding.set()
+        return decode(self, *args)
+
+    def load(config: EvaluateConfig) -> Policy:
+        assert decoding.wait(30)  # without an end if decoding waited for the model
+        return policy
+
+    monkeypatch.setattr(FileFrames, "_decode", noted)
+    monkeypatch.setattr(runner, "_load_policy", load)
+    assert evaluate(asking(world), out=tmp_path / "out").failures == ()
 
 
 def test_check_looks_and_opens_no_model(world: Path, tmp_path: Path) -> None:
