@@ -10,12 +10,18 @@ import yaml
 
 from strive.cli import app
 from strive.configs.load import load_config, preset_names
-from strive.configs.schema import TrainConfig
+from strive.configs.schema import SCHEMAS, TrainConfig
+from strive.evaluate.benchmarks import parse_spec
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+# `strive-cli ...`, or a launcher with its own options before ours.
+CALL = re.compile(
+    r"(?:\w+=\S+ )*"
+    r"(?:strive-cli|(?:srun )?torchrun .*-m strive\.cli|deepspeed .*--module strive\.cli) (.*)"
+)
 LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 
 
@@ -65,17 +71,30 @@ def test_every_page_is_found_from_home_and_in_the_menu() -> None:
 
 
 def calls(page: Path) -> list[str]:
-    """Every `strive-cli ...` line of a page's shell blocks, continued lines joined."""
+    """What follows `strive-cli`, or a launcher's `-m strive.cli`, in a page's shell blocks.
+
+    Continued lines are joined; a shell's variables are 0.
+    """
     blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip().startswith("strive-cli ")]
+    found = [match[1] for line in lines if (match := CALL.fullmatch(line.strip()))]
+    return [re.sub(r"\$\{?\w+\}?", "0", call) for call in found]
+
+
+def test_calls_under_a_launcher_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\nA=0,1 torchrun --nproc_per_node=2 \\\n    -m strive.cli train --set seed=$seed\n"
+        "deepspeed --no_local_rank --module strive.cli train\nhf download x\n  strive-cli doctor\n```\n"
+    )
+    assert calls(page) == ["train --set seed=0", "train", "doctor"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_call_is_one_that_the_parser_takes(page: Path) -> None:
     tree = typer.main.get_command(app)
     for call in calls(page):
-        words = [word for word in shlex.split(call, comments=True)[1:] if word != "..."]
+        words = [word for word in shlex.split(call, comments=True) if word != "..."]
         command = tree
         while getattr(command, "commands", None):
             command = command.commands[words.pop(0)]
@@ -84,7 +103,11 @@ def test_every_call_is_one_that_the_parser_takes(page: Path) -> None:
         names = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
         assert all(name in preset_names() for name in names if not name.endswith(".yaml")), call
         keys = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--set"]
-        load_config(TrainConfig, [], [key for key in keys if not key.startswith("held_out")])
+        schema = SCHEMAS.get(str(command.name), TrainConfig)
+        load_config(schema, [], [key for key in keys if not key.startswith("held_out")])
+        asked = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--benchmark"]
+        for benchmark in asked:
+            parse_spec(benchmark)
 
 
 def test_the_first_picture_is_small() -> None:

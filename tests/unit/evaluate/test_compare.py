@@ -3,9 +3,12 @@
 import io
 import json
 import math
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from statsmodels.stats.multitest import multipletests
@@ -268,3 +271,25 @@ def test_json_of_two_and_of_three(tmp_path: Path) -> None:
     three = call(a, b, c)
     assert [comparison["b"] for comparison in three["comparisons"]] == [str(b), str(c)]
     assert CliRunner().invoke(app, ["compare", str(a)]).exit_code != 0
+
+
+def test_the_program_of_the_page_takes_seeds_as_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[3] / "docs" / "reproduce.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "evaluations").mkdir()
+    pairs = []
+    for seed in range(3):
+        pair = [folder(tmp_path / "evaluations", f"{arm}-{seed}", 0.6) for arm in ("strive", "grpo")]
+        pairs.append(compare(*pair).by_benchmark["lab"].totals["accuracy"].difference)
+    (tmp_path / "over_seeds.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("over_seeds.py")
+    lab, halves = capsys.readouterr().out.splitlines()
+    assert lab.startswith(f"lab, accuracy: {sum(pairs) / 3:+.1f} (")
+    # The mean +- t(0.975; 2 degrees of freedom) = 4.303 times the standard error of three values.
+    half = 4.303 * float(np.std(pairs, ddof=1)) / math.sqrt(3)
+    low, high = map(float, re.findall(r"[+-][\d.]+", lab)[1:])
+    assert (high - low) / 2 == pytest.approx(half, abs=0.11)
+    assert halves.startswith("halves, mean of kinds: ")

@@ -513,3 +513,34 @@ def test_the_memory_table(seven_b: Path, new_cache) -> None:
         table.append(f"| {processes} | `{preset}` | {' | '.join(cells)} |")
     wanted = "\n".join(table)
     assert wanted in PAGE.read_text(encoding="utf-8"), f"docs/scaling.md should have:\n{wanted}"
+
+
+# --- the table of docs/reproduce.md ---------------------------------------------------------------
+
+REPRODUCE = PAGE.with_name("reproduce.md")
+ARMS = (("GRPO", "grpo_qwen2_5_vl_7b", 4), ("STRIVE", "strive_qwen2_5_vl_7b", 8))
+
+
+def test_the_hours_of_both_arms(seven_b: Path, new_cache) -> None:
+    # 308 x 308 is the largest square within the presets' 100,352 pixels: 8 slices of 11 x 11 tokens.
+    # The lab's processor would make frames smaller.
+    processor = json.loads((seven_b / "processor_config.json").read_text())
+    processor["video_processor"]["size"]["longest_edge"] = 602_112
+    (seven_b / "processor_config.json").write_text(json.dumps(processor))
+    cache = new_cache(num_questions=8, num_frames=16, size=308)
+    table = ["| arm | GPUs | seconds a step | hours of 1,000 steps | GPU-hours | GB at most |"]
+    table.append("|" + "---|" * 6)
+    for arm, preset, processes in ARMS:
+        changes = ["scorer=siglip2", "num_questions=8", "dtype=bfloat16"]
+        options = {"model": str(seven_b), "cache": cache}
+        config = load_config(TrainConfig, [preset], changes, options)
+        plan = dry_run(config, num_processes=processes)
+        assert plan["tokens"]["video"] == 968 and plan["config"]["steps"] == 1000
+        seconds, hours = plan["cost"]["seconds_per_step"]["total"], plan["cost"]["gpu_hours"]
+        peak = plan["memory"]["peak_bytes_per_process"] / 1e9
+        table.append(
+            f"| {arm} | {processes} | {seconds:.1f} | {hours / processes:.1f} | {hours:.1f} "
+            f"| {peak:.0f} |"
+        )
+    wanted = "\n".join(table)
+    assert wanted in REPRODUCE.read_text(encoding="utf-8"), f"the page should have:\n{wanted}"
