@@ -67,7 +67,7 @@ def evaluate(
     from strive.experiments.evaluating import resolve
 
     place = find_workspace(workspace)
-    config = resolve(place, given, say_lab=lambda: say(LAB_LINE))
+    config = resolve(place, given, say_lab=lambda: say(LAB_LINE), is_asked=not check)
     if check:
         checks = check_benchmarks(config)
         if as_json:

@@ -101,8 +101,9 @@ def open_benchmark(spec: BenchmarkSpec, config: EvaluateConfig) -> Asking:
         RecordsError: they hold none, or are not what was published.
     """
     if spec.root is not None:
-        root = spec.root.parent if spec.root.is_file() else spec.root
-        config = config.model_copy(update={"data_root": config.video_root or root})
+        # A file's records may name videos of another folder.
+        root = (config.video_root or spec.root.parent) if spec.is_records else spec.root
+        config = config.model_copy(update={"data_root": root})
     if spec.limit is not None:
         config = config.model_copy(update={"limit": spec.limit})
     benchmark: Benchmark

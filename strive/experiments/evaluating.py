@@ -27,9 +27,15 @@ MAX_ANSWER_TOKENS = 64
 
 
 def resolve(
-    workspace: Workspace, given: Given, *, say_lab: Callable[[], None] = lambda: None
+    workspace: Workspace,
+    given: Given,
+    *,
+    say_lab: Callable[[], None] = lambda: None,
+    is_asked: bool = True,
 ) -> EvaluateConfig:
     """Return the whole configuration of a call; `say_lab` is called if it means the lab.
+
+    Where nothing `is_asked`, a model that is not named decides nothing: not the prompt either.
 
     Raises:
         ConfigError: an unknown key, a wrong value, or options that contradict one another.
@@ -40,7 +46,8 @@ def resolve(
     folder = resolve_model(config.model)  # an unknown one is an error before a lab is built
     names_benchmark = "benchmarks" in config.model_fields_set
     names_root = "data_root" in config.model_fields_set
-    if (config.data and (names_root or names_benchmark)) or (config.video_root and not config.data):
+    has_records = bool(config.data) or any(spec.is_records for spec in specs)
+    if (config.data and (names_root or names_benchmark)) or (config.video_root and not has_records):
         raise ConfigError(
             "your own records are given with --data FILE and --video-root DIR, a benchmark with "
             "--benchmark NAME and --data-root DIR; give one of the two"
@@ -62,7 +69,8 @@ def resolve(
         own = data_root / f"{config.split}.jsonl"
         data = (own,) if own.is_file() else ()
     template = config.prompt_template
-    if on_lab or config.model.startswith(LAB_PREFIX):
+    has_model = is_asked or "model" in config.model_fields_set
+    if on_lab or (has_model and config.model.startswith(LAB_PREFIX)):
         template = template or LAB_TEMPLATE
     resolved = config.model_copy(
         update={
@@ -72,7 +80,7 @@ def resolve(
             "prompt_template": template,
         }
     )
-    taught = trained_template(Path(folder))
+    taught = trained_template(Path(folder)) if has_model else None
     if taught not in (None, template or config.protocol):
         say(
             f"warning: {config.model} was trained with prompt_template={taught}, and is asked with "

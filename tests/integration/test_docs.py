@@ -85,7 +85,8 @@ def test_calls_under_a_launcher_are_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "```bash\nA=0,1 torchrun --nproc_per_node=2 \\\n    -m strive.cli train --set seed=$seed\n"
-        "deepspeed --no_local_rank --module strive.cli train\nhf download x\n  strive-cli doctor\n```\n"
+        "deepspeed --no_local_rank --module strive.cli train\nhf download x\n"
+        "  strive-cli doctor\n```\n"
     )
     assert calls(page) == ["train --set seed=0", "train", "doctor"]
 

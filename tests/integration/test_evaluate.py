@@ -265,6 +265,21 @@ def test_check_looks_and_opens_no_model(world: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1 and "no 'test' questions at" in result.stdout
 
 
+def test_check_of_records_whose_videos_lie_elsewhere(world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "questions.jsonl"
+    shutil.copy(world / "test.jsonl", data)
+    command = ["evaluate", "--check", "--benchmark", f"records:{data}@3"]
+    found = CliRunner().invoke(app, [*command, "--video-root", str(world)])
+    assert found.exit_code == 0 and "0 of them missing" in found.stdout
+    # No model is named, and the prompt is the protocol's; the lab's models know a shorter one.
+    assert "<think>" in found.stdout
+    of_lab = CliRunner().invoke(
+        app, [*command, "--video-root", str(world), "--model", "lab:qwen2_5_vl"]
+    )
+    assert of_lab.exit_code == 0 and "<think>" not in of_lab.stdout
+    assert CliRunner().invoke(app, command).exit_code == 1  # beside the file there are none
+
+
 def test_failures_of_an_earlier_call_still_count(
     world: Path, tmp_path: Path, policy: Policy
 ) -> None:

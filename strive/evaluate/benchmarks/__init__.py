@@ -51,6 +51,11 @@ class BenchmarkSpec:
     limit: int | None = None
     """Questions at most."""
 
+    @property
+    def is_records(self) -> bool:
+        """Whether it is `records:FILE`."""
+        return self.name.startswith(f"{RECORDS}:")
+
 
 def parse_spec(text: str) -> BenchmarkSpec:
     """Read a benchmark's name with its folder and limit, if it has them.
@@ -86,7 +91,7 @@ def load_benchmark(spec: BenchmarkSpec) -> Benchmark:
     """
     if spec.name in BENCHMARKS:
         return BENCHMARKS[spec.name]
-    if spec.name.startswith(f"{RECORDS}:") and spec.root is not None:
+    if spec.is_records and spec.root is not None:
         return PlainRecords(read_records([spec.root]).records)
     found: Any = load_function(f"benchmark '{spec.name}'", spec.name, or_a=Benchmark)
     if isinstance(found, type) and issubclass(found, Benchmark):

@@ -281,7 +281,8 @@ def test_the_program_of_the_page_takes_seeds_as_units(
     (tmp_path / "evaluations").mkdir()
     pairs = []
     for seed in range(3):
-        pair = [folder(tmp_path / "evaluations", f"{arm}-{seed}", 0.6) for arm in ("strive", "grpo")]
+        names = (f"strive-{seed}", f"grpo-{seed}")
+        pair = [folder(tmp_path / "evaluations", name, 0.6) for name in names]
         pairs.append(compare(*pair).by_benchmark["lab"].totals["accuracy"].difference)
     (tmp_path / "over_seeds.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

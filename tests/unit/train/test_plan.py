@@ -522,7 +522,7 @@ ARMS = (("GRPO", "grpo_qwen2_5_vl_7b", 4), ("STRIVE", "strive_qwen2_5_vl_7b", 8)
 
 
 def test_the_hours_of_both_arms(seven_b: Path, new_cache) -> None:
-    # 308 x 308 is the largest square within the presets' 100,352 pixels: 8 slices of 11 x 11 tokens.
+    # 308 x 308 is the largest square within the presets' 100,352 pixels: 8 x 11 x 11 tokens.
     # The lab's processor would make frames smaller.
     processor = json.loads((seven_b / "processor_config.json").read_text())
     processor["video_processor"]["size"]["longest_edge"] = 602_112
