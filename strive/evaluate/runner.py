@@ -280,7 +280,9 @@ def _evaluate_part(
         for name in sorted({sample.benchmark for sample in kept} - set(benchmarks)):
             benchmarks[name] = PlainRecords() if name == OWN else load_benchmark(parse_spec(name))
         tried = {(a.name, item.question_id) for a in missing for item in a.items}
-        failures += folder.other_failures(benchmarks, {*tried, *done})
+        # Rows that cannot be asked are in no call's items, and fail anew in each.
+        told = {(failure.benchmark, failure.question_id) for failure in failures}
+        failures += folder.other_failures(benchmarks, {*tried, *told, *done})
         return folder.finish(
             [grade_sample(sample, benchmarks[sample.benchmark], grading) for sample in kept],
             failures,

@@ -268,7 +268,7 @@ def _complete(item: Item, row: Row) -> Item:
     task = item.dimensions["task"]
     prefix = "mc_" if task == CAPTIONING else ""
     question, answer = text_of(row, f"{prefix}question"), text_of(row, f"{prefix}answer")
-    stem, lines = question, [("yes", "yes"), ("no", "no")]
+    stem, lines = question, [("A", "yes"), ("B", "no")]
     if task != YES_NO:
         stem, lines = split_question(question)
         if not lines:

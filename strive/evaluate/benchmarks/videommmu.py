@@ -161,7 +161,7 @@ def _track_path(row: Graded) -> tuple[str, ...] | None:
 
 
 def _patterns(track: str) -> list[str]:
-    stems = (f"{track}/test*", f"{track}/*", track, track.lower())
+    stems = (f"{track}/test*", track, track.lower())
     return [f"{stem}{suffix}" for stem in stems for suffix in (".parquet", ".jsonl", ".json")]
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from published_rows import TEMPCOMPASS, Row, tempcompass_questions, video_r1_row, write_rows
 
 from strive.answers import build_question
@@ -197,6 +199,17 @@ def test_options_are_the_last_lines(question: str, labels: list[str]) -> None:
     stem, options = split_question(question)
     assert [label for label, _ in options] == labels
     assert stem == (question if not labels else question.split("\n")[0])
+
+
+ONE_LINE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+
+
+@given(st.lists(ONE_LINE, min_size=2, max_size=5), st.sampled_from(["{}. ", "{}) ", "{}."]))
+def test_whatever_options_say_they_are_split_off(texts: list[str], label: str) -> None:
+    lines = [label.format(letter) + text for letter, text in zip("ABCDE", texts, strict=False)]
+    stem, options = split_question("\n".join(["What is it?", *lines]))
+    assert stem == "What is it?"
+    assert options == list(zip("ABCDE", texts, strict=False))
 
 
 # --- grading and totals -------------------------------------------------------------------------
