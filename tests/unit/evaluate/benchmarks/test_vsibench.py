@@ -228,6 +228,16 @@ def test_an_unknown_type_is_in_no_official_average() -> None:
     assert found.totals["micro"].accuracy_percent == 50
 
 
+@pytest.mark.parametrize("odd", ["", "None", "numerical", "regresion"])
+def test_a_row_of_an_odd_type_is_no_half_of_its_own(odd: str) -> None:
+    choices = [replace(answered(f"c{n}", "route_planning", "", ""), score=1.0) for n in range(3)]
+    numbers = [replace(answered("n", "object_counting", "", ""), score=1.0)]
+    failure = Failure("vsibench", "x", "a.mp4", "bad_row", "", problem_type=odd)
+    found = summarise_benchmark("vsibench", VSI, [*choices, *numbers], [failure], "video_r1")
+    # (3 of 4 + 1 of 1) / 2, where three groups would give (1 + 1 + 0) / 3.
+    assert found.totals["video_r1"].accuracy_percent == pytest.approx(87.5)
+
+
 def test_video_r1s_copy(tmp_path: Path) -> None:
     rows = [
         video_r1_row(0, "multiple choice", "./Evaluation/VSI-Bench/scannet/scene0015_00.mp4"),
