@@ -267,6 +267,30 @@ def resolve_video(video_root: Path, video_id: str, *, allow_outside: bool = Fals
     return path
 
 
+def follow_video(video_root: Path, video_id: str) -> Path:
+    """Return the file of a video under a root whose own links are trusted, wherever they lead.
+
+    A hub's snapshot holds links into `blobs`, and a folder of videos may be a link to another disk.
+    A path that is written to leave the root (absolute, or with "..") is resolved as by
+    `resolve_video`.
+
+    Raises:
+        OutsideRootError: the path leaves the root.
+    """
+    root = video_root.absolute()
+    path = locate_video(root, video_id)
+    is_within = path.is_relative_to(root) and ".." not in path.relative_to(root).parts
+    return path if is_within else resolve_video(video_root, video_id)
+
+
+def has_video(video_root: Path, video_id: str) -> bool:
+    """Whether `follow_video` finds a file; a name that no file can have is not there."""
+    try:
+        return follow_video(video_root, video_id).is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL, outside
+        return False
+
+
 def locate_video(video_root: Path, video_id: str) -> Path:
     """Return where a video lies under its root; the path as it is written if nothing is there.
 

@@ -8,7 +8,7 @@ from strive.errors import StriveError
 from strive.evaluate.asking import Asking, choose_part, open_benchmark, specs_of
 from strive.evaluate.benchmarks.files import describe_videos
 from strive.evaluate.items import Failure
-from strive.files import locate_video
+from strive.files import has_video
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def _check(asking: Asking) -> BenchmarkCheck:
         absent = {i.video_id for i in asking.items if asking.source.identity(i) == "absent"}
         missing = tuple(sorted(absent))
     else:
-        missing = tuple(v for v in videos if not locate_video(root, v).is_file())
+        missing = tuple(v for v in videos if not has_video(root, v))
     return BenchmarkCheck(
         benchmark=asking.name,
         files=asking.files,

@@ -18,9 +18,9 @@ from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader, FrameWrit
 from strive.cache.layout import create_cache, ensure_settings, make_key
 from strive.choices import FramesMode
 from strive.configs.schema import EvaluateConfig
-from strive.errors import DecodeError
+from strive.errors import DecodeError, OutsideRootError
 from strive.evaluate.items import Item
-from strive.files import content_digest, modified_ns, resolve_video
+from strive.files import content_digest, follow_video, has_video, modified_ns
 from strive.records import Record, VideoFacts, VideoFrames
 from strive.variants import evidence_mask, uniform_frames
 from strive.video.decode import DecodedVideo, decode_in_worker
@@ -109,8 +109,10 @@ class FileFrames(FrameSource):
 
     def identity(self, record: Record) -> str:
         """Size of the file; an absent one is found out when it is read."""
-        path = self.config.data_root / record.video_id
-        return f"bytes={path.stat().st_size}" if path.is_file() else "absent"
+        if not has_video(self.config.data_root, record.video_id):
+            return "absent"
+        path = follow_video(self.config.data_root, record.video_id)
+        return f"bytes={path.stat().st_size}"
 
     def prepare(self, records: Sequence[Record]) -> None:
         """Begin to decode the videos of questions that are asked next."""
@@ -152,7 +154,13 @@ class FileFrames(FrameSource):
         return self._pools[key]
 
     def _decode(self, video_id: str, end_frame: int | None) -> VideoFrames:
-        path = resolve_video(self.config.data_root, video_id)
+        try:
+            path = follow_video(self.config.data_root, video_id)
+        except OutsideRootError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            # A loop of links, a name that is too long, or one with a NUL byte.
+            raise DecodeError("missing", f"{video_id!r:.300}: {error}") from None
         kept_as = video_id if end_frame is None else f"{video_id}#{end_frame}"
         if self._kept is not None:
             found = self._kept.find(kept_as, path)
@@ -197,7 +205,10 @@ class FrameKeeper:
         if video_id not in self._reader:
             return None
         row = self._reader.row(video_id)
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError:
+            return None  # the decoder says what is wrong with it
         if status.st_size != row["size_bytes"]:
             return None
         # Copying a file changes its time stamp only.

@@ -5,9 +5,9 @@ what its benchmark reports it by.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar
 
 from strive.records import Record
 
@@ -33,6 +33,12 @@ class Item(Record):
             return record
         names = Record.__dataclass_fields__
         return cls(**{name: getattr(record, name) for name in names})
+
+
+BAD_ROW = "bad_row"
+"""The kind of a failure whose row cannot be asked or graded."""
+LONGEST_NAME_BYTES = 255
+"""Of a file or folder, on the usual file systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,9 @@ class Failure:
         )
 
 
+Row = TypeVar("Row", Item, Failure)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a benchmark found under its root."""
@@ -81,6 +90,51 @@ class Reading:
     """Files of questions that were read."""
     left_out: dict[str, int] = field(default_factory=dict)
     """{why: how many} questions that the protocol does not ask; they are in no score."""
+
+
+def fail_unfit(reading: Reading, benchmark: str) -> Reading:
+    """Turn items that no prompt, file or report can hold into failures, which are written escaped.
+
+    These are texts with half a surrogate pair, as JSON can spell it, and names of videos that no
+    file system takes: with a NUL, or with a part of more than 255 bytes.
+    """
+    items = []
+    failures = [_escaped(failure) for failure in reading.failures]
+    for item in reading.items:
+        why = _why_unfit(item)
+        if why:
+            failures.append(Failure.of(_escaped(item), benchmark, BAD_ROW, why))
+        else:
+            items.append(item)
+    return replace(reading, items=tuple(items), failures=tuple(failures))
+
+
+def _why_unfit(item: Item) -> str:
+    for entry in fields(item):
+        value = getattr(item, entry.name)
+        if _escape(value) != value:
+            return f"'{entry.name}' is {value!r:.200}, no Unicode"
+    if "\0" in item.video_id:
+        return f"the video is {item.video_id!r:.200}; no file has a NUL in its name"
+    longest = max((len(p.encode()) for p in PurePosixPath(item.video_id).parts), default=0)
+    if longest > LONGEST_NAME_BYTES:
+        return f"the video's name has {longest} bytes; a file's has {LONGEST_NAME_BYTES} at most"
+    return ""
+
+
+def _escaped(row: Row) -> Row:
+    return replace(row, **{f.name: _escape(getattr(row, f.name)) for f in fields(row)})
+
+
+def _escape(value: Any) -> Any:
+    """Spell out what is no Unicode in a text, or in the texts of a tuple or dict."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, tuple):
+        return tuple(map(_escape, value))
+    if isinstance(value, dict):
+        return {_escape(key): _escape(entry) for key, entry in value.items()}
+    return value
 
 
 @dataclass(frozen=True, slots=True)

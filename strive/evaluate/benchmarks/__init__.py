@@ -17,7 +17,7 @@ from strive.evaluate.benchmarks.tempcompass import TempCompass
 from strive.evaluate.benchmarks.videomme import VideoMME
 from strive.evaluate.benchmarks.videommmu import VideoMMMU
 from strive.evaluate.benchmarks.vsibench import VSIBench
-from strive.evaluate.items import Item, Reading
+from strive.evaluate.items import Item, Reading, fail_unfit
 from strive.files import expanded
 from strive.named import check_name, load_function, raised
 from strive.records import Record, read_records
@@ -145,11 +145,13 @@ def read_benchmark(
 ) -> Reading:
     """Read a benchmark's questions; `split` is None for its default one.
 
+    What `items.fail_unfit` names fails.
+
     Raises:
         MissingInputError, RecordsError: files are missing or not what was published.
         ConfigError: an id stands twice.
     """
-    reading = benchmark.read(root, split or benchmark.default_split)
+    reading = fail_unfit(benchmark.read(root, split or benchmark.default_split), name)
     given = [item.question_id for item in reading.items]
     given += [failure.question_id for failure in reading.failures]
     ids: set[str] = set()

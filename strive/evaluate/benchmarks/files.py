@@ -4,6 +4,7 @@ A data root may be the folder into which a dataset was downloaded, the folder ab
 `$HF_HOME` in which lmms-eval (`$HF_HOME/<cache_dir>`) and VLMEvalKit (the hub's snapshot) leave it.
 """
 
+import errno
 import json
 import os
 import zipfile
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from strive.errors import MissingInputError, RecordsError
-from strive.files import locate_video
+from strive.files import has_video, locate_video
 from strive.records import iter_rows, video_id_of
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
@@ -225,9 +226,11 @@ class VideoIndex:
             found: dict[str, str] = {}
             try:
                 names = sorted(os.listdir(folder))
-            except (FileNotFoundError, NotADirectoryError):
-                names = []
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                names = []  # no such folder, or a name that none can have
             except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    return {}
                 raise MissingInputError(f"cannot look into {folder}: {error.strerror}") from None
             for suffix in VIDEO_SUFFIXES:
                 for name in names:
@@ -257,7 +260,7 @@ class VideoReport:
 def describe_videos(root: Path, layout: Layout, video_ids: Iterable[str]) -> VideoReport:
     """Look for videos, and for the zips that still hold them; nothing is opened but zips."""
     wanted = sorted(set(video_ids))
-    found = [video_id for video_id in wanted if locate_video(root, video_id).is_file()]
+    found = [video_id for video_id in wanted if has_video(root, video_id)]
     archives = [
         path
         for place in layout.places(root)
@@ -292,10 +295,9 @@ def _archive_line(path: Path, root: Path, video_ids: Sequence[str]) -> str:
         if len(meant) != 1:
             continue
         num_asked += 1
-        file = locate_video(root, meant[0])
-        if not file.is_file():
+        if not has_video(root, meant[0]):
             num_absent += 1
-        elif file.stat().st_size != member.file_size:
+        elif locate_video(root, meant[0]).stat().st_size != member.file_size:
             num_other += 1
     if not num_absent and not num_other:
         return ""

@@ -18,15 +18,13 @@ from strive.errors import MissingInputError, RecordsError, unknown_name
 from strive.evaluate.benchmarks.base import Benchmark
 from strive.evaluate.benchmarks.files import Layout, Row, VideoIndex, find_questions, read_rows
 from strive.evaluate.grading import grade_choice, grade_video_r1
-from strive.evaluate.items import Failure, Grade, Item, Reading
+from strive.evaluate.items import BAD_ROW, Failure, Grade, Item, Reading
 from strive.evaluate.samples import Sample
 from strive.progress import say
 from strive.records import PROBLEM_TYPES, ProblemType, Record
 
 VIDEO_R1 = "video_r1"
 """The split that is Video-R1's copy of a benchmark's questions, of its dataset Video-R1-eval."""
-BAD_ROW = "bad_row"
-"""The kind of a failure whose row cannot be asked or graded."""
 
 
 class RowError(ValueError):
@@ -72,12 +70,14 @@ def letter_options(options: Any) -> tuple[str, ...]:
     """Return options with their letters, "A. a cat"; those that all have theirs stay as written.
 
     Raises:
-        RowError: no list of 2 to 26 texts.
+        RowError: no list of 2 to 26 texts, or fewer than two of them say anything.
     """
     if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
         raise RowError(f"options are {options!r:.200}; a list of texts is wanted")
     if not 2 <= len(options) <= len(ascii_uppercase):
         raise RowError(f"{len(options)} options; 2 to {len(ascii_uppercase)} are wanted")
+    if sum(bool(option.strip()) for option in options) < 2:
+        raise RowError(f"options are {options!r:.200}; two at least must have a text")
     pairs = list(zip(ascii_uppercase, options, strict=False))
     if all((match := _LETTERED.match(o)) and match[1] == letter for letter, o in pairs):
         return tuple(options)
