@@ -15,7 +15,7 @@ from strive.cache.layout import default_frames_key, open_cache
 from strive.cache.scores import find_scorer
 from strive.choices import EvaluationGrading
 from strive.configs.schema import EvaluateConfig
-from strive.errors import RecordsError
+from strive.errors import ConfigError, RecordsError
 from strive.evaluate.benchmarks import (
     OWN,
     BenchmarkSpec,
@@ -51,6 +51,11 @@ class Asking:
         """Questions that count, those that cannot be asked among them."""
         return len(self.items) + len(self.failures)
 
+    @property
+    def question_ids(self) -> set[str]:
+        """Ids of all its questions."""
+        return {item.question_id for item in self.items} | {f.question_id for f in self.failures}
+
     def part(self, index: int, count: int) -> Asking:
         """Return one of `count` equal parts, neighbours together."""
 
@@ -63,6 +68,12 @@ class Asking:
     def grading(self) -> EvaluationGrading:
         """The rules that grade: the protocol's, unless others are named."""
         return self.config.grading or self.config.protocol
+
+    def digest(self) -> str:
+        """Tell its questions, as they are asked and graded, from other ones."""
+        rows = sorted((i.question_id, self.prompt(i), i.solution) for i in self.items)
+        failed = sorted(failure.question_id for failure in self.failures)
+        return hashlib.sha256(json.dumps([rows, failed]).encode()).hexdigest()[:16]
 
     def prompt(self, item: Item) -> str:
         """Return the text of the user turn that follows the video."""
@@ -89,8 +100,20 @@ class Asking:
 
 
 def specs_of(config: EvaluateConfig) -> list[BenchmarkSpec]:
-    """Return the benchmarks that a call names; a user's own records are one called `own`."""
-    return [BenchmarkSpec(OWN)] if config.data else [parse_spec(t) for t in config.benchmarks]
+    """Return the benchmarks that a call names; a user's own records are one called `own`.
+
+    Raises:
+        UnknownNameError: there is no such benchmark.
+        ConfigError: one is named twice.
+    """
+    if config.data:
+        return [BenchmarkSpec(OWN)]
+    specs = [parse_spec(text) for text in config.benchmarks]
+    names = [spec.name for spec in specs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"benchmark '{twice}' is named twice; one evaluation asks each once")
+    return specs
 
 
 def open_benchmark(spec: BenchmarkSpec, config: EvaluateConfig) -> Asking:

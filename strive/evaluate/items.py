@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
+from strive.evaluate.samples import Sample
 from strive.records import Record
 
 
@@ -33,6 +34,18 @@ class Item(Record):
             return record
         names = Record.__dataclass_fields__
         return cls(**{name: getattr(record, name) for name in names})
+
+    def update(self, sample: Sample) -> Sample:
+        """Return a stored answer with what this question is graded and reported by now."""
+        return replace(
+            sample,
+            problem_type=self.problem_type,
+            kind=self.data_source,
+            solution=self.solution,
+            options=self.options,
+            dimensions=dict(self.dimensions),
+            cluster=self.cluster,
+        )
 
 
 BAD_ROW = "bad_row"

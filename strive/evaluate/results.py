@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from typing import Any
 from strive import __version__
 from strive.answers import GRADING_VERSION, has_think_answer_format
 from strive.choices import EvaluationGrading
-from strive.errors import ConfigError, DiskError, MissingInputError, RecordsError
+from strive.errors import ConfigError, DiskError, MissingInputError, RecordsError, StriveError
 from strive.evaluate.benchmarks import RECORDS, grader_of
 from strive.evaluate.benchmarks.base import Benchmark, PlainRecords
-from strive.evaluate.items import Failure, Graded, Total
+from strive.evaluate.items import Failure, Grade, Graded, Total
 from strive.evaluate.samples import Sample, append_samples, read_samples, rewrite_samples
 from strive.files import drop_torn_line, expanded, file_digest, plain_json, write_atomically
+from strive.named import raised
+from strive.progress import say
 from strive.seeding import derive_rng
 from strive.statistics import Interval, macro_interval, mean_interval
 
 PACKAGES = ("torch", "transformers", "av", "decord2", "numpy", "rouge-score", "jiwer")
+LEFT_OUT = "left_out.jsonl"
+"""Answers of an evaluation's folder to questions that later calls no longer asked."""
 QuestionKey = tuple[str, str]
 
 
@@ -159,12 +163,29 @@ def _percent(flags: Sequence[bool]) -> float:
 
 
 def grade_sample(sample: Sample, benchmark: Benchmark, grading: EvaluationGrading) -> Sample:
-    """Read and grade the stored output; doing it twice changes nothing."""
-    grade = benchmark.grade(sample, grading)
+    """Read and grade the stored output; doing it twice changes nothing.
+
+    Raises:
+        ConfigError: a user's own benchmark raises, or gives something else than a grade.
+    """
+    try:
+        grade = benchmark.grade(sample, grading)
+    except StriveError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"benchmark '{sample.benchmark}' raised {raised(error)} when it graded question "
+            f"'{sample.question_id}'"
+        ) from error
+    if not isinstance(grade, Grade) or not 0 <= grade.score <= 1:
+        raise ConfigError(
+            f"benchmark '{sample.benchmark}' graded question '{sample.question_id}' with "
+            f"{grade!r:.200}; a Grade with a score from 0 to 1 is wanted"
+        )
     return replace(
         sample,
         answer=grade.answer,
-        score=grade.score,
+        score=float(grade.score),
         rule=grade.rule,
         parsed=grade.parsed,
         well_formed=has_think_answer_format(sample.output),
@@ -276,18 +297,29 @@ def read_json_object(path: Path) -> dict[str, Any]:
         RecordsError: it is damaged.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordsError(f"{path} is damaged: not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise RecordsError(f"{path} is damaged: an object is wanted, not a {type(found).__name__}")
     return found
 
 
 def read_results(out: Path) -> dict[str, Any]:
-    """Read `results.json` of an evaluation's folder."""
+    """Read `results.json` of an evaluation's folder.
+
+    Raises:
+        MissingInputError: there is none.
+        RecordsError: it is damaged.
+    """
     path = out / "results.json"
     if not path.is_file():
         raise MissingInputError(f"no results at {path}; make them with strive-cli evaluate --out")
-    return read_json_object(path)
+    found = read_json_object(path)
+    absent = [field.name for field in fields(EvaluationResults) if field.name not in found]
+    if absent:
+        raise RecordsError(f"{path} is damaged: it has no {', '.join(absent)}")
+    return found
 
 
 def write_results(out: Path, results: EvaluationResults) -> None:
@@ -312,8 +344,13 @@ class OutFolder:
         """The file to which answers are appended."""
         return self.root / "samples.jsonl"
 
-    def current_samples(self, hashes: Mapping[QuestionKey, str]) -> dict[QuestionKey, Sample]:
-        """Return stored answers, save those whose question or video has changed since."""
+    def current_samples(
+        self, hashes: Mapping[QuestionKey, str], absent: Collection[QuestionKey] = ()
+    ) -> dict[QuestionKey, Sample]:
+        """Return stored answers, save those whose question or video has changed since.
+
+        Of questions in `absent` the video is not there now: their answers stay.
+        """
         if self.is_afresh or not self.samples_file.is_file():
             return {}
         found = {(s.benchmark, s.question_id): s for s in read_samples(self.samples_file)}
@@ -321,21 +358,49 @@ class OutFolder:
         return {
             key: sample
             for key, sample in found.items()
-            if key[0] not in named or hashes.get(key) == sample.prompt_hash
+            if key[0] not in named or key in absent or hashes.get(key) == sample.prompt_hash
         }
 
+    def stored_graders(self) -> dict[str, str]:
+        """Return {benchmark: what graded it} of the results that are there."""
+        if self.is_afresh or not (self.root / "results.json").is_file():
+            return {}
+        rows = read_results(self.root)["benchmarks"]
+        return {row["benchmark"]: row.get("graded_by", RECORDS) for row in rows}
+
     def other_failures(
-        self, benchmarks: Collection[str], decided: Collection[QuestionKey]
+        self, known: Mapping[str, Collection[str]], decided: Collection[QuestionKey]
     ) -> list[Failure]:
-        """Return failures of earlier calls of which this one says nothing: they still count."""
+        """Return failures of earlier calls of which this one says nothing: they still count.
+
+        `known` has the ids of the benchmarks that this call names; what is none of them is gone.
+        """
         if self.is_afresh or not (self.root / "results.json").is_file():
             return []
         rows = [Failure(**row) for row in read_results(self.root)["failures"]]
         return [
             row
             for row in rows
-            if row.benchmark in benchmarks and (row.benchmark, row.question_id) not in decided
+            if (row.benchmark, row.question_id) not in decided
+            and row.question_id in known.get(row.benchmark, (row.question_id,))
         ]
+
+    def set_aside(self, kept: Collection[QuestionKey]) -> None:
+        """Move answers to questions that are no longer asked, or not so, to another file.
+
+        Raises:
+            DiskError: the disk refused; no answer is lost.
+        """
+        if self.is_afresh or not self.samples_file.is_file():
+            return
+        rows = read_samples(self.samples_file)
+        gone = [sample for sample in rows if (sample.benchmark, sample.question_id) not in kept]
+        if gone:
+            append_samples(self.root / LEFT_OUT, gone)
+            say(
+                f"warning: {len(gone)} answers in {self.root} are to questions that this call does "
+                f"not know (first: {gone[0].question_id}); they are in {LEFT_OUT} now"
+            )
 
     def append(self, samples: Sequence[Sample]) -> None:
         """Add answers, the first ones with the settings that they were made with.
@@ -379,6 +444,7 @@ class OutFolder:
             num_resumed=num_resumed,
             seconds=seconds or 0.0,
         )
+        self.set_aside({(s.benchmark, s.question_id) for s in samples})
         rewrite_samples(self.samples_file, samples)
         write_results(self.root, results)
         return results
@@ -402,7 +468,12 @@ def open_out(out: Path, settings: dict[str, Any], *, overwrite: bool) -> Iterato
     try:
         settings_file = out / "settings.json"
         if settings_file.is_file() and not overwrite:
-            _require_same(out, read_json_object(settings_file), settings)
+            require_same(out, read_json_object(settings_file), settings)
+        elif (out / "samples.jsonl").is_file() and not overwrite:
+            raise ConfigError(
+                f"{out} holds answers, and no settings.json that says how they were asked; give "
+                "another folder with --out, or --overwrite"
+            )
         folder = OutFolder(out, settings, is_afresh=overwrite)
         drop_torn_line(folder.samples_file)
         yield folder
@@ -412,7 +483,12 @@ def open_out(out: Path, settings: dict[str, Any], *, overwrite: bool) -> Iterato
                 folder_made.rmdir()
 
 
-def _require_same(out: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def require_same(out: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse a folder whose answers were made with other settings.
+
+    Raises:
+        ConfigError: they were; the message shows each with both values.
+    """
     # The same questions under another path, or the same weights, are no other settings: prompts are
     # told apart by their text and video, models by their digest.
     elsewhere = {"data_root", "data"} | ({"model"} if settings.get("model_digest") else set())
@@ -445,15 +521,21 @@ def rescore(out: Path, *, grading: EvaluationGrading | None = None) -> Evaluatio
     rules = grading or stored["grading"]
     rows = stored["benchmarks"]
     graders = {row["benchmark"]: grader_of(row.get("graded_by", RECORDS)) for row in rows}
-    samples = [
-        grade_sample(sample, graders[sample.benchmark], rules)
-        for sample in read_samples(out / "samples.jsonl")
-    ]
+    # An interrupted call may have left two answers to one question; the last counts.
+    found = {(s.benchmark, s.question_id): s for s in read_samples(out / "samples.jsonl")}
+    unknown = sorted({benchmark for benchmark, _ in found} - set(graders))
+    if unknown:
+        raise RecordsError(
+            f"{out / 'samples.jsonl'} holds answers of {', '.join(unknown)}, which results.json "
+            f"does not name; finish with the same strive-cli evaluate --out {out}"
+        )
+    samples = [grade_sample(s, graders[s.benchmark], rules) for s in found.values()]
     failures = [Failure(**row) for row in stored["failures"]]
+    failures = [row for row in failures if (row.benchmark, row.question_id) not in found]
     num_counted = sum(row["overall"]["num_questions"] for row in rows)
     # Results of version 2 and earlier did not count failures.
     num_failed = len(failures) if stored["grading_version"] > 2 else 0
-    if len(samples) + num_failed < num_counted:  # more are answers to an earlier text of a question
+    if len(samples) + num_failed < num_counted:
         raise RecordsError(
             f"{out / 'samples.jsonl'} holds {len(samples)} answers, and results.json counts "
             f"{num_counted - num_failed}; answer what is missing with the same strive-cli evaluate "

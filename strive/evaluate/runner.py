@@ -27,7 +27,7 @@ from strive.errors import (
     unknown_name,
 )
 from strive.evaluate.asking import Asking, choose_part, frames_key_of, open_benchmark, specs_of
-from strive.evaluate.benchmarks import OWN, load_benchmark, parse_spec
+from strive.evaluate.benchmarks import grader_of
 from strive.evaluate.benchmarks.base import PlainRecords
 from strive.evaluate.items import Failure, Item
 from strive.evaluate.results import (
@@ -39,7 +39,7 @@ from strive.evaluate.results import (
     total_of,
 )
 from strive.evaluate.samples import Sample
-from strive.evaluate.shards import join_shards, shard_folder
+from strive.evaluate.shards import join_shards, start_shard
 from strive.progress import say, show_progress
 from strive.records import VideoFrames
 from strive.variants import evidence_seen
@@ -183,10 +183,10 @@ def evaluate(
         _check_questions(askings, config, out)
         if config.shard[1] == 1:
             return _evaluate_part(askings, config, out, overwrite=overwrite, policy=policy)
-        part = shard_folder(out, config.shard)
+        part = start_shard(out, config.shard)
         results = _evaluate_part(askings, config, part, overwrite=overwrite, policy=policy)
-        num_questions = {a.name: choose_part(a, whole=True).num_questions for a in askings}
-        return join_shards(out, config.shard, num_questions) or results
+        questions = {a.name: choose_part(a, whole=True).digest() for a in askings}
+        return join_shards(out, config.shard, questions) or results
     finally:
         for asking in askings:
             asking.source.close()
@@ -229,12 +229,21 @@ def _evaluate_part(
     policy: Policy | None,
 ) -> EvaluationResults:
     """Ask what `out` has no answer to, and report everything that it has one to."""
+    items = {(a.name, item.question_id): item for a in askings for item in a.items}
     hashes = {(a.name, item.question_id): a.prompt_hash(item) for a in askings for item in a.items}
+    absent = {
+        (a.name, item.question_id)
+        for a in askings
+        for item in a.items
+        if a.source.identity(item) == "absent"
+    }
     asked = [choose_part(asking) for asking in askings]
     num_asked = sum(len(a.items) for a in asked)
     grading = asked[0].grading
     with open_out(out, _settings(config), overwrite=overwrite) as folder:
-        done = folder.current_samples(hashes)
+        done = folder.current_samples(hashes, absent)
+        # What a question is graded and reported by may have been corrected since.
+        done |= {key: items[key].update(sample) for key, sample in done.items() if key in items}
         missing = [
             replace(a, items=tuple(i for i in a.items if (a.name, i.question_id) not in done))
             for a in asked
@@ -277,12 +286,14 @@ def _evaluate_part(
             done.values(), key=lambda s: order.get((s.benchmark, s.question_id), len(order))
         )
         benchmarks = {a.name: a.benchmark for a in asked}
-        for name in sorted({sample.benchmark for sample in kept} - set(benchmarks)):
-            benchmarks[name] = PlainRecords() if name == OWN else load_benchmark(parse_spec(name))
+        graders = folder.stored_graders()
+        for name in sorted({*graders, *(sample.benchmark for sample in kept)} - set(benchmarks)):
+            benchmarks[name] = grader_of(graders.get(name, name))
         tried = {(a.name, item.question_id) for a in missing for item in a.items}
         # Rows that cannot be asked are in no call's items, and fail anew in each.
         told = {(failure.benchmark, failure.question_id) for failure in failures}
-        failures += folder.other_failures(benchmarks, {*tried, *told, *done})
+        known = {asking.name: asking.question_ids for asking in askings}
+        failures += folder.other_failures(known, {*tried, *told, *done})
         return folder.finish(
             [grade_sample(sample, benchmarks[sample.benchmark], grading) for sample in kept],
             failures,

@@ -93,17 +93,25 @@ def read_samples(path: Path, *, or_none: bool = False) -> list[Sample]:
 
 
 _TUPLES = ("source_index", "options", "pts_seconds")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("benchmark", "question_id", "video_id", "solution", "output"), str),
+    "score": (int, float),
+    "dimensions": dict,
+}
 
 
 def _parse(line: bytes, where: str) -> Sample:
     """Read one line; what a line of an earlier version lacks has its default."""
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: Any = json.loads(line)
         found = {
             f.name: row[f.name]
             for f in fields(Sample)
             if f.name in row or (f.default is MISSING and f.default_factory is MISSING)
         }
+        for name, kinds in _KINDS.items():
+            if name in found and not isinstance(found[name], kinds):
+                raise TypeError(f"{name} is {found[name]!r:.100}")
         return Sample(**found | {name: tuple(found[name]) for name in _TUPLES if name in found})
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RecordsError(f"{where}: not an evaluation sample ({error})") from None

@@ -15,6 +15,7 @@ from strive.evaluate.results import (
     EvaluationResults,
     read_json_object,
     read_results,
+    require_same,
     summarise_samples,
     write_results,
 )
@@ -23,6 +24,8 @@ from strive.files import write_atomically
 from strive.progress import say
 
 Shard = tuple[int, int]
+PART = "part.json"
+"""A part's word that it is done, with what it was asked."""
 
 
 def shard_folder(out: Path, shard: Shard) -> Path:
@@ -30,17 +33,25 @@ def shard_folder(out: Path, shard: Shard) -> Path:
     return out / "shards" / f"{shard[0]}of{shard[1]}"
 
 
-def join_shards(
-    out: Path, shard: Shard, num_questions: Mapping[str, int]
-) -> EvaluationResults | None:
+def start_shard(out: Path, shard: Shard) -> Path:
+    """Return where one part's answers lie; it is not done until it says so again."""
+    folder = shard_folder(out, shard)
+    (folder / PART).unlink(missing_ok=True)
+    return folder
+
+
+def join_shards(out: Path, shard: Shard, questions: Mapping[str, str]) -> EvaluationResults | None:
     """Say that this part is done, and join all parts if it was the last one.
 
-    `num_questions` counts each benchmark's questions over all parts. Returns None, and says which,
-    while other parts are missing or were asked fewer questions.
+    `questions` tells each benchmark's questions over all parts from others. Returns None, and says
+    which, while other parts are missing or were asked other questions.
+
+    Raises:
+        ConfigError: a part was asked with other settings.
     """
     index, count = shard
-    asked = {name: num_questions[name] for name in sorted(num_questions)}
-    write_atomically(shard_folder(out, shard) / "part.json", json.dumps(asked), knob="--out")
+    asked = dict(sorted(questions.items()))
+    write_atomically(shard_folder(out, shard) / PART, json.dumps(asked), knob="--out")
     folders = [shard_folder(out, (i, count)) for i in range(count)]
     waiting = [i for i, folder in enumerate(folders) if not _is_done(folder, asked)]
     if waiting:
@@ -48,6 +59,8 @@ def join_shards(
         say(f"part {index}/{count} is done; the results come with the last of: {missing}")
         return None
     found: list[dict[str, Any]] = [read_results(folder) for folder in folders]
+    for folder, part in zip(folders, found, strict=True):
+        require_same(folder, part["settings"], found[index]["settings"])
     rows = [row for results in found for row in results["benchmarks"]]
     benchmarks = {row["benchmark"]: grader_of(row.get("graded_by", RECORDS)) for row in rows}
     samples = [
@@ -70,7 +83,8 @@ def join_shards(
     return results
 
 
-def _is_done(folder: Path, asked: Mapping[str, int]) -> bool:
+def _is_done(folder: Path, asked: Mapping[str, str]) -> bool:
     """Whether a part answered its share of the same questions."""
-    part = folder / "part.json"
-    return part.is_file() and read_json_object(part) == asked
+    part = folder / PART
+    is_there = part.is_file() and (folder / "results.json").is_file()
+    return is_there and read_json_object(part) == asked

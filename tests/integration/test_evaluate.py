@@ -36,7 +36,8 @@ from strive.evaluate.frames import GREY, CacheFrames, FileFrames
 from strive.evaluate.items import Failure, Item
 from strive.evaluate.results import EvaluationResults, rescore
 from strive.evaluate.runner import evaluate, evaluate_policy, held_out_metrics
-from strive.evaluate.samples import Sample, read_samples
+from strive.evaluate.samples import Sample, append_samples, read_samples
+from strive.evaluate.shards import start_shard
 from strive.files import plain_json
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
@@ -245,6 +246,99 @@ def test_the_first_videos_are_decoded_while_the_model_loads(
     monkeypatch.setattr(FileFrames, "_decode", noted)
     monkeypatch.setattr(runner, "_load_policy", load)
     assert evaluate(asking(world), out=tmp_path / "out").failures == ()
+
+
+def change_rows(root: Path, **changes: object) -> None:
+    """Rewrite the first question of the world."""
+    lines = (root / "test.jsonl").read_text().splitlines()
+    lines[0] = json.dumps({**json.loads(lines[0]), **changes})
+    (root / "test.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_shards_of_other_settings_or_questions_are_not_joined(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    root, out = tmp_path / "world", tmp_path / "out"
+    shutil.copytree(world, root)
+    evaluate(asking(root, shard=(0, 2)), out=out, policy=policy)
+    other = asking(root, shard=(1, 2), max_pixels=20_000)
+    with pytest.raises(ConfigError, match=r"0of2 holds answers .*max_pixels: there 200704, here 2"):
+        evaluate(other, out=out, policy=policy)
+    evaluate(asking(root, shard=(1, 2)), out=out, overwrite=True, policy=policy)
+    joined = (out / "results.json").read_bytes()
+    # A question changed: both parts must be asked again before they are joined.
+    change_rows(root, problem="Is it so?")
+    evaluate(asking(root, shard=(1, 2)), out=out, policy=policy)
+    assert (out / "results.json").read_bytes() == joined
+    again = evaluate(asking(root, shard=(0, 2)), out=out, policy=policy)
+    assert again.benchmark("lab").overall.num_questions == 8
+    # A part that is asked again and killed is not done.
+    start_shard(out, (0, 2))
+    evaluate(asking(root, shard=(1, 2)), out=out, overwrite=True, policy=policy)
+
+
+def test_a_corrected_solution_is_taken_over_without_asking(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    root, out = tmp_path / "world", tmp_path / "out"
+    shutil.copytree(world, root)
+    evaluate(asking(root), out=out, policy=policy)
+    first = read_samples(out / "samples.jsonl")[0]
+    change_rows(root, solution=f"<answer>{first.answer}</answer>")
+    again = evaluate(asking(root), out=out, policy=policy)
+    assert again.num_resumed == 8 and read_samples(out / "samples.jsonl")[0].score == 1.0
+
+
+def test_answers_outlive_an_absent_video_and_other_questions(
+    world: Path, tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "world", tmp_path / "out"
+    shutil.copytree(world, root)
+    whole = evaluate(asking(root), out=out, policy=policy)
+    video = root / lab_questions(root)[0].video_id
+    video.rename(tmp_path / "elsewhere.mp4")
+    assert scores_of(evaluate(asking(root), out=out, policy=policy)) == scores_of(whole)
+    (tmp_path / "elsewhere.mp4").rename(video)
+    # Another file of questions under the same name: its answers alone count, the others are kept.
+    lines = (root / "test.jsonl").read_text().splitlines()
+    (root / "test.jsonl").write_text("\n".join(lines[:3]) + "\n")
+    fewer = evaluate(asking(root), out=out, policy=policy)
+    assert fewer.benchmark("lab").overall.num_questions == 3
+    assert len(read_samples(out / "left_out.jsonl")) == 5
+    assert "5 answers in" in capsys.readouterr().err
+    (out / "settings.json").unlink()
+    with pytest.raises(ConfigError, match="how they were asked"):
+        evaluate(asking(root), out=out, policy=policy)
+
+
+def test_rescore_after_an_interrupted_call_counts_a_question_once(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    out = tmp_path / "out"
+    evaluate(asking(world), out=out, policy=policy)
+    rows = read_samples(out / "samples.jsonl")
+    append_samples(out / "samples.jsonl", [replace(rows[0], prompt_hash="new", output="B")])
+    assert rescore(out).benchmark("lab").overall.num_questions == 8
+    assert [s.output for s in read_samples(out / "samples.jsonl")].count("B") == 1
+
+
+def test_a_row_that_is_gone_from_the_file_no_longer_counts(
+    world: Path, tmp_path: Path, policy: Policy
+) -> None:
+    root, out = tmp_path / "world", tmp_path / "out"
+    shutil.copytree(world, root)
+    change_rows(root, path="nowhere.mp4")
+    assert len(evaluate(asking(root), out=out, policy=policy).failures) == 1
+    lines = (root / "test.jsonl").read_text().splitlines()
+    (root / "test.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    again = evaluate(asking(root), out=out, policy=policy)
+    assert again.failures == () and again.benchmark("lab").overall.num_questions == 7
+
+
+def test_a_benchmark_is_named_once(world: Path, tmp_path: Path, policy: Policy) -> None:
+    twice = asking(world, benchmarks=("lab", f"lab:{tmp_path}"))
+    with pytest.raises(ConfigError, match="'lab' is named twice"):
+        evaluate(twice, out=tmp_path / "out", policy=policy)
 
 
 def test_check_looks_and_opens_no_model(world: Path, tmp_path: Path) -> None:

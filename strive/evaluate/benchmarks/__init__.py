@@ -105,7 +105,7 @@ def grader_of(name: str) -> Benchmark:
     Raises:
         ConfigError, MissingInputError, UnknownNameError: it cannot be loaded any more.
     """
-    if name in (RECORDS, ""):
+    if name in (RECORDS, OWN) or name.startswith(f"{RECORDS}:"):
         return PlainRecords()
     return load_benchmark(parse_spec(name))
 

@@ -16,7 +16,7 @@ from strive.errors import ConfigError, MissingInputError, RecordsError, UnknownN
 from strive.evaluate.benchmarks import BENCHMARKS, BenchmarkSpec, parse_spec, read_benchmark
 from strive.evaluate.benchmarks.base import PlainRecords
 from strive.evaluate.compare import compare, compare_seeds
-from strive.evaluate.items import MICRO, Failure, Graded, Total
+from strive.evaluate.items import MICRO, Failure, Grade, Graded, Total
 from strive.evaluate.results import (
     grade_sample,
     model_digest,
@@ -143,6 +143,55 @@ def test_rescore_reads_a_hand_edited_answer(tmp_path: Path) -> None:
     rows = [replace(s, output="<answer>B</answer>") for s in read_samples(out / "samples.jsonl")]
     rewrite_samples(out / "samples.jsonl", rows)
     assert rescore(out).benchmark("lab").overall.accuracy_percent == 80.0  # the fifth failed
+
+
+class Odd(PlainRecords):
+    """A benchmark of one's own whose grades are no grades."""
+
+    def __init__(self, grade: object) -> None:
+        super().__init__()
+        self.given = grade
+
+    def grade(self, sample: Sample, grading: str) -> Grade:
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Grade(7.0, "B", "mine", parsed=True), r"'lab' graded question '1' with Grade\(score=7.0"),
+        (Grade(math.nan, "B", "mine", parsed=True), "a score from 0 to 1 is wanted"),
+        (None, "with None; a Grade"),
+        (ValueError("boom"), r"'lab' raised ValueError: boom .* when it graded question '1'"),
+    ],
+)
+def test_a_grade_of_ones_own_is_checked(given: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        grade_sample(sample("1", "B"), Odd(given), "video_r1")
+
+
+def test_damaged_files_are_told_in_one_line(tmp_path: Path) -> None:
+    for text, words in (
+        ("[]", "an object is wanted, not a list"),
+        ("{}", "has no benchmarks, fai"),
+    ):
+        out = standard(tmp_path, f"damaged{len(words)}")
+        (out / "results.json").write_text(text)
+        with pytest.raises(RecordsError, match=words):
+            rescore(out)
+    out = standard(tmp_path)
+    line = json.loads((out / "samples.jsonl").read_text().splitlines()[0])
+    for change in ({"dimensions": None}, {"output": None}, {"score": "abc"}):
+        (out / "samples.jsonl").write_text(json.dumps({**line, **change}) + "\n")
+        with pytest.raises(
+            RecordsError, match=f"line 1: not an evaluation sample .{next(iter(change))}"
+        ):
+            rescore(out)
+    (out / "samples.jsonl").write_text(json.dumps({**line, "benchmark": "mine"}) + "\n")
+    with pytest.raises(RecordsError, match="holds answers of mine, which"):
+        rescore(out)
 
 
 def test_rescore_misses_answers_that_are_gone(tmp_path: Path) -> None:
