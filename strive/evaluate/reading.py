@@ -80,15 +80,25 @@ _NOT_BEFORE = re.compile(
     rf"{_LETTER}"
     rf"(?:{_MORE_LETTERS}\s*,?\s*\b(?:or|nor|and)\b\s*{_LETTER})?"
 )
+_REFUSED = r"(?:wrong|excluded|eliminated|dismissed|discarded|rejected|ruled\s+out)"
 _NOT_AFTER = re.compile(
     rf"(?!I\s+(?:do|did|can|could|would)(?:n['’]t)?)(?!I\s+cannot)"
-    rf"{_LETTER}(?:\s+(?:and|or)\s+{_LETTER})?(?<!\.)\s+"
-    r"(?:(?:is|are|was|were|seems?|looks?|can|could|does|do|would|must)(?:\s+\w+ly)?\s+"
-    r"(?:not|wrong|incorrect|false|impossible|unlikely|be\s+(?:ruled|excluded|eliminated|wrong)"
-    r"|excluded|eliminated|ruled\s+out|out)"
+    # "A, C and D are wrong", "A, C are wrong"; of "B, A is wrong" only the last is denied.
+    rf"(?:{_LETTER}{_MORE_LETTERS}\s*,?(?:\s+(?:and|or)\s+|\s*[/&]\s*){_LETTER}"
+    rf"|{_LETTER}{_MORE_LETTERS}(?=\s+(?:are|were)(?:\b|n['’]t))|{_LETTER})(?<!\.)\s+"
+    r"(?:(?:is|are|was|were|seems?|looks?|can|could|does|do|would|should|must|have|has)"
+    r"(?:\s+(?:\w+ly|both|all|also)){0,2}\s+"
+    rf"(?:not|wrong|incorrect|false|impossible|unlikely|(?:be|been)\s+(?:\w+ly\s+)?{_REFUSED}"
+    rf"|{_REFUSED}|out)"
     r"|cannot|(?:is|are|was|does|do|ca|could|would|wo)n['’]t)\b"
     r"(?!\s+(?:wrong|incorrect|only|just)\b)"
     rf"|{_LETTER}\s*:?\s*(?:wrong|incorrect|false)\b"
+)
+# "The answer is B, A and C are wrong": the letter that is announced is none of the list.
+_ANNOUNCED_BEFORE = re.compile(
+    r"(?:\banswer(?:\s+(?:is|was|would\s+be))?|\b(?:option|choice)\s+is|\bit\s+is|\bit's"
+    r"|\b(?:choose|pick|select|go\s+with|think))\s*:?[\s\"'(\[*]*\Z",
+    re.IGNORECASE,
 )
 _CORRECTED = re.compile(
     r"\b(?:no,?\s+wait|wait(?=\s*[,.!…-]|\s+no\b)|scratch\s+that|on\s+second\s+thought"
@@ -198,7 +208,7 @@ def _read_letter(plain: str, letters: str) -> ReadAnswer:
     if _ONLY_LETTERS.fullmatch(plain):
         return ReadAnswer("", "several options")
     plain = _ARTICLE.sub("a", plain)
-    kept = _NOT_AFTER.sub(" ", _NOT_BEFORE.sub(" ", plain))
+    kept = _NOT_AFTER.sub(_strike, _NOT_BEFORE.sub(" ", plain))
     single = _JOINED.sub(" ", kept)
     found = find_letter(_ANSWER_IN_OTHER_WORDS.sub("The answer is ", single))
     if found:
@@ -220,6 +230,17 @@ def _read_letter(plain: str, letters: str) -> ReadAnswer:
     return ReadAnswer("", "denied" if kept != plain else "unread")
 
 
+def _strike(denied: re.Match[str]) -> str:
+    """Return what stays of denied letters: the first of a list by commas, if it is announced."""
+    before = denied.string[max(0, denied.start() - _MOST_BEFORE) : denied.start()]
+    first, comma, _ = denied[0].partition(",")
+    return f"{first}. " if comma and _ANNOUNCED_BEFORE.search(before) else " "
+
+
+_MOST_BEFORE = 40
+"""Characters in which an announcement before a letter is looked for."""
+
+
 def _mentions(plain: str) -> Iterator[re.Match[str]]:
     """Capitals that stand by themselves, save the article "A" and the pronoun "I"."""
     for mention in _STANDALONE.finditer(plain):
@@ -234,6 +255,17 @@ _NO = "no|nope|nah|not at all|not really|never|不是|否|いいえ|아니요|�
 _YES_OR_NO = rf"({_YES}|{_NO})(?!\w|['’-]\w)"
 _AND_OR = r"\s*(?:/|,?\s*\b(?:and|or)\b)\s*"
 _BOTH = re.compile(rf"[\W_]*(?:(?:{_YES}){_AND_OR}(?:{_NO})|(?:{_NO}){_AND_OR}(?:{_YES}))(?!\w)")
+_SIDES = r"(?:yes|yeah|yep|yup|no|nope)\b(?!['’-]\w)"
+# "Not yes", "can't be a yes", "neither yes nor no", "wrong to say yes"; "yes is wrong".
+_NO_SUCH_SIDE = re.compile(
+    r"(?:(?:\b(?:not|never|cannot|neither|nor)|n['’]t|\b(?:rather|other)[ ]than|\binstead[ ]of)"
+    r"|\b(?:wrong|incorrect|false)[ ]to)"
+    r"(?:[ ](?:an?|the|be|say|answer|is|it|either|\w{1,20}ly)){0,4}"
+    rf"[ ][\"'(*]{{0,3}}{_SIDES}(?:[\"')*]{{0,3}}(?:[ ]?,[ ]?|[ ]?/[ ]?|[ ](?:or|nor|and)[ ])"
+    rf"[\"'(*]{{0,3}}{_SIDES}){{0,3}}"
+    rf"|\b{_SIDES}[\"')*]{{0,3}}[ ](?:(?:is|was|would[ ]be|seems)[ ](?:not|wrong|incorrect|false)"
+    r"|(?:is|was|would|ca|could)n['’]t|(?:cannot|could[ ]not|can[ ]not)[ ]be)\b"
+)
 _PLACES = (
     ("first word", re.compile(rf"[\W_]*{_YES_OR_NO}")),
     ("answer announced", re.compile(rf".*\banswer(?:\s+is|\s*:)?[\W_]*{_YES_OR_NO}", re.DOTALL)),
@@ -244,16 +276,17 @@ _PLACES = (
 def read_yes_no(text: str) -> ReadAnswer:
     """Read "yes" or "no" in a `final_text`: its first word, an announced or its last one.
 
-    "not sure", "nothing" and "north" are no "no".
+    "not sure", "nothing" and "north" are no "no"; "not yes" is neither ("denied").
     """
     folded = plain_text(text).casefold()
     if _BOTH.match(folded):
         return ReadAnswer("", "several answers")
+    kept = _NO_SUCH_SIDE.sub(" ", folded)
     for rule, pattern in _PLACES:
-        match = pattern.match(folded)
+        match = pattern.match(kept)
         if match:
             return ReadAnswer("yes" if re.fullmatch(_YES, match[1]) else "no", rule)
-    return ReadAnswer("", "unread")
+    return ReadAnswer("", "denied" if kept != folded else "unread")
 
 
 # --- a number ------------------------------------------------------------------------------------

@@ -143,6 +143,14 @@ CHOICES: list[tuple[str, str, str]] = [
     ("A. Wait, the answer is C", "C", "answer announced"),
     ("B. They wait at point C.", "B", "letter first"),
     ("Comparing A and C, he goes left. So C.", "C", "letter last"),
+    ("A, C and D are wrong", "", "denied"), ("A, C and D can be eliminated", "", "denied"),
+    ("Options A, C and D are wrong", "", "denied"), ("A, B, C, and D are all wrong", "", "denied"),
+    ("A and C are wrong", "", "denied"), ("A, C, D are incorrect", "", "denied"),
+    ("(A), (C) and (D) don't fit", "", "denied"), ("A/C are not right", "", "denied"),
+    ("A, C and D have been ruled out, so B", "B", "letter last"),
+    ("A and D should be safely excluded. B.", "B", "letter alone"),
+    ("The answer is B, A and C are wrong", "B", "answer announced"),
+    ("I choose B, A and C are wrong", "B", "option announced"),
     # Other scripts: "the answer is", "choose", "option B is right", "not A but B".
     ("\u7b54\u6848\u662fB", "B", "answer announced"), ("\u9009B", "B", "option announced"),
     ("B\u9009\u9879\u6b63\u786e", "B", "letter first"),
@@ -181,6 +189,12 @@ YES_NO: list[tuple[str, str, str]] = [
     ("Yes, there are no dogs", "yes", "first word"), ("\u662f\u7684\u3002", "yes", "first word"),
     ("\u3044\u3044\u3048", "no", "first word"), ("Not sure", "", "unread"),
     ("Nothing", "", "unread"), ("North", "", "unread"), ("Yesterday", "", "unread"),
+    ("The answer is not yes", "", "denied"), ("It can't be a yes.", "", "denied"),
+    ("I would not say no", "", "denied"), ("neither yes nor no", "", "denied"),
+    ("Yes is wrong", "", "denied"), ("It would be wrong to say yes", "", "denied"),
+    ("The answer is not yes, but no", "no", "last word"),
+    ("The answer isn't no; it is yes", "yes", "last word"),
+    ("No, it is not", "no", "first word"), ("I do not think so, no", "no", "last word"),
     ("yes and no", "", "several answers"), ("yes/no", "", "several answers"), ("", "", "unread"),
 ]
 CAPTIONS = ("Option 1: The sign reads: go.", "Option 2: 2 men walk.")
