@@ -9,10 +9,11 @@ import numpy as np
 
 from strive.choices import EvaluationGrading
 from strive.errors import RecordsError
-from strive.evaluate.benchmarks import grader_of
+from strive.evaluate.benchmarks import RECORDS, grader_of
 from strive.evaluate.items import MICRO, Failure, Total
 from strive.evaluate.results import QuestionKey, read_json_object, read_results
 from strive.evaluate.samples import Sample, read_samples
+from strive.progress import say
 from strive.seeding import derive_rng
 from strive.statistics import PairedDifference, holm, macro_difference, paired_difference
 
@@ -118,7 +119,12 @@ class _Evaluation:
 
 def _read(out: Path) -> _Evaluation:
     samples = _by_question(out)
-    if not (out / "results.json").is_file():  # it was interrupted: the answers are there
+    if not (out / "results.json").is_file():
+        say(
+            f"warning: {out} has no results.json: it was interrupted, its failures are not known, "
+            "and only the plain mean of its answers is compared; finish it with the same "
+            f"strive-cli evaluate --out {out}"
+        )
         return _Evaluation(out, samples, dict(samples), {}, "")
     stored = read_results(out)
     failures = [Failure(**row) for row in stored["failures"]]
@@ -132,7 +138,7 @@ def _read(out: Path) -> _Evaluation:
 
 
 def _totals(row: dict[str, Any], grading: EvaluationGrading) -> tuple[Total, ...]:
-    totals = grader_of(row.get("graded_by", "")).totals(grading)
+    totals = grader_of(row.get("graded_by", RECORDS)).totals(grading)
     return tuple(sorted(totals, key=lambda total: total.name != row.get("headline")))
 
 

@@ -18,9 +18,10 @@ from strive.cache.frames import EncodedVideo, FrameCodec, FrameReader, FrameWrit
 from strive.cache.layout import create_cache, ensure_settings, make_key
 from strive.choices import FramesMode
 from strive.configs.schema import EvaluateConfig
-from strive.errors import DecodeError, OutsideRootError
+from strive.errors import CacheDamageError, DecodeError, OutsideRootError
 from strive.evaluate.items import Item
 from strive.files import content_digest, follow_video, has_video, modified_ns
+from strive.progress import say
 from strive.records import Record, VideoFacts, VideoFrames
 from strive.variants import evidence_mask, uniform_frames
 from strive.video.decode import DecodedVideo, decode_in_worker
@@ -215,8 +216,12 @@ class FrameKeeper:
         is_same = modified_ns(status) == row["modified_ns"]
         if not is_same and content_digest(path)[1] != row["content_digest"]:
             return None
-        with self._lock:  # the reader opens its shards as they are asked for
-            frames_FHWC = self._reader.read(video_id, range(row["num_frames"]))
+        try:
+            with self._lock:  # the reader opens its shards as they are asked for
+                frames_FHWC = self._reader.read(video_id, range(row["num_frames"]))
+        except CacheDamageError as error:
+            say(f"warning: {error}; '{video_id}' is decoded again")
+            return None
         return as_frames(frames_FHWC, self._reader.info(video_id))
 
     def keep(self, video_id: str, path: Path, decoded: DecodedVideo) -> VideoFrames:

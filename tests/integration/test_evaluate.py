@@ -224,6 +224,11 @@ def test_a_video_is_decoded_once_and_kept_for_the_next_model(
     assert decoded == num_videos and len(outputs) == len(records)
     assert ask(config, "second") == (0, outputs)
     assert ask(asking(root), "unkept") == (num_videos, outputs)
+    # What is damaged in the cache is decoded again, and kept anew.
+    [part] = (tmp_path / "frames").rglob("frames-*.arrow")
+    part.write_bytes(part.read_bytes()[:1000])
+    assert ask(config, "damaged") == (num_videos, outputs)
+    assert ask(config, "mended") == (0, outputs)
     # A file that is another one now is decoded again; so is another rule of frames.
     (root / records[0].video_id).write_bytes((root / records[-1].video_id).read_bytes() + b"\0")
     assert ask(config, "replaced")[0] == 1
