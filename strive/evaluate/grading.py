@@ -225,8 +225,9 @@ _CUES = (
 """MMMU's list; what follows the last of them in a line is the candidate."""
 _PLAIN_NUMBERS = (
     re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b"),
-    re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+"),
-    re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
+    # Only from a number's first digit: to try each of a long one takes the square of its length.
+    re.compile(r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+"),
+    re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
 )
 
 
@@ -246,7 +247,8 @@ def grade_videommmu(output: str, options: Sequence[str], solution: str) -> Grade
     golds = published_solutions(answers.extract_answer_or_text(solution))
     if all(re.fullmatch("[A-Za-z]", gold) for gold in golds):
         return grade_choice(output, (), golds[0])
-    tails = _key_tails(part.answer)
+    text = answers.bounded_text(part.answer)
+    tails = _key_tails(text)
     for gold in golds:
         value = _rounded(gold)
         for tail in tails:
@@ -254,7 +256,7 @@ def grade_videommmu(output: str, options: Sequence[str], solution: str) -> Grade
                 return Grade(1.0, gold, "words of the solution", parsed=True)
             if value is not None and value in map(_rounded, [tail, *_numbers_in(tail)]):
                 return Grade(1.0, gold, "number of a key phrase", parsed=True)
-        if value is not None and value == _rounded(f"{answers.read_number(part.answer)}"):
+        if value is not None and value == _rounded(f"{answers.read_number(text)}"):
             return Grade(1.0, gold, "only number", parsed=True)
     return Grade(0.0, tails[-1], "key phrase", parsed=True)
 

@@ -11,7 +11,14 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from strive.answers import digits_text, extract_answer, find_letter, find_numbers, plain_text
+from strive.answers import (
+    bounded_text,
+    digits_text,
+    extract_answer,
+    find_letter,
+    find_numbers,
+    plain_text,
+)
 
 
 class ReadAnswer(NamedTuple):
@@ -37,8 +44,9 @@ def final_text(output: str) -> ReadAnswer:
     tags count as none. A thought that never ends ("unfinished thought") is no answer.
     """
     text = output = _END_TOKEN.sub("", output)
-    for closing in _THOUGHT_CLOSES.finditer(output):
-        text = output[closing.end() :]
+    closings = [closing.end() for closing in _THOUGHT_CLOSES.finditer(output)]
+    if closings:
+        text = output[closings[-1] :]
     opening = _THOUGHT_OPENS.search(output)
     if opening and not text.strip():
         # An answer may stand before its explanation.
@@ -207,13 +215,14 @@ def _read_letter(plain: str, letters: str) -> ReadAnswer:
         return ReadAnswer(again[1], "letter alone")
     if _ONLY_LETTERS.fullmatch(plain):
         return ReadAnswer("", "several options")
-    plain = _ARTICLE.sub("a", plain)
-    kept = _NOT_AFTER.sub(_strike, _NOT_BEFORE.sub(" ", plain))
-    single = _JOINED.sub(" ", kept)
+    plain = bounded_text(_ARTICLE.sub("a", plain))
+    # What is struck out leaves blanks, which may join to a long run of them.
+    kept = bounded_text(_NOT_AFTER.sub(_strike, bounded_text(_NOT_BEFORE.sub(" ", plain))))
+    single = bounded_text(_JOINED.sub(" ", kept))
     found = find_letter(_ANSWER_IN_OTHER_WORDS.sub("The answer is ", single))
     if found:
         return ReadAnswer(*found)
-    single = _LISTED.sub(" ", single)
+    single = bounded_text(_LISTED.sub(" ", single))
     mentions = [m for m in _mentions(single) if m[0] in letters]
     if mentions:
         first, last = mentions[0], mentions[-1]
@@ -278,10 +287,10 @@ def read_yes_no(text: str) -> ReadAnswer:
 
     "not sure", "nothing" and "north" are no "no"; "not yes" is neither ("denied").
     """
-    folded = plain_text(text).casefold()
+    folded = bounded_text(plain_text(text).casefold())
     if _BOTH.match(folded):
         return ReadAnswer("", "several answers")
-    kept = _NO_SUCH_SIDE.sub(" ", folded)
+    kept = bounded_text(_NO_SUCH_SIDE.sub(" ", folded))
     for rule, pattern in _PLACES:
         match = pattern.match(kept)
         if match:

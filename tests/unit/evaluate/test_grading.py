@@ -1,12 +1,14 @@
 """Grades, row by row: each is worked out by hand from the rule that its table names."""
 
 import math
+import time
 from fractions import Fraction
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from strive import answers
 from strive.errors import UnknownNameError
 from strive.evaluate.grading import (
     Boundary,
@@ -382,7 +384,42 @@ def test_every_text_has_a_grade(output: str) -> None:
     assert not letter or (letter in "ABCD" and read_option(letter, OPTIONS).answer == letter)
 
 
-@pytest.mark.parametrize("part", ["A, ", "A or ", "not A ", "<answer>", "<think>", "two ", "1 to "])
-def test_a_text_of_any_length_is_graded(part: str) -> None:
-    for grade in graders(part * 2000 + "x"):
+LOOPS = (
+    "A or ", "not A ", "<answer>", "</think>", "<think>", "two ", "1 to ", "A, ", "A,", "A is ",
+    " ", "\n", " ,", " \n", "(", '"', "=", "<", "<|", "-", "* ", "1", "1,000,", "1.", "\u0663", "/",
+    "\\boxed{", "\\text{(}", "not yes ", "answer ", "answer is ", "option ", "\u7b54\u6848 ",
+    "\u00a0", "</think><answer>",
+)  # fmt: skip
+
+
+def cpu_seconds(text: str) -> float:
+    """Return the time of this process alone in which every grader has graded a text."""
+    started = time.process_time()
+    for grade in graders(text):
         assert grade.rule
+    for kind, gold in ((MC, "B"), (NUM, "4"), (REG, "4"), ("OCR", "EXIT"), ("free-form", "a cat")):
+        assert 0 <= answers.grade(kind, text, gold, rules="tolerant") <= 1
+    answers.has_think_answer_format(f"<think>{text}</answer>")
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("before", ["A", "not"])
+def test_the_time_of_a_text_does_not_grow_with_its_square(before: str) -> None:
+    cpu_seconds("B")  # the libraries that grade words are imported
+    for part in LOOPS:
+        short, long = (before + (part * size)[:size] + "x" for size in (2_000, 8_000))
+        # Four times the length: a square would take 16 times as long, and blanks 25 s.
+        assert cpu_seconds(long) < 8 * cpu_seconds(short) + 1, repr(part)
+
+
+@pytest.mark.parametrize("mark", [" ", "\n", "(", '"', " ,", "*_", "\u00a0"])
+def test_a_long_run_of_marks_says_what_a_short_one_says(mark: str) -> None:
+    for size in (3, 5_000):
+        run = mark * size
+        assert grade_choice(f"{run}B{run}", OPTIONS, "B").score == 1
+        assert grade_choice(f"So{run} B", OPTIONS, "B").score == 1
+        assert grade_choice(f"He moves.\n{run}\nB", OPTIONS, "B").score == 1
+        assert grade_vsibench(f"{run}-4{run}", (), "-4").score == 1
+        assert grade_yes_no(f"{run}no{run}", "no").score == 1
+        assert grade_videommmu(f"the result is{run} 5", (), "5").score == 1
+    assert grade_vsibench("9" * 300, (), "9" * 300).score == 1
