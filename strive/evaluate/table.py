@@ -167,7 +167,8 @@ def _read_row(folder: Path) -> Row:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecordsError(
             f"{folder / 'results.json'} does not hold an evaluation's results "
-            f"({type(error).__name__}: {error}); make them again with strive-cli rescore {folder}"
+            f"({type(error).__name__}: {error}); make them again with the same strive-cli evaluate "
+            f"--out {folder}"
         ) from None
 
 

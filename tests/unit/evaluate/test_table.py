@@ -55,6 +55,10 @@ def folder(root: Path, name: str, *benchmarks: dict[str, Any], **settings: Any) 
             "failures": failures,
             "settings": {**asked, "num_frames": 32, **settings},
             "grading": "video_r1",
+            "grading_version": 3,
+            "versions": {"strive": "0"},
+            "num_resumed": 0,
+            "seconds": 1.0,
         }
     )
     (root / name / "results.json").write_text(text)
@@ -257,6 +261,10 @@ def test_table_as_a_command(tmp_path: Path) -> None:
         call(a, "--latex", "--json")
     with pytest.raises(MissingInputError, match="no results at"):
         call(tmp_path / "gone")
-    (a / "results.json").write_text('{"settings": {}}')
+    found = json.loads((a / "results.json").read_text())
+    (a / "results.json").write_text(json.dumps({**found, "settings": {}}))
     with pytest.raises(RecordsError, match="does not hold an evaluation's results"):
+        call(a)
+    (a / "results.json").write_text('{"settings": {}}')
+    with pytest.raises(RecordsError, match="is damaged: it has no benchmarks"):
         call(a)
