@@ -130,6 +130,7 @@ def run_with_kills(tmp_path: Path, num_clips: int, num_kills: int, seed: int) ->
     assert not list(cache.rglob(".tmp-*"))  # what the killed ones left behind is gone
 
 
+@pytest.mark.long
 def test_two_kills(tmp_path: Path) -> None:
     run_with_kills(tmp_path, num_clips=40, num_kills=2, seed=0)
 

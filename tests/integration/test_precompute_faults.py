@@ -185,7 +185,9 @@ def test_ctrl_c_does_not_wait_for_a_slow_model(world: Path, plain: Path, tmp_pat
     assert summary["num_decoded"] < NUM_CLIPS == summary["num_ok"]
 
 
-@pytest.mark.parametrize("lacking", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "lacking", ["model.safetensors", pytest.param("tokenizer.json", marks=pytest.mark.long)]
+)
 def test_a_model_folder_that_lacks_a_file_is_named(
     world: Path, tmp_path: Path, lacking: str
 ) -> None:

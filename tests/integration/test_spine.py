@@ -123,6 +123,7 @@ def test_cache_commands(folder: Path) -> None:
     assert "whole" in strive_cli("cache", "verify", cwd=folder).stdout
 
 
+@pytest.mark.long
 def test_own_records_run_through_every_stage(folder: Path, tmp_path: Path) -> None:
     world = folder / "strive-workspace" / "lab"
     mine = tmp_path / "mine.jsonl"
@@ -139,6 +140,7 @@ def test_own_records_run_through_every_stage(folder: Path, tmp_path: Path) -> No
     assert "your own cache" in strive_cli("inspect-scores", cwd=tmp_path).stderr
 
 
+@pytest.mark.long
 def test_demo_makes_one_page_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     first = strive_cli("demo", "--clips", "10", "--steps", "2", cwd=tmp_path)
     page = tmp_path / "strive-workspace" / "demo" / "report.html"

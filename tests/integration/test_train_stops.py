@@ -167,6 +167,7 @@ def test_an_error_ends_with_one_line_and_leaves_no_process_group(command, tmp_pa
     assert err.splitlines()[-1] == "process group left behind: False"
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_names_what_takes_less(command, tmp_path):
     # Keys of one layer: 100,000 completions x 2 heads x about 80 places x 32 values of 4 bytes.
     shape = {"questions_per_step": 1, "num_variants": 1, "num_generations": 100_000}
