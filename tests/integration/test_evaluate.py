@@ -279,7 +279,9 @@ def test_shards_of_other_settings_or_questions_are_not_joined(
     assert again.benchmark("lab").overall.num_questions == 8
     # A part that is asked again and killed is not done.
     start_shard(out, (0, 2))
+    joined = (out / "results.json").read_bytes()
     evaluate(asking(root, shard=(1, 2)), out=out, overwrite=True, policy=policy)
+    assert (out / "results.json").read_bytes() == joined
 
 
 def test_a_corrected_solution_is_taken_over_without_asking(
