@@ -60,6 +60,7 @@ def run(
     )
 
 
+@pytest.mark.long
 def test_no_control_character_of_data_is_printed(place: Path) -> None:
     commands = (
         ["inspect-scores", "--cache=cache"],
@@ -110,8 +111,10 @@ def test_nothing_to_do_is_not_said_of_what_failed(place: Path) -> None:
     "streams",
     [
         "2>&-",
-        *(pytest.param(text, marks=pytest.mark.long) for text in ("<&- 2>&-", ">&- 2>&-")),
-        "2> /dev/full",
+        *(
+            pytest.param(text, marks=pytest.mark.long)
+            for text in ("<&- 2>&-", ">&- 2>&-", "2> /dev/full")
+        ),
     ],
 )
 def test_a_closed_or_full_stderr_stops_no_work(place: Path, tmp_path: Path, streams: str) -> None:
@@ -122,15 +125,15 @@ def test_a_closed_or_full_stderr_stops_no_work(place: Path, tmp_path: Path, stre
     assert run(place, "cache", "verify", "--cache", str(tmp_path / "c")).returncode == 0
 
 
+@pytest.mark.long
 def test_a_stderr_whose_reader_has_gone_stops_no_work(place: Path, tmp_path: Path) -> None:
     arguments = precompute("r.jsonl", cache=str(tmp_path / "c"))
     result = run(place, *arguments, after="2> >(exec 0<&-; sleep 0)")
     assert result.returncode == 0 and "1 decoded" in result.stdout
 
 
-@pytest.mark.parametrize(
-    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.long) for e in ENCODINGS)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("encoding", ["ascii", *ENCODINGS])
 def test_what_an_encoding_lacks_is_no_traceback(place: Path, encoding: str) -> None:
     if not (place / "unicode").exists():
         write(place / "u.jsonl", [row("1", "\u8bf4 \u00fc \U0001f600?")])
@@ -172,6 +175,7 @@ def test_calls_without_a_word_show_the_help(place: Path) -> None:
         assert "Usage" in result.stdout + result.stderr and "error" not in result.stderr
 
 
+@pytest.mark.long
 def test_paths_of_commands_begin_with_a_tilde(place: Path) -> None:
     common = ["--scorer=random", "--workers=1", "--frames=4"]
     files = ["--data=~/r.jsonl", "--video-root=~/videos", "--cache=~/tilde"]
@@ -185,6 +189,7 @@ def test_paths_of_commands_begin_with_a_tilde(place: Path) -> None:
     assert str(place / "no-run") in missing.stderr
 
 
+@pytest.mark.long
 def test_links_into_blobs_are_met_by_a_message_that_names_the_option(
     place: Path, tmp_path: Path
 ) -> None:

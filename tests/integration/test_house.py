@@ -104,6 +104,7 @@ def test_wrong_calls_exit_2_with_one_clear_line(
         assert word in said
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
     build_world(tmp_path / "strive-workspace" / "lab", num_clips=5, seed=0)
     result = subprocess.run(
@@ -128,6 +129,7 @@ def test_a_workspace_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     assert result.stderr.strip().splitlines()[-1].startswith("error: Not a directory: ")
 
 
+@pytest.mark.long
 def test_doctor_finds_what_the_lab_needs() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "strive.cli", "doctor", "--json"], capture_output=True, text=True

@@ -60,6 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_rows_example(folder: Path) -> None:
     printed = run(folder, "rows.py").splitlines()
     assert len(printed) == 9  # three lines for each of three steps

@@ -127,6 +127,7 @@ def test_kill_nine_and_again_gives_the_same_scores(
     assert verify_cache(cache) == []
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_at_once_and_resumes(world: Path, plain: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     process = start(world, cache)

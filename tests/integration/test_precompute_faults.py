@@ -95,6 +95,7 @@ def plain(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_ends_the_run_and_nothing_committed_is_lost(
     world: Path, plain: Path, tmp_path: Path
 ) -> None:
@@ -185,9 +186,8 @@ def test_ctrl_c_does_not_wait_for_a_slow_model(world: Path, plain: Path, tmp_pat
     assert summary["num_decoded"] < NUM_CLIPS == summary["num_ok"]
 
 
-@pytest.mark.parametrize(
-    "lacking", ["model.safetensors", pytest.param("tokenizer.json", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("lacking", ["model.safetensors", "tokenizer.json"])
 def test_a_model_folder_that_lacks_a_file_is_named(
     world: Path, tmp_path: Path, lacking: str
 ) -> None:

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from strive.cache.care import apply_prune, walk_cache
 from strive.cache.layout import CacheLayout, live_writers, open_cache
 from strive.cache.scores import ScoreReader
@@ -29,6 +31,7 @@ precompute(PrecomputeConfig(
 """
 
 
+@pytest.mark.long
 def test_prune_beside_a_running_precompute(tmp_path: Path) -> None:
     build_world(tmp_path / "world", num_clips=12, seed=4)
     cache = tmp_path / "cache"

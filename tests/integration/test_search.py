@@ -78,6 +78,7 @@ def test_copies_are_found_and_nothing_else(cache: Path) -> None:
             assert pair["offset_seconds"] == pytest.approx(2.0, abs=0.4)
 
 
+@pytest.mark.long
 def test_a_text_finds_frames_and_marks_their_copies(cache: Path) -> None:
     page = cache.parent / "found.html"
     result = run(cache, "a red square", "--top", "40", "--per-video", "3", "--html", str(page))

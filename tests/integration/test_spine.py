@@ -72,6 +72,7 @@ def test_train_leaves_the_designs_run_folder(folder: Path) -> None:
     assert "Group reward std" in page.read_text()
 
 
+@pytest.mark.long
 def test_grpo_is_one_view_with_eight_answers(folder: Path) -> None:
     plan = strive_cli("train", "--variants", "none", "--dry-run", "--json", cwd=folder)
     config = json.loads(plan.stdout)["config"]

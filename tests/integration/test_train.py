@@ -292,6 +292,7 @@ def test_benchmarks_are_held_out_beside_records(settings, held_out, lab, tmp_pat
     assert row["lab/accuracy"] in (0.0, 0.5, 1.0)
 
 
+@pytest.mark.long
 def test_a_best_from_after_the_checkpoint_does_not_stay(settings, held_out, tmp_path):
     """Evaluations at 0, 2, 4, 6; checkpoints at 3 and 6; killed at 5, after a better one at 4."""
     config = TrainConfig(**settings(checkpoint_every=3, **held_out))
@@ -356,6 +357,7 @@ def test_two_updates_per_rollout_leave_the_clip_range(settings, tmp_path):
     assert {line["policy/clip_fraction"] for line in lines(tmp_path / "once")} == {0.0}
 
 
+@pytest.mark.long
 def test_weights_and_biases_offline(settings, tmp_path, monkeypatch):
     """The logger itself, without a network: its files, and one run id for a run that resumes."""
     import wandb

@@ -156,6 +156,7 @@ def test_stopped_at_step_37_of_60_and_resumed(lab, command, whole_run, tmp_path,
         assert policy_bytes(run_dir / name) == policy_bytes(whole_run / name)
 
 
+@pytest.mark.long
 def test_an_error_ends_with_one_line_and_leaves_no_process_group(command, tmp_path):
     run_dir = tmp_path / "run"
     weights = {"accuracy": 1.0, "lab_rewards:vowels": 1e100}

@@ -38,6 +38,7 @@ def bare(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.long
 def test_the_path_imports_no_decoder_and_no_scorer(bare: dict[str, str]) -> None:
     modules = "bench.gpu_check, bench.gpu, bench.gpu_lab, strive.train.loop, strive.models.lora"
     code = f"import {modules}, deepspeed, peft, jiwer, rouge_score.rouge_scorer; print('imported')"

@@ -106,6 +106,7 @@ def test_a_decode_step_is_one_graph_that_is_never_made_again(policy: Policy) -> 
     assert backend.graphs == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_and_checkpointing_leave_it_one_graph(
     family: str, folders: dict[str, Path]

@@ -66,7 +66,8 @@ def failures_of(cache: Path) -> dict[tuple[str, str], str]:
     return {(failure.video_id, failure.stage): failure.error for failure in failures}
 
 
-@pytest.mark.parametrize("scorer", [TOY, pytest.param("siglip2", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("scorer", [TOY, "siglip2"])
 def test_shards_ray_and_the_plain_run_give_equal_scores(
     many: World, tmp_path: Path, on_two_nodes: None, scorer: str
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_video_that_ends_the_process_costs_itself_alone(
     assert verify_cache(cache) == []
 
 
+@pytest.mark.long
 def test_a_fault_that_ends_the_run_is_raised_as_it_is(
     many: World, tmp_path: Path, on_two_nodes: None
 ) -> None:

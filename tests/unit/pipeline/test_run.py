@@ -116,6 +116,7 @@ def test_the_same_call_again_does_nothing(world: World, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
 
 
+@pytest.mark.long
 def test_a_complete_cache_needs_no_torch_and_no_videos(world: World, tmp_path: Path) -> None:
     from strive.lab.models import lab_model_path
 

@@ -362,8 +362,15 @@ def caught_gradients(model):
     return caught
 
 
-@pytest.mark.parametrize("trainable", ["language", "all"])
-@pytest.mark.parametrize("rule", ["published", "transformers"])
+@pytest.mark.parametrize(
+    ("rule", "trainable"),
+    [
+        ("published", "all"),
+        ("transformers", "language"),
+        pytest.param("published", "language", marks=pytest.mark.long),
+        pytest.param("transformers", "all", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_without_variants_a_step_is_textbook_grpo(build, family, rule, trainable):
     """M=1, `none`, G=8: losses, KL, gradients and moved weights of two updates on a rollout.
