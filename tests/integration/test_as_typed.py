@@ -209,6 +209,7 @@ def test_links_into_blobs_are_met_by_a_message_that_names_the_option(
     assert run(place, *arguments, "--allow-outside-root").returncode == 0
 
 
+@pytest.mark.long
 def test_bad_records_are_counted_and_left_out_when_asked(place: Path, tmp_path: Path) -> None:
     rows = [row(str(n), f"Question {n}?") for n in range(2)]
     bad = [{**row(str(n), "?"), "problem_type": "open-ended"} for n in range(2, 32)]

@@ -52,7 +52,7 @@ def test_two_steps_in_bfloat16(settings, tmp_path, capsys, preset, family):
         assert line["policy/rollout_mismatch"] < line["policy/rollout_mismatch_max"] < 0.1
 
 
-@pytest.mark.parametrize("preset", ["zero0", "zero3"])
+@pytest.mark.parametrize("preset", ["zero0", pytest.param("zero3", marks=pytest.mark.long)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_reference_is_the_policy_bit_for_bit_or_refused(monkeypatch, preset, family):
     policy = load_policy(lab_model_path(family), dtype="bfloat16")

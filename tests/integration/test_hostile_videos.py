@@ -328,6 +328,7 @@ def test_the_whole_zoo_in_one_run(place: Place, tmp_path: Path) -> None:
     check_failure_rows(run)
 
 
+@pytest.mark.long
 def test_repair_of_what_can_be_repaired(place: Place, tmp_path: Path) -> None:
     bad = [entry for entry in place.entries if not entry.right.num_frames]
     run = precompute(place, [entry.video_id for entry in bad], tmp_path, "--repair")

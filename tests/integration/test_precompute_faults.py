@@ -141,6 +141,7 @@ def make_read_only(folder: Path, *, undo: bool = False) -> None:
             path.chmod(0o755 if undo else 0o555)
 
 
+@pytest.mark.long
 def test_two_on_the_same_part_at_once(world: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     scorer = ("--scorer=own:slow",)

@@ -79,6 +79,7 @@ def test_grpo_is_one_view_with_eight_answers(folder: Path) -> None:
     assert (config["num_variants"], config["num_generations"]) == (1, 8)
 
 
+@pytest.mark.long
 def test_a_dry_run_is_a_table_of_what_a_run_would_need(folder: Path) -> None:
     runs = folder / "strive-workspace" / "runs"
     before = sorted(runs.glob("*")) if runs.is_dir() else []

@@ -152,6 +152,7 @@ def test_holm_by_hand() -> None:
         s.holm([1.2])
 
 
+@pytest.mark.long
 def test_holm_is_statsmodels_of_what_was_tested() -> None:
     rng = derive_rng(10, "holm")
     for num_tests in range(1, 12):

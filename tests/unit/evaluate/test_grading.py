@@ -403,7 +403,7 @@ def cpu_seconds(text: str) -> float:
     return time.process_time() - started
 
 
-@pytest.mark.parametrize("before", ["A", "not"])
+@pytest.mark.parametrize("before", ["A", pytest.param("not", marks=pytest.mark.long)])
 def test_the_time_of_a_text_does_not_grow_with_its_square(before: str) -> None:
     cpu_seconds("B")  # the libraries that grade words are imported
     for part in LOOPS:

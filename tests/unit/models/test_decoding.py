@@ -149,6 +149,7 @@ def test_half_of_the_rows_go_at_a_time(policy: Policy, monkeypatch: pytest.Monke
     assert {after for _, after in sizes} <= {28, 14, 7, 4, 2}
 
 
+@pytest.mark.long
 def test_a_step_that_cannot_be_compiled_is_one_line(policy: Policy) -> None:
     def broken(graph: torch.fx.GraphModule, _: list[Any]) -> Callable[..., Any]:
         raise RuntimeError("no compiler here")

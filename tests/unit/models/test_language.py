@@ -202,6 +202,7 @@ def check_compiled(
     torch.testing.assert_close(ours[is_token], wanted[is_token], atol=1e-5, rtol=0)
 
 
+@pytest.mark.long
 def test_twenty_steps_of_other_sizes_are_few_graphs(backend: CountingBackend) -> None:
     """Sizes are variables of a graph: each new one would otherwise be a kernel of its own."""
     rng = np.random.default_rng(0)

@@ -116,7 +116,9 @@ def test_a_failed_file_is_tried_again_when_it_has_changed(world: World, tmp_path
     assert read_failures(open_cache(cache)) == []
 
 
-@pytest.mark.parametrize("year", [1920, 2299, 2440])
+@pytest.mark.parametrize(
+    "year", [1920, *(pytest.param(year, marks=pytest.mark.long) for year in (2299, 2440))]
+)
 def test_any_time_stamp_of_any_century(world: World, tmp_path: Path, year: int) -> None:
     cache = tmp_path / "cache"
     write_records(world.data, [question(0, "clip3.mp4"), question(1, "bad.mp4")])
@@ -134,7 +136,7 @@ def test_any_time_stamp_of_any_century(world: World, tmp_path: Path, year: int) 
     assert precompute(world.options(cache)).num_decoded == 1
 
 
-@pytest.mark.parametrize("years", [1, 8000])
+@pytest.mark.parametrize("years", [1, pytest.param(8000, marks=pytest.mark.long)])
 def test_parts_of_a_clock_that_ran_ahead_do_not_win(
     world: World, tmp_path: Path, years: int
 ) -> None:

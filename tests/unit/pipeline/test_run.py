@@ -338,6 +338,7 @@ def test_dry_run_writes_nothing(world: World, tmp_path: Path) -> None:
     assert 0.5 < summary.estimate.bytes_on_disk / real.bytes_written < 2
 
 
+@pytest.mark.long
 def test_a_dry_run_tries_cached_videos_where_none_is_to_be_decoded(
     world: World, tmp_path: Path
 ) -> None:
@@ -364,6 +365,7 @@ def test_a_dry_run_counts_videos_that_fail(world: World, tmp_path: Path) -> None
         precompute(world.options(tmp_path / "c", scorers=(broken,), dry_run=True))
 
 
+@pytest.mark.long
 def test_other_settings_make_other_keys(world: World, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     keys = {precompute(world.options(cache)).frames_key}
@@ -499,6 +501,7 @@ def test_a_file_with_another_time_stamp_is_not_decoded_again(world: World, tmp_p
     assert precompute(world.options(cache)).num_decoded == 1
 
 
+@pytest.mark.long
 def test_a_changed_file_that_fails_is_tried_once(world: World, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     precompute(world.options(cache))

@@ -69,7 +69,12 @@ def test_packets_and_pictures_of_an_ordinary_file(
 @pytest.mark.parametrize(
     ("size", "most"),
     # 64 pictures of 576x320 have 11,796,480 pixels: 28 times 848x480 = 407,040 and a rest.
-    [((48, 64), 64), ((480, 848), 28), ((720, 1280), 12), ((1080, 1920), 12)],
+    [
+        ((48, 64), 64),
+        ((480, 848), 28),
+        ((720, 1280), 12),
+        pytest.param((1080, 1920), 12, marks=pytest.mark.long),
+    ],
 )
 def test_the_check_of_large_pictures_is_shorter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], most: int
