@@ -28,11 +28,12 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# In the order of the files: the slow ones, of integration, first, so that none is left at the end.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not gpu"
 
 test-full: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 # The site of docs/, in site/; a link that leads nowhere ends it.
 docs: $(VENV)/.docs
