@@ -149,6 +149,7 @@ CACHE_COMMANDS: dict[str, Callable[..., None]] = {
 LAB_COMMANDS: dict[str, Callable[..., None]] = {
     "build": house.lab_build,
     "list": house.lab_list,
+    "claims": house.lab_claims,
 }
 
 

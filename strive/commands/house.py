@@ -103,6 +103,51 @@ def lab_build(
     show(f"{world.root}: {world.num_clips} clips, questions: {counts}")
 
 
+def lab_claims(
+    stages: Annotated[
+        list[str] | None,
+        option(
+            "Part of the plan: primary, dose, rate, compute or exploratory. Repeatable.",
+            "--stage",
+            default="primary",
+        ),
+    ] = None,
+    runs: Annotated[
+        int | None, option("At most so many runs in this call.", default="all", min=0)
+    ] = None,
+    workers: Annotated[int, option("Runs at a time.", min=1)] = 2,
+    results: Annotated[Path, option("Folder of the kept results.")] = Path("docs/lab-results"),
+    page: Annotated[Path, option("Page that is made of them.")] = Path("docs/lab-results.md"),
+    page_only: Annotated[bool, option("Make the page again and run nothing.")] = False,
+    clips: Annotated[
+        int | None, option("Fewer clips, to try the machinery.", default="2500", min=10)
+    ] = None,
+    steps: Annotated[
+        int | None, option("Fewer steps, to try the machinery.", default="150", min=2)
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """The pre-registered test of the paper's claims on the lab.
+
+    Runs that are kept are not made again: the same command goes on where it stopped.
+    """
+    from strive.experiments.claims.page import write_page
+    from strive.experiments.claims.plan import NUM_CLIPS, STEPS, left_cells
+    from strive.experiments.claims.results import read_runs
+    from strive.experiments.claims.runs import freeze, prepare_scores, run_plan
+    from strive.experiments.workspace import Workspace
+
+    cells = left_cells(stages or ["primary"], read_runs(results))[:runs]
+    if cells and not page_only:
+        # A world of its own: the demonstration's is smaller.
+        place = Workspace(find_workspace(workspace).root / "claims")
+        lab = freeze(place, results, num_clips=clips or NUM_CLIPS, steps=steps or STEPS)
+        prepare_scores(lab, cells)
+        for result in run_plan(lab, cells, workers=workers):
+            say(f"{result.cell.name}: {result.accuracy:.1%} of {result.num_questions}")
+    show(f"page: {write_page(results, page)}")
+
+
 def lab_list(as_json: JsonOption = False) -> None:
     """The lab's models, and what was measured of them."""
     from strive.lab.models import describe

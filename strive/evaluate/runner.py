@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ from strive.records import VideoFrames
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:
+    from strive.models.family import VisionFeatures
+    from strive.models.inputs import PromptInputs
     from strive.models.loading import Policy
 
 NUM_FIRST_ANSWERS = 50
@@ -61,19 +63,20 @@ def evaluate_policy(policy: Policy, asking: Asking) -> Iterator[list[Sample | Fa
     items = asking.items
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = [reader.submit(_read_batch, asking, batch) for batch in batches[:1]]
+        ahead = [reader.submit(read_batch, asking, batch) for batch in batches[:1]]
         for number, batch in enumerate(batches):
             loaded = ahead.pop().result()
             if number + 1 < len(batches):
-                ahead.append(reader.submit(_read_batch, asking, batches[number + 1]))
+                ahead.append(reader.submit(read_batch, asking, batches[number + 1]))
             pairs = zip(batch, loaded, strict=True)
             asked = [(r, video) for r, video in pairs if not isinstance(video, Failure)]
             failures = [item for item in loaded if isinstance(item, Failure)]
-            samples = _ask(policy, asked, asking) if asked else []
+            samples = ask_batch(policy, open_batch(policy, asked, asking), asking) if asked else []
             yield [*samples, *failures]
 
 
-def _read_batch(asking: Asking, items: Sequence[Item]) -> list[VideoFrames | Failure]:
+def read_batch(asking: Asking, items: Sequence[Item]) -> list[VideoFrames | Failure]:
+    """Read the frames of some questions; a video that cannot be read is a failure of each."""
     asking.source.prepare(items)
     found: list[VideoFrames | Failure] = []
     for item in items:
@@ -85,21 +88,40 @@ def _read_batch(asking: Asking, items: Sequence[Item]) -> list[VideoFrames | Fai
     return found
 
 
-def _ask(policy: Policy, asked: Sequence[tuple[Item, VideoFrames]], asking: Asking) -> list[Sample]:
-    """Write one answer to each question; returns them graded."""
-    from strive.models.decoding import Decoder
+@dataclass(frozen=True)
+class OpenedBatch:
+    """Some questions with all that a policy reads of them."""
+
+    asked: Sequence[tuple[Item, VideoFrames]]
+    prompts: Sequence[PromptInputs]
+    features: Sequence[VisionFeatures] | None = None
+    """Of a frozen tower, where they were computed before; else the policy encodes the videos."""
+
+
+def open_batch(
+    policy: Policy, asked: Sequence[tuple[Item, VideoFrames]], asking: Asking
+) -> OpenedBatch:
+    """Turn questions and their frames into model inputs."""
     from strive.models.inputs import prepare_prompts
+
+    texts = [asking.prompt(item) for item, _ in asked]
+    videos = [video for _, video in asked]
+    max_pixels = asking.config.max_pixels
+    return OpenedBatch(asked, prepare_prompts(policy, texts, videos, max_pixels=max_pixels))
+
+
+def ask_batch(policy: Policy, batch: OpenedBatch, asking: Asking) -> list[Sample]:
+    """Write one answer to each question, greedily; returns them graded."""
+    from strive.models.decoding import Decoder
     from strive.models.sampling import Sampling
 
     config = asking.config
-    texts = [asking.prompt(item) for item, _ in asked]
-    videos = [video for _, video in asked]
-    hashes = [asking.prompt_hash(item) for item, _ in asked]
-    prompts = prepare_prompts(policy, texts, videos, max_pixels=config.max_pixels)
+    hashes = [asking.prompt_hash(item) for item, _ in batch.asked]
     sampling = Sampling(num_generations=1, max_new_tokens=config.max_new_tokens)
-    completions = Decoder(policy, mode=config.decode)(prompts, sampling=sampling, greedy=True)
+    decoder = Decoder(policy, mode=config.decode)
+    completions = decoder(batch.prompts, batch.features, sampling=sampling, greedy=True)
     samples = []
-    for row, (item, video) in enumerate(asked):
+    for row, (item, video) in enumerate(batch.asked):
         indices_1K = np.arange(len(video.pts_seconds_K))[None, :]
         seen_1 = evidence_seen(indices_1K, video.pts_seconds_K, item.evidence_spans_seconds)
         sample = Sample(
@@ -109,7 +131,7 @@ def _ask(policy: Policy, asked: Sequence[tuple[Item, VideoFrames]], asking: Aski
             video_id=item.video_id,
             problem_type=item.problem_type,
             kind=item.data_source,
-            prompt=texts[row],
+            prompt=asking.prompt(item),
             solution=item.solution,
             source_index=tuple(video.source_index_K.tolist()),
             evidence_seen=None if seen_1 is None else bool(seen_1[0]),

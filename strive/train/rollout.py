@@ -142,8 +142,11 @@ def roll_out(
     sampling: Sampling,
     seed: int,
     step: int,
+    features: Sequence[VisionFeatures] | None = None,
 ) -> list[VariantRollout]:
     """Sample G completions of every variant; `sampler` writes them.
+
+    Without `features` the videos are encoded here.
 
     Completion j of variant i depends on (seed, step, question, i, j) and the weights alone.
     """
@@ -160,7 +163,8 @@ def roll_out(
             for key in keys
         ]
     )
-    features = encode_videos(policy, prompts)
+    if features is None:
+        features = encode_videos(policy, prompts)
     completions = sampler(prompts, features, sampling=sampling, uniforms_RGL=uniforms_RGL)
     return [
         VariantRollout(

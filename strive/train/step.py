@@ -94,7 +94,7 @@ def train_step(
         )
 
     # Rewards, and advantages over each question's M x G pool (Eq. 3).
-    outcomes = _judge_groups(trainer, rollouts, step, failed_reward_folder)
+    outcomes = judge_groups(trainer, rollouts, step, failed_reward_folder)
     advantages_VG = np.concatenate([outcome.advantages_MG for outcome in outcomes])
     first = processes.rank * len(rollouts)
     own_VG = torch.from_numpy(advantages_VG[first : first + len(rollouts)])
@@ -189,7 +189,7 @@ def _loss_metrics(sums_by_update: Sequence[Mapping[str, float]], beta: float) ->
 _Written = tuple[tuple[str, ...], list[list[int]], NDArray[np.bool_]]
 
 
-def _judge_groups(
+def judge_groups(
     trainer: Trainer, rollouts: Sequence[VariantRollout], step: int, failed_folder: Path | None
 ) -> list[GroupOutcome]:
     """Outcomes of all groups of the step, in order, on every process.

@@ -1,0 +1,1 @@
+"""The pre-registered test of the paper's mechanism on the lab."""

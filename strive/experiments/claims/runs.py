@@ -1,0 +1,303 @@
+"""Running the plan: the frozen lab, one run after another, and a kept result of each."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from strive import __version__
+from strive.cache.commit import commit_json
+from strive.configs.load import Given, load_config
+from strive.configs.schema import TrainConfig
+from strive.errors import ConfigError, MissingInputError
+from strive.experiments.claims.plan import (
+    ARMS,
+    NUM_CLIPS,
+    STEPS,
+    UNTRAINED,
+    WARMUPS,
+    WORLD_SEED,
+    Cell,
+    arm_values,
+    plan_digest,
+    scorers_of,
+)
+from strive.experiments.claims.results import METRICS, RunResult, pack_grades, rounded, write_run
+from strive.experiments.offline import resolve
+from strive.experiments.workspace import Workspace, ensure_lab
+from strive.lab.models import lab_model_path
+from strive.pipeline.run import precompute
+from strive.progress import show_progress
+
+if TYPE_CHECKING:
+    from strive.experiments.claims.held_out import Judge
+    from strive.models.loading import Policy
+
+PROBE_SEEDS = 2
+"""Seeds of each arm whose middle and last checkpoints are probed."""
+NUM_THREADS = 1
+"""Of each process. Part of the plan: sums of floats depend on how they are shared out."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The frozen lab of one sitting."""
+
+    workspace: Workspace
+    results: Path
+    warmups: Mapping[int, Path]
+    frozen: Mapping[str, Any]
+    """Digests of world, models and plan, as the first sitting wrote them."""
+    steps: int = STEPS
+    """Fewer only where the machinery itself is tried."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every kept result says of where it came from."""
+        packages = ("torch", "transformers", "deepspeed", "numpy")
+        return {
+            **self.frozen,
+            "commit": commit_of_code(),
+            "strive": __version__,
+            "threads": NUM_THREADS,
+            **{package: version(package) for package in packages},
+        }
+
+
+def commit_of_code() -> str:
+    """Return the commit of the source tree that this code is part of; empty where there is none."""
+    found = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return found.stdout.strip()
+
+
+def freeze(
+    workspace: Workspace, results: Path, *, num_clips: int = NUM_CLIPS, steps: int = STEPS
+) -> Lab:
+    """Build or find the world and the warm-ups, and hold them to what the first sitting froze.
+
+    Raises:
+        ConfigError: something differs from what was frozen; the kept results would not add up.
+        MissingInputError: the second warm-up is nowhere; the message says how to make it.
+    """
+    world = ensure_lab(workspace, num_clips=num_clips, seed=WORLD_SEED)
+    warmups = {warmup: warmup_folder(results, warmup) for warmup in WARMUPS}
+    found = {
+        "plan": plan_digest(),
+        "world": world.content_hash[:16],
+        "num_clips": world.num_clips,
+        "steps": steps,
+        "scorer": _digest(lab_model_path("siglip2") / "open_clip_model.safetensors"),
+        **{f"warmup_{n}": _digest(folder / "model.safetensors") for n, folder in warmups.items()},
+    }
+    path = results / "frozen.json"
+    if path.is_file():
+        frozen = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in found.items():
+            if frozen.get(key) != value:
+                raise ConfigError(
+                    f"{path} froze {key}={frozen.get(key)} and this call has {value}; results of "
+                    "the two do not add up: give another --results folder for another plan"
+                )
+    else:
+        results.mkdir(parents=True, exist_ok=True)
+        commit_json(path, {**found, "date": time.strftime("%Y-%m-%d")})
+    return Lab(workspace, results, warmups, found, steps)
+
+
+def warmup_folder(results: Path, warmup: int) -> Path:
+    """The folder of a warm-up: 0 ships with the package, the others lie beside the results.
+
+    Raises:
+        MissingInputError: it is not there.
+    """
+    if warmup == 0:
+        return lab_model_path("qwen2_5_vl")
+    folder = results / f"warmup-{warmup}"
+    if not (folder / "model.safetensors").is_file():
+        raise MissingInputError(
+            f"no warm-up {warmup} at {folder}; make it, from a checkout, with: python -m recipes "
+            f"qwen2_5_vl --seed {warmup} --out {folder}"
+        )
+    return folder
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def prepare_scores(lab: Lab, cells: Sequence[Cell]) -> None:
+    """Make the frames and the scores that some runs and the judging read."""
+    scorers = tuple(dict.fromkeys([*scorers_of(list(cells)), *scorers_of(PROBED)]))
+    precompute(resolve(lab.workspace, Given(options={"scorers": scorers})))
+
+
+PROBED = [Cell("strive", 0, 0), Cell("strive_permuted", 0, 0)]
+"""Arms whose scores the judging reads, whatever runs."""
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=len(WARMUPS))
+def _open_judge(folder: Path, workspace: Workspace) -> "tuple[Policy, Judge]":
+    """Open a warm-up and everything that its policies are judged by, once a process."""
+    from strive.experiments.claims.held_out import Judge
+    from strive.models.loading import load_policy
+
+    start = load_policy(str(folder), dtype="float32", device="cpu")
+    return start, Judge(start, workspace)
+
+
+def run_cell(cell: Cell, lab: Lab) -> RunResult:
+    """Train one cell and judge its last checkpoint; a run that was stopped goes on."""
+    from strive.models.loading import load_policy
+    from strive.train.loop import train
+
+    start, judge = _open_judge(lab.warmups[cell.warmup], lab.workspace)
+    if cell.arm == UNTRAINED:
+        return _judged(cell, lab, start, judge, {}, judge.probe(start, "start"), 0.0)
+    run_dir = lab.workspace.root / "runs" / cell.name
+    middle = run_dir / "probe-middle.json"
+    evaluations = count()
+
+    def probe_middle(policy: "Policy", _: Any) -> dict[str, float]:
+        # Before the first step, in the middle and at the end. A run goes on from its checkpoint in
+        # the middle, which is written after this, or from the start.
+        if next(evaluations) == 1 and not middle.is_file():
+            commit_json(middle, {"rows": judge.probe(policy, "middle")})
+        return {}
+
+    began = time.perf_counter()
+    if not (run_dir / "final").is_dir():
+        is_probed = cell.seed < PROBE_SEEDS
+        train(
+            cell_config(cell, lab, is_probed=is_probed),
+            run_dir=run_dir,
+            resume=run_dir.is_dir(),
+            evaluate_held_out=probe_middle if is_probed else None,
+        )
+    seconds = time.perf_counter() - began
+    policy = load_policy(str(run_dir / "final"), dtype="float32", device="cpu")
+    probe = []
+    if cell.seed < PROBE_SEEDS:
+        probe = [*json.loads(middle.read_text())["rows"], *judge.probe(policy, "final")]
+    result = _judged(cell, lab, policy, judge, _read_curves(run_dir), probe, seconds)
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    return result
+
+
+def cell_config(cell: Cell, lab: Lab, *, is_probed: bool = False) -> TrainConfig:
+    """The whole configuration of one run."""
+    values = arm_values(ARMS[cell.arm])
+    steps = values["steps"] * lab.steps // STEPS
+    options = {
+        **values,
+        "steps": steps,
+        "seed": cell.seed,
+        "model": str(lab.warmups[cell.warmup]),
+        "data": (lab.workspace.lab / "train.jsonl",),
+        "cache": lab.workspace.lab_cache,
+        "held_out": (lab.workspace.lab / "held_out.jsonl",),
+        "checkpoint_every": max(1, steps // 2),
+        "evaluate_every": max(1, steps // 2) if is_probed else 0,
+        "keep_best": False,
+        "loggers": (),
+        "dtype": "float32",
+    }
+    return load_config(TrainConfig, ["lab_strive"], options=options)
+
+
+def _judged(
+    cell: Cell,
+    lab: Lab,
+    policy: "Policy",
+    judge: "Judge",
+    curves: Mapping[str, Sequence[float | None]],
+    probe: Sequence[Mapping[str, Any]],
+    train_seconds: float,
+) -> RunResult:
+    began = time.perf_counter()
+    correct_Q, blind_Q = judge.grades(policy, "uniform"), judge.grades(policy, "blank")
+    agreement = judge.agreement(policy)
+    return RunResult(
+        arm=cell.arm,
+        warmup=cell.warmup,
+        seed=cell.seed,
+        accuracy=float(correct_Q.mean()),
+        blind_accuracy=float(blind_Q.mean()),
+        agreement=agreement,
+        correct=pack_grades(correct_Q.tolist()),
+        num_questions=len(correct_Q),
+        curves=curves,
+        probe=probe,
+        seconds={
+            "train": round(train_seconds, 1),
+            "judge": round(time.perf_counter() - began, 1),
+        },
+        about=lab.about,
+    )
+
+
+def _read_curves(run_dir: Path) -> dict[str, list[float | None]]:
+    """The kept metrics of a run by step; the deviation of accuracies comes from its completions."""
+    import polars as pl
+
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    groups = (
+        pl.scan_parquet(sorted((run_dir / "completions.parquet").glob("*.parquet")))
+        .group_by("step", "question_id")
+        .agg(pl.col("reward_accuracy").std(ddof=1))
+        .group_by("step")
+        .agg(pl.col("reward_accuracy").mean())
+        .sort("step")
+        .collect()
+    )
+    deviations = dict(groups.iter_rows())
+    curves = {name: [rounded(line.get(name)) for line in lines] for name in METRICS}
+    curves["group/accuracy_std"] = [rounded(deviations[line["step"]]) for line in lines]
+    return curves
+
+
+# --- many runs ----------------------------------------------------------------------------------
+
+
+def run_plan(lab: Lab, cells: Sequence[Cell], *, workers: int) -> Iterator[RunResult]:
+    """Run cells, `workers` at a time, and keep each result as it comes.
+
+    A worker is a process of its own and serves many runs: its imports, the test questions and what
+    the vision tower sees of them are there once.
+    """
+    # Read by the workers when they import torch; this process computes nothing.
+    os.environ["OMP_NUM_THREADS"] = str(NUM_THREADS)
+    with (
+        show_progress("claims", len(cells), "runs") as progress,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+    ):
+        running: dict[Future[RunResult], Cell] = {
+            pool.submit(run_cell, cell, lab): cell for cell in cells
+        }
+        try:
+            for future in as_completed(running):
+                result = future.result()
+                write_run(lab.results, result)
+                progress.note(f"{result.cell.name}: {result.accuracy:.1%}")
+                progress.advance()
+                yield result
+        except BaseException:
+            # What is running ends with its run; what has not begun does not begin.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

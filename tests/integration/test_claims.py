@@ -1,0 +1,101 @@
+"""The lab's test end to end on few clips and steps: kept, stopped, gone on with, and equal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strive.errors import ConfigError
+from strive.experiments.claims.plan import Cell
+from strive.experiments.claims.results import RunResult, read_runs
+from strive.experiments.claims.runs import freeze, prepare_scores, run_cell
+from strive.experiments.evaluating import evaluate_on_lab
+from strive.experiments.workspace import Workspace
+from strive.lab.models import lab_model_path
+
+pytestmark = pytest.mark.long
+CLIPS, STEPS = 100, 4
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("claims") / "lab-results"
+    # The second warm-up stands for itself: the shipped weights under another digest do not matter.
+    (folder / "warmup-1").mkdir(parents=True)
+    for file in lab_model_path("qwen2_5_vl").iterdir():
+        (folder / "warmup-1" / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workspace(results: Path) -> Path:
+    return results.parent / "workspace"
+
+
+def command(results: Path, workspace: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "strive.cli", "lab", "claims", "--results", str(results),
+        "--page", str(results.with_suffix(".md")), "--workspace", str(workspace),
+        "--clips", str(CLIPS), "--steps", str(STEPS), *more,
+    ]  # fmt: skip
+
+
+def numbers(result: RunResult) -> dict[str, Any]:
+    """All of a result that must not depend on how it came about."""
+    return {key: value for key, value in asdict(result).items() if key not in ("seconds", "about")}
+
+
+def test_runs_add_up_over_calls_and_kills(results: Path, workspace: Path) -> None:
+    # Killed with a run or two kept; the same command goes on, two at a time.
+    process = subprocess.Popen(command(results, workspace, "--runs=5"), start_new_session=True)
+    until = time.monotonic() + 240
+    while time.monotonic() < until and len(list(results.glob("runs/*.json"))) < 3:
+        time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = read_runs(results)
+    assert 3 <= len(kept) < 5
+    stamps = {path: path.stat().st_mtime_ns for path in results.glob("runs/*.json")}
+    subprocess.run(command(results, workspace, f"--runs={5 - len(kept)}"), check=True)
+    found = read_runs(results)
+    order = [Cell("untrained", 0, 0), Cell("untrained", 1, 0), Cell("grpo", 0, 0)]
+    assert sorted(found) == sorted([*order, Cell("grpo_random", 0, 0), Cell("importance_m1", 0, 0)])
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    # The two warm-ups hold the same weights here.
+    first, second = (numbers(found[Cell("untrained", w, 0)]) for w in (0, 1))
+    assert {**second, "warmup": 0} == first
+    assert "5 of" not in results.with_suffix(".md").read_text().partition("## The three")[2]
+    assert "| primary | 7 | 3 of 112 |" in results.with_suffix(".md").read_text()
+
+
+def test_a_run_alone_is_the_run_of_the_plan(
+    results: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = freeze(Workspace(workspace / "claims"), results, num_clips=CLIPS, steps=STEPS)
+    cell = Cell("grpo", 0, 0)
+    # In this process, into another folder, after another run.
+    other = Workspace(tmp_path)
+    tmp_path.joinpath("lab").symlink_to(lab.workspace.lab)
+    alone = type(lab)(other, results, lab.warmups, lab.frozen, lab.steps)
+    prepare_scores(alone, [cell])
+    run_cell(Cell("untrained", 0, 0), alone)
+    result = run_cell(cell, alone)
+    assert numbers(result) == json.loads(json.dumps(numbers(read_runs(results)[cell])))
+    # `evaluate` gives the same grades.
+    outs = evaluate_on_lab(tmp_path / "runs" / cell.name / "final", other, tmp_path / "out",
+                           ["uniform", "blank"])  # fmt: skip
+    for mode, accuracy in (("uniform", result.accuracy), ("blank", result.blind_accuracy)):
+        stored = json.loads((outs[mode] / "results.json").read_text())
+        assert stored["overall"]["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+
+
+def test_another_world_is_refused(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="world"):
+        freeze(Workspace(tmp_path), results, num_clips=CLIPS + 1, steps=STEPS)
