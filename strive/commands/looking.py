@@ -289,9 +289,16 @@ def search(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Run folders.")],
     html: Annotated[Path, option("The page to write.")] = Path("report.html"),
+    figures: Annotated[
+        Path | None,
+        option("Also write every chart as PNG and PDF.", default="none", metavar="DIR"),
+    ] = None,
 ) -> None:
-    """Training curves of several runs side by side (Fig. 3)."""
-    from strive.report.dynamics import render_dynamics_page
+    """Training curves side by side (Fig. 3), seeds as bands.
+
+    Runs that differ in their seed alone are one arm.
+    """
+    from strive.report.dynamics import render_dynamics_page, write_figures
     from strive.report.pages import write_page
     from strive.report.runs import read_runs
     from strive.report.tables import print_runs
@@ -299,6 +306,8 @@ def report(
     loaded = read_runs(runs)
     print_runs(loaded, make_console())
     say(f"wrote {write_page(html, render_dynamics_page(loaded))}")
+    if figures is not None:
+        say(f"wrote {len(write_figures(loaded, figures))} figures to {figures}")
 
 
 # --- what a search looks like --------------------------------------------------------------------

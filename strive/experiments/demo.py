@@ -107,7 +107,8 @@ def run_demo(
     print_evaluations(evaluations, console)
     console.print(
         "One seed of tiny models on synthetic clips: it shows that the way works. It cannot tell "
-        "GRPO and STRIVE apart, and says nothing about 7B accuracy.",
+        "GRPO and STRIVE apart, and says nothing about 7B accuracy. What was registered beforehand "
+        "to tell them apart is in docs/lab-results.md.",
         soft_wrap=True,
     )
     page = write_page(html, _page(workspace, runs, evaluations, seconds, num_clips, seed))

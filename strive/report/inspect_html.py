@@ -12,6 +12,7 @@ import numpy as np
 
 from strive.answers import extract_answer_or_text
 from strive.files import plain_json
+from strive.records import Record, VideoFacts
 from strive.report.inspect import (
     DatasetSummary,
     QuestionView,
@@ -39,18 +40,37 @@ def render_inspect_page(
 
 def question_section(source: ScoreSource, view: QuestionView) -> dict[str, Any]:
     """Everything that the template `question.html.j2` needs for one question."""
-    record = view.record
-    gold = extract_answer_or_text(record.solution)
-    return {
+    return asked(view.record) | {
         "view": view,
         "stats": view.stats,
-        "record": record,
-        "gold": gold,
-        "options": [(option, option.startswith(gold)) for option in record.options],
         "frames": frame_cells(source, view),
         "chart": chart_geometry(view),
         "data": page_data(view),
         "metadata": _metadata(source, view),
+    }
+
+
+def asked(record: Record) -> dict[str, Any]:
+    """What the template shows of a question itself."""
+    gold = extract_answer_or_text(record.solution)
+    options = [(option, option.startswith(gold)) for option in record.options]
+    return {"record": record, "gold": gold, "options": options}
+
+
+def frame_cell(
+    video: VideoFacts, index: int, jpeg: bytes, *, is_evidence: bool, facts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One frame as the template's macro `frame_cell` shows it; `facts` go into its title."""
+    seconds = float(video.pts_seconds_F[index])
+    title = [f"frame {index}", f"{seconds:.2f} s", f"source frame {video.source_index_F[index]}"]
+    return {
+        "index": index,
+        "title": " · ".join([*title, *facts]),
+        "uri": data_uri(jpeg),
+        "seconds": seconds,
+        "evidence": is_evidence,
+        "probability": None,
+        "variants": (),
     }
 
 
@@ -59,18 +79,19 @@ def frame_cells(source: ScoreSource, view: QuestionView) -> list[dict[str, Any]]
     frames_FHWC = source.frames.read(view.record.video_id, range(view.video.num_frames))
     picked = [set(row.tolist()) for row in view.picks_MK]
     return [
-        {
-            "index": index,
-            "title": (
-                f"frame {index} · {view.video.pts_seconds_F[index]:.2f} s · source frame "
-                f"{view.video.source_index_F[index]} · score {view.scores_F[index]:.4f} · "
-                f"P {view.probabilities_F[index]:.3f}"
+        frame_cell(
+            view.video,
+            index,
+            thumbnail(frame_HWC),
+            is_evidence=view.evidence_F is not None and bool(view.evidence_F[index]),
+            facts=(
+                f"score {view.scores_F[index]:.4f}",
+                f"P {view.probabilities_F[index]:.3f}",
             ),
-            "uri": data_uri(thumbnail(frame_HWC)),
-            "seconds": float(view.video.pts_seconds_F[index]),
+        )
+        | {
             "probability": float(view.probabilities_F[index]),
             "variants": [m for m, row in enumerate(picked) if index in row],
-            "evidence": view.evidence_F is not None and bool(view.evidence_F[index]),
         }
         for index, frame_HWC in enumerate(frames_FHWC)
     ]

@@ -14,6 +14,9 @@ from strive.errors import CheckpointError
 from strive.files import whole_lines
 from strive.statistics import log_deviation
 
+CACHE_KEYS = ("frames_key", "scorer_key")
+"""What a run found in its cache that changes its numbers; `config.json` has it under `data`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
@@ -23,19 +26,6 @@ class Curve:
     values: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One completion of the last step of a run."""
-
-    step: int
-    question_id: str
-    variant: int
-    text: str
-    reward: float
-    advantage: float
-    evidence_seen: bool | None
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One training run as it lies on disk."""
@@ -43,11 +33,13 @@ class Run:
     name: str
     path: Path
     config: dict[str, Any]
+    """The resolved configuration and, of `CACHE_KEYS`, what it was found to mean."""
     curves: dict[str, Curve]
     num_steps: int
     accuracy_by_evidence: dict[str, float]
     """Mean accuracy reward of completions whose variant saw the evidence, and missed it."""
-    examples: tuple[Example, ...]
+    completions: tuple[Path, ...]
+    """The Parquet files of its completions, by step."""
 
     def mean(self, metric: str, *, first: float = 0.0, last: float = 1.0) -> float:
         """Mean of a metric over a part of the run, given as fractions of its steps."""
@@ -90,15 +82,17 @@ def read_run(path: Path, name: str | None = None) -> Run:
     held_out = _curves(_lines(path / "held_out.jsonl"))
     curves.update({f"held_out/{metric}": curve for metric, curve in held_out.items()})
     steps = [curve.steps.max() for curve in curves.values() if len(curve.steps)]
-    by_evidence, examples = _completions(path / "completions.parquet")
+    found = about.get("data", {})
+    completions = tuple(sorted((path / "completions.parquet").glob("*.parquet")))
     return Run(
         name=name or path.name,
         path=path,
-        config=dict(about.get("config", about)),
+        config=dict(about.get("config", about))
+        | {key: found[key] for key in CACHE_KEYS if key in found},
         curves=curves,
         num_steps=int(max(steps, default=0)),
-        accuracy_by_evidence=by_evidence,
-        examples=examples,
+        accuracy_by_evidence=_accuracy_by_evidence(completions),
+        completions=completions,
     )
 
 
@@ -147,38 +141,21 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     }
 
 
-_NUM_EXAMPLES = 4
-
-
-def _completions(folder: Path) -> tuple[dict[str, float], tuple[Example, ...]]:
-    """Accuracy by what the variant saw, and some completions of the last step."""
-    parts = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+def _accuracy_by_evidence(parts: Sequence[Path]) -> dict[str, float]:
     if not parts:
-        return {}, ()
+        return {}
     import polars as pl
 
     table = pl.scan_parquet(parts)
-    columns = table.collect_schema().names()
-    by_evidence: dict[str, float] = {}
-    if "reward_accuracy" in columns:
-        grouped = (
-            table.filter(pl.col("evidence_seen").is_not_null())
-            .group_by("evidence_seen")
-            .agg(pl.col("reward_accuracy").mean())
-            .collect()
-        )
-        by_evidence = {
-            "seen" if seen else "missed": float(value) for seen, value in grouped.iter_rows()
-        }
-    last = pl.read_parquet(parts[-1])
-    rows = last.filter(pl.col("step") == last["step"].max()).unique(
-        ["question_id", "variant"], keep="first", maintain_order=True
+    if "reward_accuracy" not in table.collect_schema().names():
+        return {}
+    grouped = (
+        table.filter(pl.col("evidence_seen").is_not_null())
+        .group_by("evidence_seen")
+        .agg(pl.col("reward_accuracy").mean())
+        .collect()
     )
-    examples = tuple(
-        Example(**{field: row[field] for field in Example.__dataclass_fields__})
-        for row in rows.head(_NUM_EXAMPLES).to_dicts()
-    )
-    return by_evidence, examples
+    return {"seen" if seen else "missed": float(value) for seen, value in grouped.iter_rows()}
 
 
 DRAW_KEYS = (
@@ -201,14 +178,3 @@ def accuracy_note(runs: Sequence[Run]) -> str | None:
         "show more of the evidence make questions easier without a better policy. Compare "
         "held-out accuracy, or evaluations of both policies (strive-cli compare)."
     )
-
-
-def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Return the configuration keys that are not the same in all runs, with each run's value."""
-    keys = sorted({key for run in runs for key in run.config})
-    rows = []
-    for key in keys:
-        values = [json.dumps(run.config.get(key)) for run in runs]
-        if len(set(values)) > 1:
-            rows.append((key, values))
-    return rows

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from strive.report.dynamics import GRID, INK, dynamics_values, figure_svg, new_axes
+from strive.report.arms import group_arms
+from strive.report.dynamics import PAGE, dynamics_values, figure_svg, new_axes
 from strive.report.format import number, percent, titled_table
 from strive.report.pages import render_page
 from strive.report.runs import Run, accuracy_note
@@ -113,7 +114,7 @@ def render_demo_page(
     """
     return render_page(
         "demo.html.j2",
-        **dynamics_values(runs),
+        **dynamics_values(group_arms(runs)),
         headers=EVALUATION_HEADERS,
         evaluations=evaluation_rows(evaluations),
         plot=_accuracy_plot(evaluations) if evaluations else "",
@@ -134,14 +135,14 @@ def _accuracy_plot(models: Sequence[EvaluatedModel]) -> str:
         value = score["accuracy_percent"]
         low = value if score["low"] is None else score["low"]
         high = value if score["high"] is None else score["high"]
-        axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", color=INK)
+        axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", color=PAGE.ink)
     # Names of models are text, also where they hold a dollar.
     axes.set_yticks(range(len(models)), [model.name for model in models], parse_math=False)
     axes.set_ylim(len(models) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter("{x:.0f} %")
     axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.grid(axis="x", color=PAGE.grid, linewidth=0.8)
     return figure_svg(axes.figure, "accuracy with 95 % intervals")
 
 

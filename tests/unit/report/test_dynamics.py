@@ -14,7 +14,7 @@ from strive.errors import CheckpointError, ConfigError
 from strive.report import inspect, inspect_html
 from strive.report.dynamics import figure_svg, line_chart, render_dynamics_page, smooth
 from strive.report.format import markdown_table
-from strive.report.runs import Curve, accuracy_note, config_differences, read_run, read_runs
+from strive.report.runs import Curve, accuracy_note, read_run, read_runs
 from strive.report.tables import (
     EvaluatedModel,
     change_text,
@@ -92,7 +92,7 @@ def test_reading_a_run(tmp_path: Path) -> None:
     assert run.grad_norm_log_deviation == pytest.approx(np.std(logs, ddof=1))
     assert run.curves["held_out/accuracy"].values.tolist() == [0.5, 0.6]
     assert run.accuracy_by_evidence == pytest.approx({"seen": 1.0, "missed": 0.25})
-    assert len(run.examples) == 4 and run.examples[0].text == "<think>0</think>"
+    assert [file.name for file in run.completions] == ["part-000001.parquet"]
 
 
 def test_a_run_that_has_just_started(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_run_that_has_just_started(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"config": {}}')
     run = read_run(folder)
-    assert run.num_steps == 0 and run.curves == {} and run.examples == ()
+    assert run.num_steps == 0 and run.curves == {} and run.completions == ()
     page = render_dynamics_page([run])
     assert "young" in page
     with pytest.raises(CheckpointError, match="no run at"):
@@ -115,13 +115,6 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     assert [run.name for run in read_runs(paths)] == ["grpo/seed-0", "strive/seed-0"]
 
 
-def test_config_differences(tmp_path: Path) -> None:
-    runs = read_runs(
-        [write_run(tmp_path / "a", seed=1), write_run(tmp_path / "b", seed=1, grouping="joint")]
-    )
-    assert config_differences(runs) == [("grouping", ["null", '"joint"'])]
-
-
 def test_dynamics_page(tmp_path: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>"
     runs = [read_run(write_run(tmp_path / "a")), read_run(write_run(tmp_path / "b"), hostile)]
@@ -133,7 +126,7 @@ def test_dynamics_page(tmp_path: Path) -> None:
     faint = re.findall(r"stroke: (var\(--c\d\)); stroke-opacity: 0.28", page)
     assert faint.count("var(--c0)") == faint.count("var(--c1)") == 5 and len(faint) == 10
     assert "nan" not in page.lower() and "<script" not in page
-    with pytest.raises(ConfigError, match="7 runs given"):
+    with pytest.raises(ConfigError, match="7 arms given"):
         render_dynamics_page(runs[:1] * 7)
 
 
@@ -145,7 +138,7 @@ def test_smooth_against_its_definition() -> None:
 
 def test_a_single_spike_does_not_flatten_a_chart() -> None:
     values = np.concatenate([np.random.default_rng(0).random(3000), [500.0]])
-    axes = line_chart("n", [(0, Curve(np.arange(3001.0), values))])
+    axes = line_chart("n", [(0, [Curve(np.arange(3001.0), values)])])
     assert axes.get_ylim() == (0, 1.5) and axes.get_xlim() == (0, 3000)
     svg = figure_svg(axes.figure, "loss & more")
     assert svg.startswith('<svg role="img" aria-label="loss &amp; more"') and len(svg) < 200_000
@@ -155,7 +148,7 @@ def test_a_single_spike_does_not_flatten_a_chart() -> None:
 def test_flat_curves_have_an_axis_with_zero(value: float) -> None:
     curve = Curve(np.arange(20.0), np.full(20, value))
     for is_share in (False, True) if value >= 0 else (False,):
-        low, high = line_chart("n", [(0, curve)], is_share=is_share).get_ylim()
+        low, high = line_chart("n", [(0, [curve])], is_share=is_share).get_ylim()
         assert low <= min(0, value) and high >= max(0, value) and low < high
         assert not is_share or (low, high) == (0, 1)
 
@@ -170,6 +163,9 @@ def test_demo_page(tmp_path: Path, cache: Path) -> None:
     runs = [read_run(write_run(tmp_path / "strive"))]
     page = render_demo_page(runs, models, [section], facts=[("scorer", "AUC <0.9>")])
     assert "It says nothing about 7B accuracy" in page
+    # The page ends with what one seed cannot say.
+    assert "<code>docs/lab-results.md</code>" in page[page.index("What one seed cannot say") :]
+    assert page.index("What one seed cannot say") > page.index('class="card question"')
     assert "+3.2 (+1.0 to +5.4)" in page and "48.0 ± 1.5" in page
     assert "<b>colour</b>" not in page and "AUC &lt;0.9&gt;" in page
     assert "<script>alert" not in page
