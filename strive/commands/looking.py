@@ -27,7 +27,7 @@ from strive.commands.common import (
 )
 from strive.errors import ConfigError
 from strive.files import plain_json
-from strive.report.format import COMPACT, replace_section, titled_table
+from strive.report.format import COMPACT, count_of, replace_section, titled_table
 
 if TYPE_CHECKING:
     from strive.search.nearest import DuplicateReport, SearchResult
@@ -307,7 +307,7 @@ def report(
     print_runs(loaded, make_console())
     say(f"wrote {write_page(html, render_dynamics_page(loaded))}")
     if figures is not None:
-        say(f"wrote {len(write_figures(loaded, figures))} figures to {figures}")
+        say(f"wrote {count_of(len(write_figures(loaded, figures)), 'file')} to {figures}")
 
 
 # --- what a search looks like --------------------------------------------------------------------

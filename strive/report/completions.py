@@ -144,7 +144,7 @@ def compare_completions(arms: Sequence[Arm], *, count: int = NUM_QUESTIONS) -> C
         (number, arms[number].name, runs[common[0]] if common else next(iter(runs.values())))
         for number, runs in with_texts
     ]
-    tables = [pl.scan_parquet(run.completions).select(COLUMNS) for _, _, run in chosen]
+    tables = [pl.scan_parquet(list(run.completions)).select(COLUMNS) for _, _, run in chosen]
     questions = choose_questions([_asked_at(table) for table in tables], count)
     pictures = _Pictures()
     shown = []
@@ -167,6 +167,8 @@ def compare_completions(arms: Sequence[Arm], *, count: int = NUM_QUESTIONS) -> C
     notes = pictures.notes()
     if len(chosen) > 1 and shown and len(questions[0][1]) == 1:
         notes = ("No question was asked of all arms: each shows one of its own.", *notes)
+    if any(len(set(steps.values())) > 1 for _, steps in questions):
+        notes = ("The arms were never asked one question at one step: steps differ.", *notes)
     if any(run.config.get("spatial") for _, _, run in chosen):
         notes = (*notes, "Frames are shown as cached, without the spatial augmentation.")
     return Completions(tuple(shown), notes)

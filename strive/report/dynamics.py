@@ -44,9 +44,7 @@ FURTHER = (
 
 SHARES = ("fraction", "share", "agreement", "evidence_seen", "accuracy")
 """How the names of metrics end that lie in [0, 1]."""
-BAND_CAPTION = (
-    "line: mean of the seeds, each smoothed; band: from the lowest to the highest of them"
-)
+BAND_CAPTION = "line: mean of the seeds, each smoothed; band: lowest to highest seed"
 FEW_POINTS = 12
 """Curves of fewer points are drawn as they are, with dots."""
 
@@ -146,7 +144,8 @@ class Palette:
 
 
 PAPER = Palette(COLOURS, "#5d6670", "#d9dcdf")
-PAGE = Palette(tuple(f"#0000{number:02x}" for number in range(MAX_ARMS)), "#0000f0", "#0000f1")
+# Not #000000: an SVG writer leaves out black fills, which are the default.
+PAGE = Palette(tuple(f"#0000{n:02x}" for n in range(1, MAX_ARMS + 1)), "#0000f0", "#0000f1")
 STYLE = {colour: f"var(--c{number})" for number, colour in enumerate(PAGE.arms)}
 STYLE |= {PAGE.ink: "var(--soft)", PAGE.grid: "var(--line)"}
 """A page has a light and a dark dress: what is drawn in these colours takes those of its style."""

@@ -146,7 +146,7 @@ def _accuracy_by_evidence(parts: Sequence[Path]) -> dict[str, float]:
         return {}
     import polars as pl
 
-    table = pl.scan_parquet(parts)
+    table = pl.scan_parquet(list(parts))
     if "reward_accuracy" not in table.collect_schema().names():
         return {}
     grouped = (

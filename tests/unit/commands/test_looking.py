@@ -1,4 +1,4 @@
-"""`inspect-scores --compare` and `score-quality` as typed."""
+"""`inspect-scores --compare`, `score-quality` and `report` as typed."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from strive.errors import ConfigError, UnknownNameError
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from report.conftest import write_cache
+from report.test_arms import write_run
 from report.test_compare import add_scorer
 
 
@@ -61,3 +62,12 @@ def test_score_quality(cache: Path, tmp_path: Path) -> None:
         "siglip2": 1.0,
         "contrary": 0.0,
     }
+
+
+def test_report_shows_seeds_as_one_arm_and_leaves_figures(tmp_path: Path) -> None:
+    runs = [str(write_run(tmp_path / f"strive-{seed}", seed=seed)) for seed in (0, 1)]
+    page, figures = tmp_path / "report.html", tmp_path / "figures"
+    text = run("report", *runs, "--html", str(page), "--figures", str(figures))
+    assert "strive-0" in text and "strive-1" in text
+    assert "strive (seeds 0, 1)" in page.read_text()
+    assert {path.suffix for path in figures.iterdir()} == {".png", ".pdf"}

@@ -122,9 +122,8 @@ def test_each_seed_is_smoothed_before_the_band() -> None:
 def test_the_page_takes_more_runs_than_it_has_colours(tmp_path: Path) -> None:
     runs = [*seeds_of(tmp_path, "grpo", *range(7)), *seeds_of(tmp_path, "strive", 0, 1)]
     page = render_dynamics_page(runs)
-    assert (
-        "grpo (seeds 0, 1, 2, 3, 4, 5, 6)" in page and "from the lowest to the highest seed" in page
-    )
+    assert "grpo (seeds 0, 1, 2, 3, 4, 5, 6)" in page
+    assert "from the lowest to the highest seed" in page
     assert '<td>seed</td><td class="wrap">0, 1, 2, 3, 4, 5, 6</td>' in page
     assert "fill: var(--c0); fill-opacity: 0.2" in page and "A single run:" not in page
     single = render_dynamics_page(runs[:1])
@@ -132,7 +131,9 @@ def test_the_page_takes_more_runs_than_it_has_colours(tmp_path: Path) -> None:
 
 
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
-    runs = [*seeds_of(tmp_path, "a $5", 0, 1), *seeds_of(tmp_path, "b", 0)]
+    seeds = ((0, (0.25, 0.5)), (1, (0.75, 1.0)))
+    runs = [read_run(write_run(tmp_path / f"a $5 {s}", values, seed=s)) for s, values in seeds]
+    runs += seeds_of(tmp_path, "b", 0)
     names = ["group-reward_std.png", "group-reward_std.pdf"]
     png, pdf = write_figures(runs, tmp_path / "deep" / "figures")
     assert [png.name, pdf.name] == names

@@ -123,6 +123,18 @@ def test_a_relative_cache_is_found_from_the_run_upwards(tmp_path: Path, cache: P
     assert found.notes == () and len(found.questions[0].arms[0].variants[0].frames) == 1
 
 
+def test_steps_that_differ_are_said(tmp_path: Path, cache: Path) -> None:
+    runs = [
+        write_run(
+            tmp_path / str(step), str(cache), [row(step, "1", 0, [0], "x")], spatial=step == 2
+        )
+        for step in (1, 2)
+    ]
+    found = compare_completions(group_arms(runs))
+    assert [arm.step for arm in found.questions[0].arms] == [1, 2]
+    assert "steps differ" in found.notes[0]
+
+
 def test_arms_that_share_no_question_say_so(tmp_path: Path, cache: Path) -> None:
     runs = [
         write_run(tmp_path / name, str(cache), [row(1, name, 0, [0], "x")], spatial=name == "1")
