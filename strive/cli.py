@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from strive import __version__
 from strive.commands import (
+    ablating,
     caches,
     comparing,
     configs,
@@ -124,7 +125,11 @@ lab_app = typer.Typer(
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Offline": {"precompute": offline.precompute},
-    "Train": {"train": training.train, "presets": configs.presets},
+    "Train": {
+        "train": training.train,
+        "ablate": ablating.ablate,
+        "presets": configs.presets,
+    },
     "Evaluate": {
         "evaluate": evaluating.evaluate,
         "compare": comparing.compare,

@@ -7,8 +7,9 @@ import math
 import os
 import re
 import secrets
+import time
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -172,6 +173,7 @@ def drop_torn_line(path: Path) -> None:
 
 # Of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_SECONDS_BETWEEN_TRIES = 0.2
 
 
 def try_lock(descriptor: int) -> bool | None:
@@ -187,6 +189,30 @@ def try_lock(descriptor: int) -> bool | None:
         if error.errno not in _NO_LOCKS:
             raise
         return None
+
+
+@contextmanager
+def wait_for_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Be the only process or thread with this lock file while the block runs, after any other.
+
+    `on_wait` is called each time another one has it; what it raises ends the waiting. A file system
+    without locks keeps nobody out. The file stays.
+
+    Raises:
+        DiskError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise disk_error(path, error, "--workspace") from error
+    try:
+        while try_lock(descriptor) is False:
+            on_wait()
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # --- JSON ----------------------------------------------------------------------------------------

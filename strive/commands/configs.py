@@ -60,6 +60,7 @@ def configured(
     schema: type[Config],
     options: Mapping[Any, str],
     *,
+    beside: tuple[type[Config], str] | None = None,
     choices: Mapping[str, str] | None = None,
     config_help: str = "YAML file. Repeatable, later ones win.  \\[default: none]",
     word_help: str = "With --keys: a word.",
@@ -67,11 +68,13 @@ def configured(
     """Give a command `--config`, `--set`, `--keys` and the options that are keys of its schema.
 
     The command is called with a `Given`, what this call says of its configuration, and with its own
-    options by name; `workspace` is the last of them, and `as_json` is one.
+    options by name; `workspace` is the last of them, and `as_json` is one. Options of a schema
+    `beside` its own stand among the `options` of the `Given`.
 
     Args:
         schema: the configuration of the command.
         options: the keys that are options, in the order of the help, by panel (None: the first).
+        beside: a schema of another command that this one calls, and keys of it that are options.
         choices: stands for `{choices}` in the help of a key whose names are entries of a dict.
         config_help: the help of `--config`.
         word_help: the help of the argument that goes with `--keys`.
@@ -83,6 +86,13 @@ def configured(
             for panel, names in options.items()
             for key in names.split()
         ]
+        if beside is not None:
+            other, names = beside
+            panel = f"Handed to {other.command}"
+            keys += [
+                _key_parameter(other, key, panel, (choices or {}).get(key, ""))
+                for key in names.split()
+            ]
         _, *own, workspace = inspect.signature(command, eval_str=True).parameters.values()
 
         def call(
@@ -112,8 +122,8 @@ def configured(
                 return
             if word is not None:
                 raise ConfigError(
-                    f"{schema.command} takes no '{word}': options begin with --, and --keys looks "
-                    "it up"
+                    f"{command.__name__} takes no '{word}': options begin with --, and --keys "
+                    "looks it up"
                 )
             values = {key.name: arguments.pop(key.name) for key in keys}
             # What was not typed must not win over --config and --set.

@@ -19,6 +19,7 @@ from strive.statistics import PairedDifference, holm, macro_difference, paired_d
 
 Row = Sample | Failure
 Pair = tuple[Row, Row]
+Answers = dict[QuestionKey, Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def _totals(row: dict[str, Any], grading: EvaluationGrading) -> tuple[Total, ...
     return tuple(sorted(totals, key=lambda total: total.name != row.get("headline")))
 
 
-def _by_question(out: Path) -> dict[QuestionKey, Sample]:
+def _by_question(out: Path) -> Answers:
     return {(s.benchmark, s.question_id): s for s in read_samples(out / "samples.jsonl")}
 
 
@@ -277,6 +278,25 @@ def compare_seeds(pairs: Sequence[tuple[Path, Path]]) -> SeedComparison:
     Raises:
         RecordsError: no pair is given, or they have no question in common.
     """
+    sides, common = _answered_by_all(pairs)
+    return _over_seeds(sides, common)
+
+
+def compare_seeds_by_benchmark(pairs: Sequence[tuple[Path, Path]]) -> dict[str, SeedComparison]:
+    """Do as `compare_seeds` does for each benchmark by itself.
+
+    Raises:
+        RecordsError: no pair is given, or they have no question in common.
+    """
+    sides, common = _answered_by_all(pairs)
+    names = dict.fromkeys(benchmark for benchmark, _ in common)
+    return {name: _over_seeds(sides, [key for key in common if key[0] == name]) for name in names}
+
+
+def _answered_by_all(
+    pairs: Sequence[tuple[Path, Path]],
+) -> tuple[list[tuple[Answers, Answers]], list[QuestionKey]]:
+    """Read pairs of evaluations, and the questions that all of them answered."""
     sides = [(_by_question(a), _by_question(b)) for a, b in pairs]
     if not sides:
         raise RecordsError("no evaluations to compare; one pair of folders a seed is needed")
@@ -284,7 +304,14 @@ def compare_seeds(pairs: Sequence[tuple[Path, Path]]) -> SeedComparison:
     common = [key for key in everyone[0] if all(key in side for side in everyone)]
     if not common:
         raise RecordsError("the evaluations have no answered question in common")
-    rows = [everyone[0][key] for key in common]
+    return sides, common
+
+
+def _over_seeds(
+    sides: Sequence[tuple[Answers, Answers]], common: Sequence[QuestionKey]
+) -> SeedComparison:
+    """Compare the answers to some questions, one pair a seed."""
+    rows = [sides[0][0][key] for key in common]
     videos = [(row.benchmark, row.cluster or row.video_id) for row in rows]
     scores_a = [[100 * a[key].score for key in common] for a, _ in sides]
     scores_b = [[100 * b[key].score for key in common] for _, b in sides]

@@ -82,11 +82,16 @@ def resolve(
     return config.model_copy(update=found)
 
 
+def reads_scores(run: TrainConfig) -> bool:
+    """Whether a run's variants are drawn by scores; those of a user's own may be."""
+    return run.variants in NEEDS_SCORES or run.variants not in VARIANT_KINDS
+
+
 def _choose_scorers(config: PrecomputeConfig, run: TrainConfig | None) -> tuple[str, ...]:
     """Return the scorers of a call; a run whose variants need none gets frames alone."""
     scorers = config.scorers
     if run is not None:
-        reads = run.variants in NEEDS_SCORES or run.variants not in VARIANT_KINDS
+        reads = reads_scores(run)
         if "scorers" not in config.model_fields_set:
             scorers = ((run.scorer,) if run.scorer else scorers) if reads else ()
         elif reads and run.scorer is not None and run.scorer not in scorers:

@@ -3,10 +3,10 @@
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strive.configs.load import Given, build_config, merge_layers
 from strive.configs.schema import EvaluateConfig, TrainConfig
@@ -28,6 +28,27 @@ if TYPE_CHECKING:
     from strive.train.processes import Processes
 
 
+LAB_PRESET = "lab"
+
+
+def means_lab(files: Sequence[str], values: Mapping[str, Any]) -> bool:
+    """Whether a training call means the embedded lab.
+
+    It names no data, cache or model but the lab's, and no preset or file but the lab's own, or the
+    preset `lab` beside them.
+
+    Args:
+        files: presets and YAML files of the call.
+        values: what they and the call's own options set, by key.
+    """
+    own = values.keys() & {"data", "cache", "model"}
+    if str(values.get("model")).startswith(LAB_PREFIX):
+        own.discard("model")
+    return not own and (
+        LAB_PRESET in files or all(name.startswith(f"{LAB_PRESET}_") for name in files)
+    )
+
+
 def resolve_config(workspace: Workspace, given: Given) -> tuple[TrainConfig, bool]:
     """Return the configuration of a call and whether it runs on the embedded lab.
 
@@ -41,10 +62,7 @@ def resolve_config(workspace: Workspace, given: Given) -> tuple[TrainConfig, boo
         CacheError: there is no cache yet; the message says which command makes it.
     """
     values = merge_layers(TrainConfig, *given)
-    own = values.keys() & {"data", "cache", "model"}
-    if str(values.get("model")).startswith(LAB_PREFIX):
-        own.discard("model")
-    on_lab = not own and all(name.startswith("lab_") for name in given.files)
+    on_lab = means_lab(given.files, values)
     if on_lab:
         preset = "lab_grpo" if values.get("variants") == "none" else "lab_strive"
         values = {

@@ -17,6 +17,7 @@ from strive.files import (
     expanded,
     file_digest,
     modified_ns,
+    wait_for_lock,
     whole_lines,
     write_atomically,
 )
@@ -95,3 +96,19 @@ def test_a_pipe_has_no_digest(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(OSError, match="not a regular file"):
         content_digest(tmp_path / "pipe.mp4")
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.lock"
+    waited = []
+
+    def give_up() -> None:
+        waited.append(path)
+        raise InterruptedError
+
+    with wait_for_lock(path), pytest.raises(InterruptedError), wait_for_lock(path, give_up):
+        raise AssertionError("both have the lock")
+    assert waited == [path]
+    with wait_for_lock(path, give_up):  # free again
+        pass
+    assert waited == [path]

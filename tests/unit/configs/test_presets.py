@@ -47,7 +47,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "table5_m2_g4": STRIVE,
     "table5_m4_g2": STRIVE | {"num_variants": 4, "num_generations": 2},
 }
-OTHERS = ("lab_grpo", "lab_strive", "strive_qwen2_5_vl_7b_lora")
+OTHERS = ("lab", "lab_grpo", "lab_strive", "strive_qwen2_5_vl_7b_lora")
 # What a cell may change; everything else is one setting of the paper, or of ours, for all runs.
 VARIED = {"model", "steps", "scorer", "variants", "spatial", "num_variants", "num_generations"}
 
@@ -123,6 +123,36 @@ def test_what_the_paper_leaves_open_is_written_out() -> None:
 def test_a_preset_says_where_it_comes_from(name: str) -> None:
     text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ") and "Table" in text.splitlines()[0]
+
+
+LAB: dict[str, Any] = {
+    "model": "lab:qwen2_5_vl",
+    "prompt_template": "short",
+    "max_new_tokens": 24,
+    "steps": 150,
+    "questions_per_step": 12,
+    "questions_per_micro_batch": 12,
+    "learning_rate": 2e-4,
+    "warmup_steps": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("lab", LAB),
+        ("lab_strive", LAB),  # importance, M=2 and G=4 are the defaults
+        ("lab_grpo", LAB | {"variants": "none", "num_variants": 1, "num_generations": 8}),
+    ],
+)
+def test_the_labs_runs_are_the_defaults_but_for_sizes(name: str, changed: dict[str, Any]) -> None:
+    config = load_config(TrainConfig, [name]).model_dump()
+    default = TrainConfig().model_dump()
+    assert {key: value for key, value in config.items() if value != default[key]} == changed
+
+
+def test_the_lab_leaves_what_cells_differ_in() -> None:
+    assert not read_config_file("lab").keys() & (VARIED - {"model", "steps"} | {"objective"})
 
 
 def test_the_lora_run_is_strives_but_for_what_is_trained() -> None:

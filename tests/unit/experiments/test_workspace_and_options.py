@@ -61,6 +61,8 @@ def test_lab_names_resolve_to_folders_and_typos_are_named() -> None:
         ({}, ["cache=c"], [], False),
         ({}, ["evaluate_every=5"], [], True),
         ({}, [], ["strive_qwen2_5_vl_7b"], False),
+        ({}, [], ["strive_qwen2_5_vl_7b", "lab"], True),
+        ({}, ["cache=c"], ["strive_qwen2_5_vl_7b", "lab"], False),
     ],
 )
 def test_the_lab_is_meant_only_when_nothing_of_the_users_is_named(
