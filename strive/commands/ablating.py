@@ -327,6 +327,12 @@ def print_results(results: "AblationResults", console: Console) -> None:
     headers, rows = _differences_table(results)
     if rows:
         title = f"Differences to {results.baseline} (points)"
+        names = [row[0] for row in rows]
+        # A cell's name stands once, before its first benchmark.
+        rows = [
+            ["" if name in names[max(place - 1, 0) : place] else name, *row[1:]]
+            for place, (name, row) in enumerate(zip(names, rows, strict=True))
+        ]
         _print_table(title, headers, rows, console, num_texts=2, is_wide=True)
     for remark in _remarks(results):
         console.print(escape(f"- {remark}"), soft_wrap=True)
