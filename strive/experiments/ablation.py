@@ -313,7 +313,8 @@ def train_arguments(item: Item, workspace: Workspace) -> list[str]:
         *(word for name in files for word in ("--config", name)),
         *(word for text in [*overrides, f"seed={item.seed}"] for word in ("--set", text)),
         *typed_arguments(TrainConfig, options),
-        *("--workspace", str(workspace.root), "--run-dir", str(item.run), "--resume"),
+        *("--workspace", str(workspace.root), "--run-dir", str(item.run)),
+        *(["--resume"] if item.run.is_dir() else []),
     ]
 
 

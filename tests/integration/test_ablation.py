@@ -1,6 +1,7 @@
 """`ablate` end to end on a small lab: killed in the middle and finished; two jobs of an array."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,9 @@ CELLS = ("table2_grpo", "table2_importance_sim_spatial", "table5_m4_g2")
 def start(workspace: Path, *options: str) -> subprocess.Popen[str]:
     """Start Table 5 with two seeds of 20 steps."""
     command = [sys.executable, "-m", "strive.cli", "ablate", "--table", "5", "--seeds", "2"]
-    command += ["--steps", "20", "--workspace", str(workspace), *options]
+    command += ["--steps", "20", "--workspace", str(workspace)]
+    # Four questions a step, not twelve: a third of the time.
+    command += ["--set", "questions_per_step=4", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -48,7 +51,7 @@ def small_lab(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose table was killed once while runs trained, and then finished."""
+    """A workspace whose table was killed while runs trained, interrupted, and then finished."""
     workspace = small_lab(tmp_path_factory.mktemp("whole"))
     killed = start(workspace)
     while not list(workspace.glob("ablate/*/seed-*/run/metrics.jsonl")):
@@ -59,6 +62,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     while processes_of(workspace):  # nothing is left behind
         time.sleep(0.1)
     assert not list(workspace.glob("ablate/*/seed-*/answers/results.json"))
+    interrupted = start(workspace)
+    while not any(" train --config " in line for line in processes_of(workspace)):
+        assert interrupted.poll() is None, interrupted.communicate()[1][-3000:]
+        time.sleep(0.1)
+    interrupted.send_signal(signal.SIGINT)
+    _, err = interrupted.communicate()
+    assert interrupted.returncode == 130, err[-3000:]
+    assert "the same command goes on" in err.splitlines()[-1]
+    assert not processes_of(workspace)
     text = finish(start(workspace))
     assert "M=4, G=2" in text and "missing" not in text
     return workspace

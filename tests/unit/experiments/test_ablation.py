@@ -168,11 +168,13 @@ def test_commands_hand_on_what_the_call_says(tmp_path: Path) -> None:
     made = plan(tmp_path / "out", given=given, asked=asked)
     item, place = made.items[1], Workspace(tmp_path)
     run, answers = str(item.run), str(item.answers)
-    assert train_arguments(item, place) == [
+    words = [
         *("train", "--config", "table5_m2_g4", "--config", "lab", "--set", "beta=0"),
-        *("--set", "seed=0", "--steps", "20", "--workspace", str(tmp_path)),
-        *("--run-dir", run, "--resume"),
+        *("--set", "seed=0", "--steps", "20", "--workspace", str(tmp_path), "--run-dir", run),
     ]
+    assert train_arguments(item, place) == words
+    item.run.mkdir(parents=True)
+    assert train_arguments(item, place) == [*words, "--resume"]
     assert evaluate_arguments(item, place, asked) == [
         *("evaluate", "--model", f"{run}/final", "--benchmark", "mmvu", "--benchmark", "lab@5"),
         *("--data-root", "data", "--frames", "8", "--max-new-tokens", "64"),
