@@ -192,11 +192,13 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 @contextmanager
-def wait_for_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def wait_for_lock(
+    path: Path, on_wait: Callable[[int], None] = lambda num_tries: None
+) -> Iterator[None]:
     """Be the only process or thread with this lock file while the block runs, after any other.
 
-    `on_wait` is called each time another one has it; what it raises ends the waiting. A file system
-    without locks keeps nobody out. The file stays.
+    `on_wait` is called with 1, 2, ... each time that another one has it; what it raises ends the
+    waiting. A file system without locks keeps nobody out. The file stays.
 
     Raises:
         DiskError: it cannot be made.
@@ -207,8 +209,10 @@ def wait_for_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Ite
     except OSError as error:
         raise disk_error(path, error, "--workspace") from error
     try:
+        num_tries = 0
         while try_lock(descriptor) is False:
-            on_wait()
+            num_tries += 1
+            on_wait(num_tries)
             time.sleep(_SECONDS_BETWEEN_TRIES)
         yield
     finally:

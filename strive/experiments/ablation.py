@@ -420,7 +420,7 @@ def run_item(
     Raises:
         Interrupted: the children were stopped.
     """
-    with wait_for_lock(item.folder / "cell.lock", children.require_going):
+    with wait_for_lock(item.folder / "cell.lock", lambda num_tries: children.require_going()):
         if item.is_done:  # another call, which had the lock, has done it
             return None
         described = describe(item, ablation, workspace)
@@ -451,7 +451,12 @@ def prepare_lab(workspace: Workspace, cells: Sequence[Cell]) -> None:
     options: dict[str, Any] = {"scorers": scorers}
     if set(scorers) & set(POLICY_SCORERS):
         options["policy"] = next(c.model for c in configs if c.scorer in POLICY_SCORERS)
-    with wait_for_lock(workspace.root / "lab.lock"):
+
+    def tell(num_tries: int) -> None:
+        if num_tries == 1:
+            say("waiting for another process, which makes the lab's clips and scores")
+
+    with wait_for_lock(workspace.root / "lab.lock", tell):
         ensure_lab(workspace)
         precompute(resolve(workspace, Given(options=options)))
 
