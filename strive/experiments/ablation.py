@@ -26,11 +26,11 @@ from typing import Any
 from strive.configs.keys import option_of
 from strive.configs.load import Given, build_config, merge_layers, parse_override
 from strive.configs.schema import Config, EvaluateConfig, PrecomputeConfig, TrainConfig
-from strive.errors import ConfigError
+from strive.errors import ConfigError, Interrupted
 from strive.evaluate.compare import SeedComparison, compare_seeds_by_benchmark
 from strive.evaluate.paper_rows import ABLATIONS, PublishedAblation, PublishedRow
 from strive.evaluate.table import PAPER_COLUMNS, Column, make_table
-from strive.experiments.children import Children, last_line
+from strive.experiments.children import INTERRUPTED, Children, last_line
 from strive.experiments.evaluating import MAX_ANSWER_TOKENS
 from strive.experiments.offline import POLICY_SCORERS, reads_scores, resolve
 from strive.experiments.training import LAB_PRESET, means_lab, resolve_config
@@ -369,6 +369,7 @@ def run_items(
 
     Raises:
         ConfigError, CacheError: a configuration cannot be run; nothing was started.
+        Interrupted: by Ctrl-C; what was running has ended.
     """
     check_folders(ablation, workspace)
     missing = [item for item in items if not item.is_done]
@@ -400,8 +401,10 @@ def run_items(
                 failed.append(failure)
                 if failure.exit_code == ConfigError.exit_code:
                     is_wrong_call.set()
-    except BaseException:
+    except BaseException as error:
         children.stop()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(INTERRUPTED) from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -16,6 +16,7 @@ from strive.video.worker import die_with_parent
 
 SECONDS_TO_END = 60.0
 """What an interrupted command has before it is killed."""
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
 _LONGEST_LINE = 400
 
 
@@ -59,7 +60,7 @@ class Children:
             Interrupted: it was.
         """
         if self._is_stopped:
-            raise Interrupted("interrupted; the same command goes on where it stopped")
+            raise Interrupted(INTERRUPTED)
 
     def stop(self) -> None:
         """Interrupt what runs as Ctrl-C does, wait for its end, and let nothing begin any more."""
