@@ -451,7 +451,8 @@ def prepare_lab(workspace: Workspace, cells: Sequence[Cell]) -> None:
     from strive.pipeline.run import precompute
 
     scorers = list(dict.fromkeys(str(c.scorer) for c in configs if reads_scores(c)))
-    options: dict[str, Any] = {"scorers": scorers}
+    # Frames alone are what a run of GRPO needs.
+    options: dict[str, Any] = {"scorers": scorers} if scorers else {"for_config": "lab_grpo"}
     if set(scorers) & set(POLICY_SCORERS):
         options["policy"] = next(c.model for c in configs if c.scorer in POLICY_SCORERS)
 
