@@ -388,7 +388,10 @@ def run_items(
     def run(item: Item) -> FailedItem | None:
         if is_wrong_call.is_set():
             return None
-        return run_item(item, ablation, workspace, children, launcher)
+        failure = run_item(item, ablation, workspace, children, launcher)
+        if failure is not None and failure.exit_code == ConfigError.exit_code:
+            is_wrong_call.set()
+        return failure
 
     try:
         with show_progress("ablate", len(missing), "runs") as progress:
@@ -399,8 +402,6 @@ def run_items(
                     continue
                 say(f"failed: {failure.item.name}: {failure.message}")
                 failed.append(failure)
-                if failure.exit_code == ConfigError.exit_code:
-                    is_wrong_call.set()
     except BaseException as error:
         children.stop()
         if isinstance(error, KeyboardInterrupt):

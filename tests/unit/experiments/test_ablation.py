@@ -36,6 +36,7 @@ from strive.experiments.ablation import (
     evaluate_launcher,
     parse_launcher,
     plan_ablation,
+    run_items,
     train_arguments,
 )
 from strive.experiments.children import Children, last_line
@@ -230,6 +231,24 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     parent.wait()
     while child.is_dir() and "\nState:\tZ" not in (child / "status").read_text():
         time.sleep(0.05)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("exit_code", "num_failed"), [(1, 3), (2, 1)])
+def test_a_failed_cell_leaves_the_others_going_and_a_wrong_call_does_not(
+    tmp_path: Path, exit_code: int, num_failed: int
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "cache.json").write_text("{}")
+    given = Given([], [f"cache={tmp_path / 'cache'}"])
+    made = plan(tmp_path / "out", given=given, num_seeds=1)
+    code = f"print('error: broken'); raise SystemExit({exit_code})"
+    launcher = (sys.executable, "-c", code)
+    failed = run_items(made, made.items, Workspace(tmp_path), launcher=launcher, workers=1)
+    log = made.items[0].folder / "log.txt"
+    assert failed[0].message == f"exit code {exit_code}, error: broken ({log})"
+    assert [failure.item.index for failure in failed] == list(range(num_failed))
+    assert collect_results(made).num_missing == 3
 
 
 # --- results --------------------------------------------------------------------------------------
