@@ -124,13 +124,17 @@ class HeldOutVariants:
             )
         return self._opened[part]
 
+    def _parts(self, num_questions: int) -> range:
+        """Whole parts of as many questions as there are, at most."""
+        there = min(num_questions, len(self._data.records))
+        return range(there // self.config.questions_per_step)
+
     def agreement(self, policy: Policy, num_questions: int = NUM_AGREEMENT_QUESTIONS) -> float:
         """Share of questions that get one and the same greedy answer from both variants."""
         decoder = Decoder(policy, mode=self.config.decode)
         sampling = Sampling(num_generations=1, max_new_tokens=self.config.max_new_tokens)
-        size = self.config.questions_per_step
         same: list[bool] = []
-        for part in range(min(num_questions, len(self._data.records)) // size):
+        for part in self._parts(num_questions):
             opened = self.open(part)
             prompts = [each.prompt for each in opened.prepared]
             written = decoder(prompts, opened.features, sampling=sampling, greedy=True)
@@ -151,7 +155,7 @@ class HeldOutVariants:
             sampler=Decoder(policy, mode=self.config.decode),
         )
         outcomes = []
-        for part in range(num_questions // self.config.questions_per_step):
+        for part in self._parts(num_questions):
             opened = self.open(part)
             rollouts = roll_out(
                 policy,

@@ -292,9 +292,9 @@ def run_plan(lab: Lab, cells: Sequence[Cell], *, workers: int) -> Iterator[RunRe
         }
         try:
             for future in as_completed(running):
+                progress.note(running[future].name)
                 result = future.result()
                 write_run(lab.results, result)
-                progress.note(f"{result.cell.name}: {result.accuracy:.1%}")
                 progress.advance()
                 yield result
         except BaseException:
