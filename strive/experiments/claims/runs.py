@@ -39,6 +39,7 @@ from strive.experiments.workspace import Workspace, ensure_lab
 from strive.lab.models import lab_model_path
 from strive.pipeline.run import precompute
 from strive.progress import show_progress
+from strive.video.worker import die_with_parent
 
 if TYPE_CHECKING:
     from strive.experiments.claims.held_out import Judge
@@ -285,7 +286,13 @@ def run_plan(lab: Lab, cells: Sequence[Cell], *, workers: int) -> Iterator[RunRe
     os.environ["OMP_NUM_THREADS"] = str(NUM_THREADS)
     with (
         show_progress("claims", len(cells), "runs") as progress,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        # A worker that outlives this process would go on training for nobody.
+        ProcessPoolExecutor(
+            workers,
+            mp_context=get_context("spawn"),
+            initializer=die_with_parent,
+            initargs=(os.getpid(),),
+        ) as pool,
     ):
         running: dict[Future[RunResult], Cell] = {
             pool.submit(run_cell, cell, lab): cell for cell in cells
