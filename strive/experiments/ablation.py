@@ -380,7 +380,9 @@ def run_items(
         resolve_config(workspace, cell.given)
     check_folders(ablation, workspace)  # again: only now the lab's world is there for sure
     on_gpu = _has_gpu()
-    children = Children(_environment(on_gpu))
+    is_launcher = tuple(launcher) != DEFAULT_LAUNCHER
+    death_signal = signal.SIGTERM if is_launcher else signal.SIGKILL
+    children = Children(_environment(on_gpu), death_signal)
     pool = ThreadPoolExecutor(workers or (1 if on_gpu else _num_cores()))
     failed: list[FailedItem] = []
     is_wrong_call = threading.Event()

@@ -24,11 +24,15 @@ class Children:
     """Runs commands, each called from a thread, and can end all of them at once.
 
     Each is a session of its own, so that Ctrl-C reaches this process alone, which then interrupts
-    them. On Linux one is killed when the thread that started it ends in any other way.
+    them. On Linux one gets `death_signal` when the thread that started it ends in any other way:
+    SIGKILL, or SIGTERM for a launcher, which then ends the processes that it has started.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], death_signal: signal.Signals = signal.SIGKILL
+    ) -> None:
         self._environment = environment
+        self._death_signal = int(death_signal)
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._is_stopped = False
@@ -90,7 +94,7 @@ class Children:
                     stderr=subprocess.STDOUT,
                     env=self._environment,
                     start_new_session=True,
-                    preexec_fn=partial(die_with_parent, os.getpid()),
+                    preexec_fn=partial(die_with_parent, os.getpid(), self._death_signal),
                 )
             except (FileNotFoundError, PermissionError) as error:
                 raise MissingInputError(

@@ -53,10 +53,11 @@ _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Ask Linux to kill this process when the thread that started it ends, however it ends."""
+def die_with_parent(parent_pid: int, number: int = signal.SIGKILL) -> None:
+    """Ask Linux for a signal to this process when the thread that started it ends, however it
+    ends: SIGKILL, or one on which a launcher ends what it has started."""
     if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)  # the parent was gone before the request took effect
 
