@@ -32,7 +32,8 @@ from strive.files import plain_json, wait_for_lock, write_atomically
 from strive.report.format import COMPACT, count_of, markdown_table, titled_table
 
 if TYPE_CHECKING:
-    from strive.experiments.ablation import Ablation, AblationResults, CellResults, Item
+    from strive.experiments.ablation import Ablation, Item
+    from strive.experiments.ablation_results import AblationResults, CellResults
     from strive.statistics import Interval, PairedDifference
 
 WIDE = 150
@@ -145,7 +146,7 @@ def ablate(
 
 def write_results(plan: "Ablation") -> "AblationResults":
     """Read what is done of a table and write it beside the cells in three forms."""
-    from strive.experiments.ablation import collect_results
+    from strive.experiments.ablation_results import collect_results
 
     # Of two processes the later one must not write what it read earlier.
     with wait_for_lock(plan.out / f"{plan.name}.lock"):

@@ -30,7 +30,6 @@ from strive.experiments.ablation import (
     DEFAULT_LAUNCHER,
     Ablation,
     check_folder,
-    collect_results,
     describe,
     evaluate_arguments,
     evaluate_launcher,
@@ -39,6 +38,7 @@ from strive.experiments.ablation import (
     run_items,
     train_arguments,
 )
+from strive.experiments.ablation_results import collect_results
 from strive.experiments.children import Children, last_line
 from strive.experiments.workspace import Workspace
 
