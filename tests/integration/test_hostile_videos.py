@@ -300,6 +300,7 @@ def test_sentinels_notice(tmp_path: Path) -> None:
         process.kill()
 
 
+@pytest.mark.long
 def test_some_of_every_sort(place: Place, tmp_path: Path) -> None:
     entries = [entry for entry in place.entries if entry.video_id in QUICK]
     assert len(entries) == len(QUICK)

@@ -6,9 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from statsmodels.regression.linear_model import OLS
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
 from strive import statistics as s
 from strive.seeding import derive_rng
@@ -92,6 +89,8 @@ def test_binomial_standard_error_by_hand() -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_clustered_errors_are_those_of_a_regression_on_a_constant(size: int) -> None:
+    from statsmodels.regression.linear_model import OLS
+
     # statsmodels' default small-sample factor: C / (C - 1) * (n - 1) / (n - k), with k = 1.
     rng = derive_rng(4, "regression", size)
     videos = rng.integers(0, 40, 120) if size > 1 else np.arange(120)
@@ -154,6 +153,8 @@ def test_holm_by_hand() -> None:
 
 @pytest.mark.long
 def test_holm_is_statsmodels_of_what_was_tested() -> None:
+    from statsmodels.stats.multitest import multipletests
+
     rng = derive_rng(10, "holm")
     for num_tests in range(1, 12):
         p_values = rng.random(num_tests).round(2) ** 3  # some of them equal
@@ -315,6 +316,8 @@ def test_pairs_needed_matches_tables() -> None:
 
 @pytest.mark.parametrize(("effect", "num_pairs"), [(0.5, 34), (0.1, 900), (-1.2, 4), (0.0, 20)])
 def test_power_is_that_of_statsmodels(effect: float, num_pairs: int) -> None:
+    from statsmodels.stats.power import TTestPower
+
     power = s.paired_power(effect, 1 / math.sqrt(num_pairs), num_pairs)
     expected = TTestPower().power(abs(effect), num_pairs, 0.05, alternative="two-sided")
     assert power == pytest.approx(expected, abs=1e-9)

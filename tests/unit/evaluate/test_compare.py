@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from statsmodels.stats.multitest import multipletests
 from typer.testing import CliRunner
 
 from strive.choices import EvaluationGrading
@@ -141,6 +140,8 @@ def test_means_of_means_by_paired_bootstrap(tmp_path: Path) -> None:
 
 
 def test_holm_is_over_all_pairs_and_benchmarks(tmp_path: Path) -> None:
+    from statsmodels.stats.multitest import multipletests
+
     a, b, c = (folder(tmp_path, n, x) for n, x in (("a", 0.8), ("b", 0.6), ("c", 0.65)))
     found = compare_all(a, [b, c])
     assert [comparison.b for comparison in found] == [str(b), str(c)]

@@ -303,7 +303,14 @@ def test_the_page_of_no_runs_and_of_all(tmp_path: Path) -> None:
     for name in ("steps", "matched"):
         for kind in ("svg", "png", "pdf"):
             assert (folder / f"curves-{name}.{kind}").stat().st_size > 1000
-    # The same results give the same page and the same figures.
+
+
+@pytest.mark.long
+def test_the_same_results_give_the_same_page_and_figures(tmp_path: Path) -> None:
+    folder = tmp_path / "lab-results"
+    for run in data_set(3, {}).values():
+        write_run(folder, run)
+    page.write_page(folder, tmp_path / "page.md")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    page.write_page(folder, path)
+    page.write_page(folder, tmp_path / "page.md")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

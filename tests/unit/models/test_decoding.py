@@ -86,6 +86,7 @@ class CountingBackend:
         return run
 
 
+@pytest.mark.long
 def test_a_decode_step_is_one_graph_that_is_never_made_again(policy: Policy) -> None:
     """Over rollouts of other widths and prompts, while rows end and the cache is widened."""
     policy = ending_often(policy)

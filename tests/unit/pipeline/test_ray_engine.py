@@ -122,9 +122,8 @@ def test_only_what_is_missing_is_done(many: World, tmp_path: Path, on_two_nodes:
     assert nothing.nothing_to_do and nothing.engine == "local"  # Ray is not even started
 
 
-@pytest.mark.parametrize(
-    "name", ["make_raising", pytest.param("make_batched", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["make_raising", "make_batched"])
 def test_a_fault_of_a_scorer_costs_its_video_alone(
     many: World, tmp_path: Path, on_two_nodes: None, name: str
 ) -> None:
@@ -157,6 +156,7 @@ def test_a_fault_that_ends_the_run_is_raised_as_it_is(
     assert not ray.is_initialized()
 
 
+@pytest.mark.long
 def test_a_cache_that_a_node_does_not_see_is_refused(
     world: World, tmp_path: Path, on_two_nodes: None
 ) -> None:
