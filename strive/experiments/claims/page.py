@@ -136,7 +136,9 @@ def of_arm(runs: Runs, arm: str, warmups: Sequence[int] = WARMUPS) -> list[RunRe
 def _fixed(runs: Runs, frozen: Mapping[str, Any]) -> Iterator[str]:
     yield "## What was fixed, and how much of it is done"
     yield ""
-    if frozen:
+    if not frozen:
+        yield "Nothing is frozen yet: the first run builds the world and writes what it froze."
+    else:
         yield (
             f"Frozen on {frozen.get('date', '?')}, before the first run: world {frozen['world']} "
             f"({frozen['num_clips']} clips), warm-ups "
@@ -282,6 +284,8 @@ def _mean_curve(run: RunResult, metric: str, factor: float = 1.0) -> float:
 
 
 def _arms(runs: Runs) -> Iterator[str]:
+    if not runs:
+        return
     yield "## Arms"
     yield ""
     yield "Means over runs ± one standard error; gains in points over the run's own warm-up."
@@ -291,6 +295,8 @@ def _arms(runs: Runs) -> Iterator[str]:
 
 
 def _figure_3(runs: Runs, figures: Mapping[str, str]) -> Iterator[str]:
+    if not figures:
+        return
     yield "## The paper's three curves"
     yield ""
     yield (
@@ -319,8 +325,6 @@ def _figure_3(runs: Runs, figures: Mapping[str, str]) -> Iterator[str]:
 
 
 def _mediation(runs: Runs) -> Iterator[str]:
-    yield "## What a difference goes with"
-    yield ""
     rows = []
     for contrast in CONTRASTS:
         found = mediators(runs, contrast)
@@ -329,10 +333,9 @@ def _mediation(runs: Runs) -> Iterator[str]:
             accuracy = difference(accuracy_difference(runs, contrast))
             rows.append([f"`{contrast.treatment}` - `{contrast.control}`", accuracy, *cells])
     if rows:
-        yield markdown_table(("contrast", "accuracy (points)", EVIDENCE, *_OTHERS), rows)
-    else:
-        yield "No contrast has two pairs of runs yet."
+        yield "## What a difference goes with"
         yield ""
+        yield markdown_table(("contrast", "accuracy (points)", EVIDENCE, *_OTHERS), rows)
 
 
 _OTHERS = ("zero-std groups (%)", "gradient norm, active groups")
@@ -346,6 +349,8 @@ def _doses(runs: Runs) -> Iterator[str]:
         found = accuracy_difference(runs, contrast)
         word = "–" if found is None else verdict(found.low, found.high)
         rows.append([f"{gap:g}", str(len(pairs)), difference(found), word])
+    if not any(ARMS[cell.arm].stage == "dose" for cell in runs if cell.arm in ARMS):
+        return
     yield "## Doses of relevance"
     yield ""
     yield (
