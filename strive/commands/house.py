@@ -118,7 +118,9 @@ def lab_claims(
     workers: Annotated[int, option("Runs at a time.", min=1)] = 2,
     results: Annotated[Path, option("Folder of the kept results.")] = Path("docs/lab-results"),
     page: Annotated[Path, option("Page that is made of them.")] = Path("docs/lab-results.md"),
-    page_only: Annotated[bool, option("Make the page again and run nothing.")] = False,
+    page_only: Annotated[
+        bool, option("Make the page again and run nothing.", "--page-only")
+    ] = False,
     clips: Annotated[
         int | None, option("Fewer clips, to try the machinery.", default="2500", min=10)
     ] = None,
