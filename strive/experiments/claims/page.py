@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def write_page(folder: Path, page: Path) -> Path:
     facts = json.loads(frozen.read_text(encoding="utf-8")) if frozen.is_file() else {}
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
     notes = before.partition(NOTES)[2].strip()
-    paths = {name: path.relative_to(page.parent).as_posix() for name, path in figures.items()}
+    page.parent.mkdir(parents=True, exist_ok=True)
+    paths = {
+        name: Path(os.path.relpath(path, page.parent)).as_posix() for name, path in figures.items()
+    }
     text = "\n".join(render(runs, facts, paths))
     page.write_text(f"{text}\n{NOTES}\n\n{notes}\n", encoding="utf-8")
     return page
@@ -140,7 +144,8 @@ def _fixed(runs: Runs, frozen: Mapping[str, Any]) -> Iterator[str]:
         yield "Nothing is frozen yet: the first run builds the world and writes what it froze."
     else:
         yield (
-            f"Frozen on {frozen.get('date', '?')}, before the first run: world {frozen['world']} "
+            f"Frozen on {frozen['date']} at commit {frozen['commit']}, before the first run: "
+            f"world {frozen['world']} "
             f"({frozen['num_clips']} clips), warm-ups "
             f"{' and '.join(frozen[f'warmup_{n}'] for n in WARMUPS)}, scorer {frozen['scorer']}, "
             f"plan {frozen['plan']} (first 16 digits of SHA-256), {frozen['steps']} steps."
@@ -242,7 +247,7 @@ def _dose(gap: float) -> Contrast:
 
 def _power(found: Sequence[ContrastResult]) -> str:
     deviations = [np.std(r.differences, ddof=1) for r in found if len(r.differences) > 2]
-    if not deviations:
+    if not any(deviations):
         return "The paired deviation is not known yet."
     largest = float(max(deviations))
     return (
@@ -253,7 +258,7 @@ def _power(found: Sequence[ContrastResult]) -> str:
 
 
 _HEADERS = (
-    "arm", "runs", "accuracy (%)", "gain", "grey frames (%)", "variants agree (%)",
+    "arm", "what it is", "runs", "accuracy (%)", "gain", "grey frames (%)", "variants agree (%)",
     "evidence seen (%)", "seconds",
 )  # fmt: skip
 
@@ -264,6 +269,7 @@ def _row(runs: Runs, name: str, warmups: Sequence[int] = WARMUPS) -> list[str]:
     gains = [100 * (r.accuracy - starts[r.warmup].accuracy) for r in own if r.warmup in starts]
     return [
         f"`{name}`",
+        ARMS[name].about if name in ARMS else "the warm-up as it is",
         str(len(own)),
         mean_error([100 * run.accuracy for run in own]),
         "–" if name == UNTRAINED or not gains else f"{np.mean(gains):+.1f}",
@@ -291,7 +297,7 @@ def _arms(runs: Runs) -> Iterator[str]:
     yield "Means over runs ± one standard error; gains in points over the run's own warm-up."
     yield ""
     names = [UNTRAINED, *(arm.name for arm in ARMS.values() if arm.stage == "primary")]
-    yield markdown_table(_HEADERS, [_row(runs, name) for name in names])
+    yield markdown_table(_HEADERS, [_row(runs, name) for name in names], num_texts=2)
 
 
 def _figure_3(runs: Runs, figures: Mapping[str, str]) -> Iterator[str]:
@@ -384,7 +390,8 @@ def _against(runs: Runs, stage: str, title: str, about: str) -> Iterator[str]:
         versus = Contrast("", name, "strive", "")
         found = None if name in (UNTRAINED, "strive") else accuracy_difference(runs, versus)
         rows.append([*row[:-1], difference(found), row[-1]])
-    yield markdown_table((*_HEADERS[:-1], "minus `strive` (points)", _HEADERS[-1]), rows)
+    headers = (*_HEADERS[:-1], "minus `strive` (points)", _HEADERS[-1])
+    yield markdown_table(headers, rows, num_texts=2)
 
 
 _PROBED = {

@@ -94,7 +94,8 @@ def read_runs(folder: Path) -> dict[Cell, RunResult]:
     """Read every kept run.
 
     Raises:
-        RecordsError: a file is damaged, of another format, or of an arm that the plan lacks.
+        RecordsError: a file is damaged or edited, of another format, or of an arm that the plan
+            lacks.
     """
     found = {}
     for path in sorted((folder / "runs").glob("*.json")):
@@ -108,5 +109,7 @@ def read_runs(folder: Path) -> dict[Cell, RunResult]:
                 f"{path} has format {result.format} and arm '{result.arm}'; format {FORMAT} and an "
                 "arm of the plan are expected"
             )
+        if abs(result.correct_Q.mean() - result.accuracy) > 1e-9:
+            raise RecordsError(f"{path}: its accuracy is not that of its grades; remove it")
         found[result.cell] = result
     return found

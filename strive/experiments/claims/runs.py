@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -20,7 +21,7 @@ from strive import __version__
 from strive.cache.commit import commit_json
 from strive.configs.load import Given, load_config
 from strive.configs.schema import TrainConfig
-from strive.errors import ConfigError, MissingInputError
+from strive.errors import ConfigError, Interrupted, MissingInputError, StriveError
 from strive.experiments.claims.plan import (
     ARMS,
     NUM_CLIPS,
@@ -94,29 +95,33 @@ def freeze(
         ConfigError: something differs from what was frozen; the kept results would not add up.
         MissingInputError: the second warm-up is nowhere; the message says how to make it.
     """
-    world = ensure_lab(workspace, num_clips=num_clips, seed=WORLD_SEED)
     warmups = {warmup: warmup_folder(results, warmup) for warmup in WARMUPS}
-    found = {
+    path = results / "frozen.json"
+    frozen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    found: dict[str, Any] = {
         "plan": plan_digest(),
-        "world": world.content_hash[:16],
-        "num_clips": world.num_clips,
+        "num_clips": num_clips,
         "steps": steps,
         "scorer": _digest(lab_model_path("siglip2") / "open_clip_model.safetensors"),
         **{f"warmup_{n}": _digest(folder / "model.safetensors") for n, folder in warmups.items()},
     }
-    path = results / "frozen.json"
-    if path.is_file():
-        frozen = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in found.items():
-            if frozen.get(key) != value:
-                raise ConfigError(
-                    f"{path} froze {key}={frozen.get(key)} and this call has {value}; results of "
-                    "the two do not add up: give another --results folder for another plan"
-                )
-    else:
-        results.mkdir(parents=True, exist_ok=True)
-        commit_json(path, {**found, "date": time.strftime("%Y-%m-%d")})
+    _require_frozen(path, frozen, found)  # before minutes go into a world
+    world = ensure_lab(workspace, num_clips=num_clips, seed=WORLD_SEED)
+    found["world"] = world.content_hash[:16]
+    _require_frozen(path, frozen, found)
+    if frozen is None:
+        day = time.strftime("%Y-%m-%d")
+        commit_json(path, {**found, "date": day, "commit": commit_of_code()})
     return Lab(workspace, results, warmups, found, steps)
+
+
+def _require_frozen(path: Path, frozen: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
+    for key, value in found.items():
+        if frozen is not None and frozen.get(key) != value:
+            raise ConfigError(
+                f"{path} froze {key}={frozen.get(key)} and this call has {value}; results of the "
+                "two do not add up: give another --results folder for another plan"
+            )
 
 
 def warmup_folder(results: Path, warmup: int) -> Path:
@@ -304,7 +309,13 @@ def run_plan(lab: Lab, cells: Sequence[Cell], *, workers: int) -> Iterator[RunRe
                 write_run(lab.results, result)
                 progress.advance()
                 yield result
-        except BaseException:
+        except (KeyboardInterrupt, Interrupted):
+            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+        except BrokenProcessPool:
+            raise StriveError(
+                "a process that trained was killed, perhaps for its memory; what is kept stays and "
+                "the same command goes on (--workers 1 takes half the memory)"
+            ) from None
+        finally:
             # What is running ends with its run; what has not begun does not begin.
             pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -41,10 +41,12 @@ def curves_of(seed: int) -> dict[str, list[float]]:
 
 def made_up(cell: Cell, accuracy: float) -> RunResult:
     """A run of an accuracy, with the curves of any other one but for a shift by its seed."""
-    correct = "f" * 34 + "0" * 16  # 136 of 200
+    num_right = round(accuracy * 2000)
+    correct = ("f" * (num_right // 4) + "08ce"[num_right % 4]).ljust(500, "0")[:500]
     return RunResult(
-        arm=cell.arm, warmup=cell.warmup, seed=cell.seed, accuracy=accuracy, blind_accuracy=0.3,
-        agreement=0.8, correct=correct, num_questions=200, curves=curves_of(cell.seed), probe=[],
+        arm=cell.arm, warmup=cell.warmup, seed=cell.seed, accuracy=num_right / 2000, blind_accuracy=0.3,
+        agreement=0.8, correct=correct, num_questions=2000, curves=curves_of(cell.seed),
+        probe=[],
         seconds={"train": 90.0, "judge": 20.0}, about={"commit": "abc"},
     )  # fmt: skip
 
@@ -151,7 +153,9 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert math.isnan(found.curve("loss/kl")[0]) and found.curve("loss/kl")[1] == 0.5
 
 
-@pytest.mark.parametrize("change", [{"arm": "striev"}, {"format": 9}, {"extra": 1}])
+@pytest.mark.parametrize(
+    "change", [{"arm": "striev"}, {"format": 9}, {"extra": 1}, {"accuracy": 0.51}]
+)
 def test_a_result_of_something_else_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write_run(tmp_path, made_up(Cell("grpo", 0, 0), 0.5))
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -298,7 +302,7 @@ def test_the_page_of_no_runs_and_of_all(tmp_path: Path) -> None:
     assert f"**Grouping** (joint against per-variant advantages): **{analysis.HOLDS}**" in text
     assert "**Relevance**" in text and "no dose has been run yet" in text
     assert f"**{analysis.NONE}**" in text
-    assert "| `untrained` | 1 | 58.0 |" in text
+    assert "| `untrained` | the warm-up as it is | 1 | 58.0 |" in text
     assert "![At matched training accuracy](lab-results/curves-matched.svg)" in text
     for name in ("steps", "matched"):
         for kind in ("svg", "png", "pdf"):
