@@ -44,7 +44,8 @@ def made_up(cell: Cell, accuracy: float) -> RunResult:
     num_right = round(accuracy * 2000)
     correct = ("f" * (num_right // 4) + "08ce"[num_right % 4]).ljust(500, "0")[:500]
     return RunResult(
-        arm=cell.arm, warmup=cell.warmup, seed=cell.seed, accuracy=num_right / 2000, blind_accuracy=0.3,
+        arm=cell.arm, warmup=cell.warmup, seed=cell.seed, accuracy=num_right / 2000,
+        blind_accuracy=0.3,
         agreement=0.8, correct=correct, num_questions=2000, curves=curves_of(cell.seed),
         probe=[],
         seconds={"train": 90.0, "judge": 20.0}, about={"commit": "abc"},
