@@ -10,9 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from strive.errors import ConfigError
+from strive.evaluate.samples import read_samples
 from strive.experiments.claims.plan import Cell
 from strive.experiments.claims.results import RunResult, read_runs
 from strive.experiments.claims.runs import freeze, prepare_scores, run_cell
@@ -91,8 +93,8 @@ def test_a_run_alone_is_the_run_of_the_plan(
     outs = evaluate_on_lab(tmp_path / "runs" / cell.name / "final", other, tmp_path / "out",
                            ["uniform", "blank"])  # fmt: skip
     for mode, accuracy in (("uniform", result.accuracy), ("blank", result.blind_accuracy)):
-        stored = json.loads((outs[mode] / "results.json").read_text())
-        assert stored["overall"]["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+        samples = read_samples(outs[mode] / "samples.jsonl")
+        assert np.mean([sample.score for sample in samples]) == pytest.approx(accuracy, abs=1e-12)
 
 
 def test_another_plan_is_refused_before_a_world_is_built(results: Path, tmp_path: Path) -> None:

@@ -86,10 +86,10 @@ class TestQuestions:
         seen = [(item, replace(video, frames_KHWC=video.frames_KHWC[:0])) for item, video in asked]
         return OpenedBatch(seen, without_pixels(batch.prompts), features)
 
-    def grade(self, policy: Policy) -> NDArray[np.bool_]:
-        """Ask a policy all of them, greedily: which it answers right, by question id: [Q]."""
+    def grade(self, policy: Policy) -> NDArray[np.float64]:
+        """Ask a policy all of them, greedily: their scores in [0, 1], by question id: [Q]."""
         samples = [s for batch in self._batches for s in ask_batch(policy, batch, self._asking)]
-        return np.array([s.score >= 1 for s in sorted(samples, key=lambda s: s.question_id)])
+        return np.array([s.score for s in sorted(samples, key=lambda s: s.question_id)])
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,8 @@ class Judge:
         self._tests: dict[FramesMode, TestQuestions] = {}
         self._variants: dict[str, HeldOutVariants] = {}
 
-    def grades(self, policy: Policy, mode: FramesMode) -> NDArray[np.bool_]:
-        """Which test questions a policy answers right, by question id: [Q]."""
+    def grades(self, policy: Policy, mode: FramesMode) -> NDArray[np.float64]:
+        """A policy's scores on the test questions, by question id: [Q]."""
         if mode not in self._tests:
             self._tests[mode] = TestQuestions(self._start, self._workspace, mode)
         return self._tests[mode].grade(policy)

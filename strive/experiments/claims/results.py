@@ -5,7 +5,7 @@ add up. Curves are per step; shares and accuracies lie in [0, 1].
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ class RunResult:
     warmup: int
     seed: int
     accuracy: float
-    """Held-out: greedy, uniform frames, last checkpoint."""
+    """Held-out, as `evaluate` counts it: the mean score; greedy, uniform frames, last checkpoint."""
     blind_accuracy: float
     """The same questions with all frames grey."""
     agreement: float
     """Share of held-out questions that get the same greedy answer from two importance variants."""
-    correct: str
-    """Held-out grades in the order of the questions, one hexadecimal digit for four of them."""
+    scores: str
+    """Held-out scores in the order of the question ids, four digits each, between spaces."""
     num_questions: int
     curves: Mapping[str, Sequence[float | None]]
     probe: Sequence[Mapping[str, Any]]
@@ -61,18 +61,14 @@ class RunResult:
         return np.array([np.nan if v is None else v for v in self.curves[metric]], dtype=float)
 
     @property
-    def correct_Q(self) -> np.ndarray:
-        """Whether each held-out question was answered right: bool [Q]."""
-        digits = np.array([int(digit, 16) for digit in self.correct], dtype=np.uint8)
-        bits = np.unpackbits(digits[:, None], axis=1)[:, 4:].ravel()
-        return bits[: self.num_questions].astype(bool)
+    def scores_Q(self) -> np.ndarray:
+        """The grade of each held-out question, in [0, 1]: float64 [Q]."""
+        return np.array(self.scores.split(), dtype=float)
 
 
-def pack_grades(correct_Q: Sequence[bool]) -> str:
-    """Write grades as hexadecimal digits, four a digit, the first in the highest bit."""
-    padded = [*map(int, correct_Q), *([0] * (-len(correct_Q) % 4))]
-    fours = np.array(padded).reshape(-1, 4) @ (8, 4, 2, 1)
-    return "".join(f"{int(four):x}" for four in fours)
+def pack_scores(scores_Q: Iterable[float]) -> str:
+    """Write scores with four digits, between spaces."""
+    return " ".join(f"{score:.4g}" for score in scores_Q)
 
 
 def rounded(value: float | None) -> float | None:
@@ -109,7 +105,7 @@ def read_runs(folder: Path) -> dict[Cell, RunResult]:
                 f"{path} has format {result.format} and arm '{result.arm}'; format {FORMAT} and an "
                 "arm of the plan are expected"
             )
-        if abs(result.correct_Q.mean() - result.accuracy) > 1e-9:
-            raise RecordsError(f"{path}: its accuracy is not that of its grades; remove it")
+        if abs(result.scores_Q.mean() - result.accuracy) > 1e-4:
+            raise RecordsError(f"{path}: its accuracy is not that of its scores; remove it")
         found[result.cell] = result
     return found

@@ -34,7 +34,7 @@ from strive.experiments.claims.plan import (
     plan_digest,
     scorers_of,
 )
-from strive.experiments.claims.results import METRICS, RunResult, pack_grades, rounded, write_run
+from strive.experiments.claims.results import METRICS, RunResult, pack_scores, rounded, write_run
 from strive.experiments.offline import resolve
 from strive.experiments.workspace import Workspace, ensure_lab
 from strive.lab.models import lab_model_path
@@ -237,17 +237,17 @@ def _judged(
     train_seconds: float,
 ) -> RunResult:
     began = time.perf_counter()
-    correct_Q, blind_Q = judge.grades(policy, "uniform"), judge.grades(policy, "blank")
+    scores_Q, blind_Q = judge.grades(policy, "uniform"), judge.grades(policy, "blank")
     agreement = judge.agreement(policy)
     return RunResult(
         arm=cell.arm,
         warmup=cell.warmup,
         seed=cell.seed,
-        accuracy=float(correct_Q.mean()),
+        accuracy=float(scores_Q.mean()),
         blind_accuracy=float(blind_Q.mean()),
         agreement=agreement,
-        correct=pack_grades(correct_Q.tolist()),
-        num_questions=len(correct_Q),
+        scores=pack_scores(scores_Q),
+        num_questions=len(scores_Q),
         curves=curves,
         probe=probe,
         seconds={

@@ -19,7 +19,7 @@ from strive.experiments.claims.plan import Cell, Contrast
 from strive.experiments.claims.results import (
     METRICS,
     RunResult,
-    pack_grades,
+    pack_scores,
     read_runs,
     write_run,
 )
@@ -42,11 +42,11 @@ def curves_of(seed: int) -> dict[str, list[float]]:
 def made_up(cell: Cell, accuracy: float) -> RunResult:
     """A run of an accuracy, with the curves of any other one but for a shift by its seed."""
     num_right = round(accuracy * 2000)
-    correct = ("f" * (num_right // 4) + "08ce"[num_right % 4]).ljust(500, "0")[:500]
+    scores = "1 " * num_right + "0 " * (2000 - num_right)
     return RunResult(
         arm=cell.arm, warmup=cell.warmup, seed=cell.seed, accuracy=num_right / 2000,
         blind_accuracy=0.3,
-        agreement=0.8, correct=correct, num_questions=2000, curves=curves_of(cell.seed),
+        agreement=0.8, scores=scores, num_questions=2000, curves=curves_of(cell.seed),
         probe=[],
         seconds={"train": 90.0, "judge": 20.0}, about={"commit": "abc"},
     )  # fmt: skip
@@ -132,16 +132,14 @@ def test_the_digest_changes_with_the_plan(monkeypatch: pytest.MonkeyPatch) -> No
 # --- kept results -------------------------------------------------------------------------------
 
 
-@given(st.lists(st.booleans(), max_size=40))
-def test_grades_are_read_as_they_were_written(correct: list[bool]) -> None:
-    packed = pack_grades(correct)
-    assert len(packed) == -(-len(correct) // 4)
-    result = replace(made_up(Cell("grpo", 0, 0), 0.5), correct=packed, num_questions=len(correct))
-    assert result.correct_Q.tolist() == correct
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_scores_are_read_as_they_were_written(scores: list[float]) -> None:
+    result = replace(made_up(Cell("grpo", 0, 0), 0.5), scores=pack_scores(scores))
+    assert result.scores_Q.tolist() == pytest.approx(scores, abs=1e-4)
 
 
-def test_grades_by_hand() -> None:
-    assert pack_grades([True, False, False, True, True]) == "98"  # 1001, then 1 and three zeros
+def test_scores_by_hand() -> None:
+    assert pack_scores([1.0, 0.0, 1 / 3]) == "1 0 0.3333"
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
