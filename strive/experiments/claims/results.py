@@ -35,7 +35,7 @@ class RunResult:
     warmup: int
     seed: int
     accuracy: float
-    """Held-out: the mean score, as `evaluate` counts it; greedy, uniform frames, last checkpoint."""
+    """Held-out: the mean score, as `evaluate` counts it; greedy, uniform, last checkpoint."""
     blind_accuracy: float
     """The same questions with all frames grey."""
     agreement: float
