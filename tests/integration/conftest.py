@@ -65,6 +65,8 @@ def lab(tmp_path_factory):
     yield root
     torch.set_num_threads(threads)
     sys.path.remove(str(root))
+    # The next file's fixture has a module of this name, too.
+    sys.modules.pop("lab_rewards", None)
 
 
 @pytest.fixture

@@ -295,7 +295,7 @@ def test_several_processes_are_refused_together(command, tmp_path, why):
         (run_dir / "final").mkdir(parents=True)
         (run_dir / "final" / "model.safetensors").write_text("mine")
     elif why == "in use":
-        lock.take()
+        lock.acquire()
         said = f"is in use by another run (process {os.getpid()} on "
     elif why == "bad reward":
         changes, said = {"rewards": {"json:dumps": 1.0}}, "reward 'json:dumps'"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from video import coded_clips as clips
 
 from strive.configs.load import build_config
 from strive.configs.schema import PrecomputeConfig
@@ -50,6 +49,9 @@ def question(number: int, video_id: str, text: str | None = None) -> Record:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Not above: a bare GPU machine loads this file with every test, and has no FFmpeg.
+    from video import coded_clips as clips
+
     root = tmp_path_factory.mktemp("world")
     for number, length in enumerate((30, 40, 50, 5)):
         clips.write_clip(root / f"clip{number}.mp4", length)

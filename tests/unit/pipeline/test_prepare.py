@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clip_world import clips
+from video import coded_clips as clips
 
 from strive.cache.frames import FrameCodec
 from strive.errors import DecodeError
