@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 # The programs of bench/, in this order; each prints ratios and writes bench/results/NAME.json.
 # docs/performance.md is made from those files at the end.
-BENCHES := decode precompute scale embed jpeg step data growth demo gpu
+BENCHES := decode precompute scale embed jpeg step data growth evaluate demo gpu
 
 install: $(STAMP)
 

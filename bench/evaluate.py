@@ -227,6 +227,7 @@ def figures_of(contender: Contender, timing: Timing, num_questions: int) -> dict
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Run all sides in turns and compare them."""
+    versions = peer_versions(asked.peer_python)  # first: without lmms-eval nothing is measured
     records, model = make_records(asked.clips), model_folder()
     num_questions = len(records.read_text().splitlines())
     kept = FOLDER / "frames"
@@ -258,15 +259,18 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         },
         "same_answers": check_answers(),
         "cpu_share_of_others": others.share,
-        "peer_versions": peer_versions(asked.peer_python),
+        "peer_versions": versions,
     }
 
 
 def peer_versions(python: str) -> dict[str, str]:
-    """Versions in the peer's environment."""
+    """Versions in the peer's environment, which has one of two readers."""
     code = (
-        "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in "
-        "('lmms-eval', 'torch', 'transformers', 'qwen-vl-utils', 'decord', 'torchcodec')}))"
+        "import importlib.metadata as m, json; m.version('lmms-eval'); "
+        "there = {d.metadata['Name'].lower().replace('_', '-'): d.version "
+        "for d in m.distributions()}; "
+        "print(json.dumps({n: there[n] for n in ('lmms-eval', 'torch', 'transformers', "
+        "'qwen-vl-utils', 'decord', 'torchcodec') if n in there}))"
     )
     found: dict[str, str] = json.loads(subprocess.check_output([python, "-c", code], text=True))
     return found

@@ -33,6 +33,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Result], Lines]], ...] = (
     ("precompute", "The offline stage as a whole", performance_offline.precompute_lines),
     ("scale", "Ten times the clips", performance_offline.scale_lines),
     ("embed", "The embed loop", performance_offline.embed_lines),
+    ("evaluate", "A whole evaluation", performance_offline.evaluate_lines),
     ("jpeg", "What JPEG does to scores", performance_offline.jpeg_lines),
 )
 GPU_NOTE = """A step of the 7B shapes with random weights and a LoRA adapter. *First seconds* holds

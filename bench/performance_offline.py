@@ -89,6 +89,33 @@ def scale_lines(result: Result) -> Iterator[str]:
     )
 
 
+def evaluate_lines(result: Result) -> Iterator[str]:
+    """Table of bench/evaluate."""
+    figures = result["figures"]
+    versions = ", ".join(f"{name} {version}" for name, version in figures["peer_versions"].items())
+    yield (
+        f"{figures['questions']} questions, three about each clip of 60 s at 1280x720, 32 frames, "
+        "answers of one length from one tiny Qwen2.5-VL in float32: whole processes in turns, ours "
+        f"and lmms-eval's wrapper ({versions}), which answered "
+        f"{figures['same_answers']} of {figures['questions']} alike. What makes the difference: a "
+        "clip is decoded once and in worker processes while earlier questions are answered, its "
+        "frames pass the tower once for its three questions, and questions are answered together."
+    )
+    yield ""
+    yield "| | questions a second | the same after starting | starting, s | decodes |"
+    yield "|---|---|---|---|---|"
+    for name, side in figures["sides"].items():
+        yield (
+            f"| {name} | {side['questions_per_second']:.3f} | "
+            f"{side['questions_per_second_of_work']:.3f} | {side['startup_seconds']:.1f} | "
+            f"{side['decodes']} |"
+        )
+    yield ""
+    for name, ratios in figures["ratios"].items():
+        told = ", ".join(f"{way} {ratio:.2f}" for way, ratio in ratios.items())
+        yield f"lmms-eval over {name}: {told}."
+
+
 def embed_lines(result: Result) -> Iterator[str]:
     """Table of bench/embed."""
     figures = result["figures"]
