@@ -89,6 +89,7 @@ def test_a_run_alone_is_the_run_of_the_plan(
     run_cell(Cell("untrained", 0, 0), alone)
     result = run_cell(cell, alone)
     assert numbers(result) == json.loads(json.dumps(numbers(read_runs(results)[cell])))
+    assert result.about["clips"] and result.about["world"] != result.about["clips"]
     # `evaluate` gives the same grades.
     outs = evaluate_on_lab(tmp_path / "runs" / cell.name / "final", other, tmp_path / "out",
                            ["uniform", "blank"])  # fmt: skip

@@ -145,8 +145,8 @@ def _fixed(runs: Runs, frozen: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield (
             f"Frozen on {frozen['date']} at commit {frozen['commit']}, before the first run: "
-            f"world {frozen['world']} "
-            f"({frozen['num_clips']} clips), warm-ups "
+            f"questions {frozen['world']} "
+            f"(of {frozen['num_clips']} clips), warm-ups "
             f"{' and '.join(frozen[f'warmup_{n}'] for n in WARMUPS)}, scorer {frozen['scorer']}, "
             f"plan {frozen['plan']} (first 16 digits of SHA-256), {frozen['steps']} steps."
         )

@@ -38,6 +38,7 @@ from strive.experiments.claims.results import METRICS, RunResult, pack_scores, r
 from strive.experiments.offline import resolve
 from strive.experiments.workspace import Workspace, ensure_lab
 from strive.lab.models import lab_model_path
+from strive.lab.world import SPLITS
 from strive.pipeline.run import precompute
 from strive.progress import show_progress
 from strive.video.worker import die_with_parent
@@ -61,6 +62,8 @@ class Lab:
     warmups: Mapping[int, Path]
     frozen: Mapping[str, Any]
     """Digests of world, models and plan, as the first sitting wrote them."""
+    clips: str = ""
+    """Digest of the encoded clips of this machine."""
     steps: int = STEPS
     """Fewer only where the machinery itself is tried."""
 
@@ -70,6 +73,7 @@ class Lab:
         packages = ("torch", "transformers", "deepspeed", "numpy")
         return {
             **self.frozen,
+            "clips": self.clips,
             "commit": commit_of_code(),
             "strive": __version__,
             "threads": NUM_THREADS,
@@ -107,12 +111,14 @@ def freeze(
     }
     _require_frozen(path, frozen, found)  # before minutes go into a world
     world = ensure_lab(workspace, num_clips=num_clips, seed=WORLD_SEED)
-    found["world"] = world.content_hash[:16]
+    # Of the questions, not of the clips' bytes, which differ from processor to processor.
+    records = b"".join(world.records_file(split).read_bytes() for split in SPLITS)
+    found["world"] = sha256(records).hexdigest()[:16]
     _require_frozen(path, frozen, found)
     if frozen is None:
         day = time.strftime("%Y-%m-%d")
         commit_json(path, {**found, "date": day, "commit": commit_of_code()})
-    return Lab(workspace, results, warmups, found, steps)
+    return Lab(workspace, results, warmups, found, world.content_hash[:16], steps)
 
 
 def _require_frozen(path: Path, frozen: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
