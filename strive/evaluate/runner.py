@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strive.answers import TEMPLATES, find_unmatched
+from strive.answers import TEMPLATES
 from strive.configs.schema import EvaluateConfig
 from strive.errors import (
     ConfigError,
@@ -42,6 +42,7 @@ from strive.evaluate.samples import Sample
 from strive.evaluate.shards import join_shards, start_shard
 from strive.progress import say, show_progress
 from strive.records import VideoFrames
+from strive.unmatched import find_unmatched
 from strive.variants import evidence_seen
 
 if TYPE_CHECKING:

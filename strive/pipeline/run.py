@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from strive.answers import Unmatched, find_unmatched
 from strive.cache.failures import commit_failures
 from strive.cache.frames import FrameReader, read_video_states
 from strive.cache.layout import CacheLayout, create_cache, ensure_settings, writer_lock
@@ -43,6 +42,7 @@ from strive.pipeline.work import (
 from strive.progress import show_progress
 from strive.scorers import ScorerRequest, SplitScorer, scorer_faults
 from strive.scorers.session import ScorerSession
+from strive.unmatched import Unmatched, find_unmatched
 from strive.variants import DrawRule, Peak, typical_peak
 from strive.video.decode import decoder_order, decoder_versions
 from strive.video.worker import Outcome

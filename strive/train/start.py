@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from strive.answers import build_question, find_unmatched
+from strive.answers import build_question
 from strive.cache.frames import FrameReader
 from strive.configs.schema import TrainConfig
 from strive.errors import CheckpointError, ConfigError
@@ -27,6 +27,7 @@ from strive.train.engine import set_trainable
 from strive.train.processes import Processes
 from strive.train.rewards import RewardFunction, try_rewards
 from strive.train.run_folder import RunFolder, checkpoint_name
+from strive.unmatched import find_unmatched
 
 # A resumed run may change these: they decide what is kept and shown, not what is learned. The cache
 # may have moved: its keys are compared instead.
