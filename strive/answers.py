@@ -3,18 +3,22 @@
 Used by the rewards and by evaluation, so that both mean the same by "correct". Rule set `video_r1`
 is that of Video-R1's RL script (grpo.py): its prompt and its grading are a protocol and are kept to
 the letter, save that an empty or non-finite answer is always wrong (there, "nan" earned a full
-regression reward). Rule set `tolerant` reads what a person would accept (below).
+regression reward). Rule set `tolerant` reads what a person would accept (below). Both grade an
+interval (`grounding`) by its IoU, as Time-R1 does, and the letter of a `grounded multiple choice`
+as VideoChat-R1 reads it.
 """
 
 import math
 import re
 import unicodedata
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any, get_args
 
 from strive.choices import GradingRules
 from strive.errors import unknown_name
-from strive.records import PROBLEM_TYPES, Record
+from strive.intervals import best_iou, read_clues, read_interval, read_intervals, split_clues
+from strive.records import CHOICE_TYPES, PROBLEM_TYPES, Record
 
 # Full-width characters are their ASCII twins; hyphens and dashes of any length are one sign.
 _SAME_CHARACTER: dict[int, int | str] = {
@@ -143,6 +147,31 @@ def find_letter(answer: str) -> tuple[str, str] | None:
 def read_letter(answer: str) -> str | None:
     """Return the option letter of `find_letter`, or None."""
     found = find_letter(answer)
+    return found[0] if found else None
+
+
+# What VideoChat-R1 takes out of an answer before it looks for a letter. The last is two phrases,
+# joined for want of a comma.
+_STOCK_PHRASES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option is",
+    "The correct option is",
+    "Best answer:Best option:",
+)
+_FIRST_CAPITAL = re.compile("[A-G]")
+
+
+def read_first_capital(answer: str) -> str | None:
+    """Return VideoChat-R1's option letter: the first capital from A to G, or None.
+
+    Stock phrases go first; any other word counts, so that "Both" is a B (arXiv:2504.06958, code).
+    """
+    for phrase in _STOCK_PHRASES:
+        answer = answer.replace(phrase, "")
+    found = _FIRST_CAPITAL.search(answer)
     return found[0] if found else None
 
 
@@ -277,6 +306,16 @@ _VIDEO_R1_SUFFIX = {
         "within the <answer> </answer> tags."
     ),
     "free-form": " Please provide your text answer within the <answer> </answer> tags.",
+    # These two are ours: Video-R1 asks nothing of the kind.
+    "grounding": (
+        " Please provide the start and the end of the event in seconds (e.g., 12.54 to 17.83) "
+        "within the <answer> </answer> tags."
+    ),
+    "grounded multiple choice": (
+        " Please provide only the single option letter (e.g., A, B, C, D, etc.) within the "
+        "<answer> </answer> tags, followed by the time spans in seconds that show it "
+        "(e.g., [(5.2, 10.4)]) within the <glue> </glue> tags."
+    ),
 }
 _DIRECT_SUFFIX = {
     "multiple choice": "Answer with the option's letter from the given choices directly.",
@@ -284,6 +323,10 @@ _DIRECT_SUFFIX = {
     "regression": "Answer the question using a single number.",
     "OCR": "Answer with the text itself and nothing else.",
     "free-form": "Answer the question using a single word or phrase.",
+    "grounding": "Answer with the start and the end in seconds, such as 12.54 to 17.83.",
+    "grounded multiple choice": (
+        "Answer with the option's letter from the given choices directly."
+    ),
 }
 
 
@@ -293,9 +336,11 @@ TEMPLATES: dict[str, tuple[str, dict[str, str]]] = {
     "video_r1_eval": (_VIDEO_R1_EVAL_INSTRUCTION, _VIDEO_R1_SUFFIX),
     "direct": ("", _DIRECT_SUFFIX),
     "short": ("", {}),
+    "answer_twice": ("", {}),
 }
 """`video_r1`: the RL prompt; `video_r1_eval`: its evaluation script's wording; `direct`: the answer
-alone; `short`: the question and its options without any instruction."""
+alone; `short`: the question and its options without any instruction; `answer_twice`: likewise,
+where VideoAuto-R1's instruction is in the system turn (`two_answers.py`, `system_prompt`)."""
 
 
 def build_question(record: Record, template: str) -> str:
@@ -307,7 +352,7 @@ def build_question(record: Record, template: str) -> str:
     if template not in TEMPLATES:
         raise unknown_name("prompt_template", template, TEMPLATES)
     text = record.problem
-    if record.problem_type == "multiple choice" and record.options:
+    if record.problem_type in CHOICE_TYPES and record.options:
         # No newline before "Options:": that is how Video-R1 joins them.
         text += "Options:\n" + "".join(f"{option}\n" for option in record.options)
     instruction, suffixes = TEMPLATES[template]
@@ -322,6 +367,22 @@ def extract_answer(text: str) -> str:
     start = text.find(_OPENS)
     end = text.find(_CLOSES, start)
     return text[start + len(_OPENS) : end].strip() if 0 <= start < end else ""
+
+
+def extract_last_answer(text: str) -> str:
+    """Return what stands in the last `<answer>` tags, stripped; without tags the empty string."""
+    answer, end = "", 0
+    while (start := text.find(_OPENS, end)) >= 0 and (closes := text.find(_CLOSES, start)) >= 0:
+        answer, end = text[start + len(_OPENS) : closes].strip(), closes + len(_CLOSES)
+    return answer
+
+
+def extract_graded(problem_type: str, text: str) -> str:
+    """Return what is graded of a completion: within its first answer tags, for grounding the last.
+
+    Video-R1 reads the first, Time-R1 the last.
+    """
+    return extract_last_answer(text) if problem_type == "grounding" else extract_answer(text)
 
 
 def extract_answer_or_text(text: str) -> str:
@@ -343,6 +404,16 @@ def has_think_answer_format(text: str) -> bool:
     return _FROM_THOUGHT_TO_ANSWER.search(between) is not None
 
 
+def has_think_answer_clues_format(text: str) -> bool:
+    """Tell whether the whole text is think block, answer block and a well-formed list of clues.
+
+    VideoChat-R1's format of a grounded answer: `<glue>[(1, 4), (5.5, 6)]</glue>` comes last, blanks
+    may stand around it.
+    """
+    before, clues = split_clues(text.strip())
+    return read_clues(clues) is not None and has_think_answer_format(before.rstrip())
+
+
 # --- grading ------------------------------------------------------------------------------------
 
 
@@ -353,8 +424,8 @@ def grade(
 
     Args:
         problem_type: one of `records.PROBLEM_TYPES`.
-        prediction: the answer, **already extracted** (`extract_answer(completion)`); an empty one
-            is wrong.
+        prediction: the answer, **already extracted** (`extract_graded(problem_type, completion)`);
+            an empty one is wrong.
         solution: the record's solution, with or without its `<answer>` tags.
         rules: `video_r1` (strict) or `tolerant`.
 
@@ -375,6 +446,11 @@ def grade(
         return _grade_numbers(problem_type, answer, gold, is_strict=rules == "video_r1")
     if problem_type == "free-form":
         return _mean_rouge(answer, gold)
+    if problem_type == "grounding":
+        return best_iou(read_interval(answer), read_intervals(gold))
+    if problem_type == "grounded multiple choice":
+        letter = read_first_capital(gold)
+        return float(letter is not None and read_first_capital(answer) == letter)
     if rules == "tolerant":
         letter = read_letter(gold) if problem_type == "multiple choice" else None
         if letter:
@@ -389,20 +465,39 @@ def grade_completion(
     record: Record, text: str, *, rules: GradingRules = "video_r1", tags_required: bool = True
 ) -> float:
     """Grade a whole completion; with `tags_required` (the RL reward) one without tags is wrong."""
-    answer = extract_answer(text) if tags_required else extract_answer_or_text(text)
+    answer = extract_graded(record.problem_type, text)
+    if not tags_required:
+        answer = answer or text.strip()
     return grade(record.problem_type, answer, record.solution, rules=rules)
 
 
 def is_parsed(problem_type: str, answer: str) -> bool:
     """Tell whether an extracted answer has the form that its problem type asks for.
 
-    A letter for multiple choice, a number for numerical and regression, any text otherwise.
+    A letter for multiple choice, a number for numerical and regression, an interval for grounding,
+    any text otherwise.
+    """
+    if problem_type in ("OCR", "free-form"):
+        return bool(answer.strip())
+    return answer_key(problem_type, answer) is not None
+
+
+def answer_key(problem_type: str, answer: str) -> Hashable | None:
+    """Return what an extracted answer says, the same for equal answers; None if it is unreadable.
+
+    The letter of a choice, a number (of two places for numerical), an interval, or for texts the
+    text without regard to case and blanks.
     """
     if problem_type == "multiple choice":
-        return read_letter(answer) is not None
+        return read_letter(answer)
+    if problem_type == "grounded multiple choice":
+        return read_first_capital(answer)
+    if problem_type == "grounding":
+        return read_interval(answer)
     if problem_type in ("numerical", "regression"):
-        return read_number(answer) is not None
-    return bool(answer.strip())
+        number = read_number(answer)
+        return round(number, 2) if number is not None and problem_type == "numerical" else number
+    return _fold(plain_text(answer)) or None
 
 
 def strict_number(text: str) -> float | None:

@@ -27,8 +27,20 @@ from strive.errors import ConfigError, MissingInputError, RecordsError, first_li
 from strive.progress import one_line
 from strive.seeding import derive_rng
 
-ProblemType = Literal["multiple choice", "numerical", "OCR", "free-form", "regression"]
+ProblemType = Literal[
+    "multiple choice",
+    "numerical",
+    "OCR",
+    "free-form",
+    "regression",
+    "grounding",
+    "grounded multiple choice",
+]
+"""Video-R1's five; `grounding`, whose solution is an interval ("10 to 20" seconds); `grounded
+multiple choice`, whose gold clues are the record's `evidence_spans_seconds`."""
 PROBLEM_TYPES: tuple[str, ...] = get_args(ProblemType)
+CHOICE_TYPES = ("multiple choice", "grounded multiple choice")
+"""Those with options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +98,15 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
     options = row.get("options") or []
     if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
         raise _wrong(where, "options", options, "a list of strings is expected")
-    if problem_type == "multiple choice" and len(options) < 2:
+    if problem_type in CHOICE_TYPES and len(options) < 2:
         raise RecordsError(
-            f"{where}: a multiple choice row needs at least two options, has {_shown(options)}"
+            f"{where}: a {problem_type} row needs at least two options, has {_shown(options)}"
+        )
+    spans = _parse_spans(row.get("evidence_spans_seconds"), where=where)
+    if problem_type == "grounded multiple choice" and spans is None:
+        raise RecordsError(
+            f"{where}: a grounded multiple choice row needs evidence_spans_seconds, the spans that "
+            "show its answer; a list of [start, end] pairs in seconds is expected"
         )
     return Record(
         question_id=_parse_id(row["problem_id"], where=where),
@@ -98,7 +116,7 @@ def parse_record(row: dict[str, Any], *, where: str) -> Record:
         options=tuple(_parse_text(option, "options", where=where) for option in options),
         solution=sys.intern(texts["solution"]),
         data_source=sys.intern(texts["data_source"]),
-        evidence_spans_seconds=_parse_spans(row.get("evidence_spans_seconds"), where=where),
+        evidence_spans_seconds=spans,
     )
 
 

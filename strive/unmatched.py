@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from strive.answers import grade, grade_completion, strict_number
 from strive.choices import GradingRules
-from strive.records import Record
+from strive.intervals import read_intervals
+from strive.records import CHOICE_TYPES, Record
 
 _TAGS = re.compile(r"</?answer>")
 NO_LETTERS = "the options carry no letters"
@@ -74,7 +75,7 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
     shown = f"'{gold[:40]}...'" if len(gold) > 40 else f"'{gold}'"
     if not gold:
         return "the solution is empty"
-    is_choice = record.problem_type == "multiple choice"
+    is_choice = record.problem_type in CHOICE_TYPES
     labels = _option_labels(record.options) if is_choice else []
     candidates = [*labels, *map(str.upper, labels)] if labels else list(record.options)
     # Texts earn by the words that they share: the first alone tells, and long ones cost much.
@@ -94,6 +95,8 @@ def why_unmatched(record: Record, rules: GradingRules) -> str | None:
         return f"{shown} is the text of no option, and {NO_LETTERS}"
     if record.problem_type in ("numerical", "regression") and strict_number(gold) is None:
         return f"{shown} is no bare number"
+    if record.problem_type == "grounding" and not read_intervals(gold):
+        return f"{shown} is no interval in seconds, such as 12.5 to 17"
     return f"{shown} earns nothing even when it is answered word for word"
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,11 @@ def test_video_r1_prompt_is_the_protocols_text() -> None:
             "within the",
         ),
         ("free-form", " Please provide your text answer within the"),
+        (
+            "grounding",
+            " Please provide the start and the end of the event in seconds (e.g., 12.54 to 17.83) "
+            "within the",
+        ),
     ],
 )
 def test_video_r1_suffixes(problem_type: str, suffix: str) -> None:
@@ -70,6 +76,13 @@ def test_evaluation_prompt_differs_by_two_words() -> None:
 def test_other_templates() -> None:
     body = "What appears on the screen?Options:\nA. A missile\nB. A graph\n"
     assert answers.build_question(MISSILE, "short") == body
+    assert answers.build_question(MISSILE, "answer_twice") == body
+    grounded = with_type("grounded multiple choice")
+    assert answers.build_question(grounded, "short") == body
+    assert answers.build_question(grounded, "video_r1").endswith(
+        "<answer> </answer> tags, followed by the time spans in seconds that show it (e.g., "
+        "[(5.2, 10.4)]) within the <glue> </glue> tags."
+    )
     assert answers.build_question(with_type("OCR"), "short") == "What appears on the screen?"
     assert answers.build_question(MISSILE, "direct") == (
         f"{body}\nAnswer with the option's letter from the given choices directly."
@@ -93,6 +106,67 @@ def test_extract_answer(text: str, answer: str) -> None:
     assert answers.extract_answer(text) == answer
 
 
+def test_grounding_is_read_from_the_last_tags() -> None:
+    text = "<answer>1 to 2</answer> no <answer> 3 to 4 </answer> or <answer>5 to 6"
+    assert answers.extract_graded("grounding", text) == "3 to 4"
+    assert answers.extract_graded("grounded multiple choice", text) == "1 to 2"
+    assert answers.extract_last_answer("5 to 6") == answers.extract_last_answer("<answer>") == ""
+    record = dataclasses.replace(with_type("grounding"), solution="<answer>3 to 4</answer>")
+    assert answers.grade_completion(record, text) == 1
+    assert answers.grade_completion(record, "3 to 4") == 0
+    assert answers.grade_completion(record, "3 to 4", tags_required=False) == 1
+
+
+@pytest.mark.parametrize("rules", ["video_r1", "tolerant"])
+@pytest.mark.parametrize(
+    ("problem_type", "prediction", "gold", "grade"),
+    [
+        ("grounding", "12 to 22", "10 to 20", 8 / 12),
+        ("grounding", "it lasts from 10.0 to 20", "10 to 20", 1),
+        ("grounding", "10 to 20", "1 to 2, 10 to 20", 1),  # any of the solution's
+        ("grounding", "10-20", "10 to 20", 0),
+        ("grounding", "15 to 15", "15 to 15", 0),
+        # VideoChat-R1: the first capital from A to G, once the stock phrases are gone.
+        ("grounded multiple choice", "B", "B", 1),
+        ("grounded multiple choice", "(B) a man", "B", 1),
+        ("grounded multiple choice", "The best answer is B.", "B", 1),
+        ("grounded multiple choice", "The answer: B", "B", 1),
+        ("grounded multiple choice", "Both are A", "B", 1),
+        ("grounded multiple choice", "b", "B", 0),
+        ("grounded multiple choice", "A, not B", "B", 0),
+        ("grounded multiple choice", "H", "H", 0),  # beyond G
+        ("grounded multiple choice", "none", "none", 0),  # two texts without a letter are no match
+    ],
+)
+def test_intervals_and_grounded_letters(
+    problem_type: str, prediction: str, gold: str, grade: float, rules: Any
+) -> None:
+    solution = f"<answer>{gold}</answer>"
+    found = answers.grade(problem_type, prediction, solution, rules=rules)
+    assert found == pytest.approx(grade)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "answer", "key"),
+    [
+        ("multiple choice", "(b)", "B"),
+        ("multiple choice", "A man walks", None),
+        ("grounded multiple choice", "The answer is C", "C"),
+        ("grounded multiple choice", "c", None),
+        ("numerical", "3.141 m", 3.14),
+        ("regression", "3.141 m", 3.141),
+        ("numerical", "3 of 5", None),
+        ("grounding", "from 1 to 2.50", (1, 2.5)),
+        ("grounding", "soon", None),
+        ("free-form", " A  Red ball", "a red ball"),
+        ("OCR", " ", None),
+    ],
+)
+def test_what_an_answer_says(problem_type: str, answer: str, key: Any) -> None:
+    assert answers.answer_key(problem_type, answer) == key
+    assert answers.is_parsed(problem_type, answer) == (key is not None)
+
+
 def test_extract_answer_or_text() -> None:
     assert answers.extract_answer_or_text(" B. ") == "B."
     assert answers.extract_answer_or_text("<answer>C</answer>") == "C"
@@ -108,10 +182,27 @@ def test_extract_answer_or_text() -> None:
         (" <think>a</think><answer>B</answer>", False),
         ("<think>a</think> so <answer>B</answer>", False),
         ("<answer>B</answer>", False),
+        ("<think>a</think><answer>B</answer><glue>[]</glue>", False),
     ],
 )
 def test_think_answer_format(text: str, good: bool) -> None:
     assert answers.has_think_answer_format(text) is good
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("<think>a</think><answer>B</answer><glue>[(1, 4), (5.5, 6)]</glue>", True),
+        (" <think>a</think>\n<answer>B</answer>\n<glue>[]</glue>\n", True),
+        ("<think>a</think><answer>B</answer>", False),
+        ("<answer>B</answer><glue>[(1, 4)]</glue>", False),
+        ("<think>a</think><answer>B</answer><glue>[(4, 1)]</glue>", False),
+        ("<think>a</think><answer>B</answer><glue>[(1, 4)]</glue>.", False),
+        ("<think>a</think><answer>B</answer><glue>[(1, 4)]</glue><glue>[]</glue>", False),
+    ],
+)
+def test_think_answer_clues_format(text: str, good: bool) -> None:
+    assert answers.has_think_answer_clues_format(text) is good
 
 
 @pytest.mark.parametrize(

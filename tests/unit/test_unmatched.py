@@ -41,6 +41,13 @@ COLOURS = ("A. red", "B. green", "C. blue")
         ("OCR", (), "EXIT", None, None),
         ("free-form", (), "a red ring", None, None),
         ("free-form", (), "?!", "word for word", "word for word"),
+        ("grounding", (), "<answer>10 to 20</answer>", None, None),
+        ("grounding", (), "10-20", "no interval in seconds", "no interval in seconds"),
+        ("grounding", (), "15 to 15", "word for word", "word for word"),
+        ("grounded multiple choice", COLOURS, "<answer>B</answer>", None, None),
+        ("grounded multiple choice", COLOURS, "B. green", None, None),
+        ("grounded multiple choice", COLOURS, "Z", "none of the options'", "none of the options'"),
+        ("grounded multiple choice", ("red", "green"), "A", "no letters", "no letters"),
     ],
 )
 def test_solutions_that_no_answer_can_earn(
