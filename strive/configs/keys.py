@@ -91,7 +91,7 @@ _OTHERS = {
     "dtype: float32 or bfloat16": "torch_dtype bf16 fp16",
     "gradient_checkpointing": "enable_gradient_checkpointing",
     "seed": "data_seed",
-    "prompt_template": "system_prompt format_prompt question_template",
+    "prompt_template": "format_prompt question_template",
     "num_frames: K, of the pool that precompute --frames and --frame-plan cached": (
         "nframes max_frames video_max_frames fps video_fps total_frames"
     ),

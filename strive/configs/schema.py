@@ -161,7 +161,10 @@ class TrainConfig(Config):
 
     # --- model inputs -----------------------------------------------------------------------
     prompt_template: str = "video_r1"
-    """`video_r1` (think and answer tags), `direct`, or `short` (the question and its options)."""
+    """`video_r1` (think and answer tags), `direct`, `short` (the question and its options), or
+    `answer_twice` (the same, with VideoAuto-R1's instruction in `system_prompt`)."""
+    system_prompt: str | None = None
+    """Text of a system turn before the question; not given: the chat template's own."""
     position_rule: PositionRule = "published"
     """Where Qwen2.5-VL's text starts after a video: at the maximum position plus 1 (what the
     weights were trained with), or as transformers 5.3 and later place it."""
@@ -189,8 +192,11 @@ class TrainConfig(Config):
 
     # --- rewards and advantages (Eqs. 2 and 3) ----------------------------------------------
     rewards: dict[str, float] = {"accuracy": 1.0, "format": 1.0}
-    """Reward functions by name (`accuracy`, `format`, `format_strict`, or `module:function`) and
-    their weights; whatever is named replaces the default."""
+    """Reward functions by name and their weights; whatever is named replaces the default.
+    `accuracy`, `accuracy_untagged`, `format`, `format_strict`; of a group `temporal`,
+    `temporal_strict`, `length`, `reverse`, `overlong`, `majority`; in time `grounding_iou`,
+    `grounding_iou_timed`, `clue_iou`; of two answers `accuracy_first`, `accuracy_second`,
+    `format_twice`, `fallback`; or a user's own `module:function`."""
     check_rewards: bool = True
     """Call every reward function once before the run, on texts made for it."""
     grading: GradingRules = "video_r1"

@@ -54,10 +54,18 @@ class PromptInputs:
 
 
 def prepare_prompt(
-    policy: Policy, text: str, video: VideoFrames, *, max_pixels: int | None = None
+    policy: Policy,
+    text: str,
+    video: VideoFrames,
+    *,
+    max_pixels: int | None = None,
+    system_prompt: str | None = None,
 ) -> PromptInputs:
     """Prepare one question about one video; see `prepare_prompts` for several at once."""
-    return prepare_prompts(policy, [text], [video], max_pixels=max_pixels)[0]
+    [prompt] = prepare_prompts(
+        policy, [text], [video], max_pixels=max_pixels, system_prompt=system_prompt
+    )
+    return prompt
 
 
 def prepare_prompts(
@@ -66,11 +74,13 @@ def prepare_prompts(
     videos: Sequence[VideoFrames],
     *,
     max_pixels: int | None = None,
+    system_prompt: str | None = None,
 ) -> list[PromptInputs]:
     """Prepare several prompts with one call of each part of the processor.
 
     `max_pixels` limits a frame's pixels further than the processor does by itself. Prompts about
-    one video (the same object) share their `pixel_values`.
+    one video (the same object) share their `pixel_values`. For `system_prompt` see
+    `render_prompts`.
     """
     processor = policy.processor
     clips: list[torch.Tensor] = []
@@ -96,7 +106,7 @@ def prepare_prompts(
     pixels = patches["pixel_values_videos"].split([math.prod(grid) for grid in grids])
     grids = [grids[places[id(video)]] for video in videos]
     pixels = [pixels[places[id(video)]] for video in videos]
-    rendered = render_prompts(processor, texts)
+    rendered = render_prompts(processor, texts, system_prompt=system_prompt)
     expanded = [
         policy.family.expand_prompt(
             processor, prompt, grid, video.pts_seconds_K, policy.position_rule
@@ -197,17 +207,28 @@ def _resized(frames_KHWC: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
     return transforms.resize(frames, list(size), InterpolationMode.BICUBIC, antialias=True)
 
 
-def render_prompts(processor: Any, texts: Sequence[str]) -> list[str]:
-    """The processor's chat template: one user turn, the video before the text."""
+def render_prompts(
+    processor: Any, texts: Sequence[str], *, system_prompt: str | None = None
+) -> list[str]:
+    """The processor's chat template: one user turn, the video before the text.
+
+    `system_prompt` is the text of a system turn before it; without one the template's own rule
+    holds (Qwen2.5-VL's writes "You are a helpful assistant.", Qwen3-VL's writes none).
+    """
+    system_turns = []
+    if system_prompt is not None:
+        text = as_plain_text(system_prompt, processor.tokenizer)
+        system_turns = [{"role": "system", "content": [{"type": "text", "text": text}]}]
     conversations = [
         [
+            *system_turns,
             {
                 "role": "user",
                 "content": [
                     {"type": "video"},
                     {"type": "text", "text": as_plain_text(text, processor.tokenizer)},
                 ],
-            }
+            },
         ]
         for text in texts
     ]
@@ -245,6 +266,7 @@ def long_prompts(
     max_pixels: int | None,
     position_rule: PositionRule,
     kept_in: Path | None = None,
+    system_prompt: str | None = None,
 ) -> dict[int, int]:
     """Find the prompts of more than `limit` tokens: {place in `texts`: number of tokens}.
 
@@ -258,7 +280,7 @@ def long_prompts(
     for place, (text, size) in enumerate(zip(texts, sizes, strict=True)):
         if size not in around:
             around[size] = _tokens_around(
-                opened, size, num_frames, longest_seconds, max_pixels, position_rule
+                opened, size, num_frames, longest_seconds, max_pixels, position_rule, system_prompt
             )
         room = limit - around[size]
         if len(text) <= room and len(unicodedata.normalize("NFC", text).encode()) <= room:
@@ -301,8 +323,9 @@ def _tokens_around(
     longest_seconds: float,
     max_pixels: int | None,
     position_rule: PositionRule,
+    system_prompt: str | None,
 ) -> int:
-    """Tokens of a prompt without its question: the turn, the video, and its times if written."""
+    """Tokens of a prompt without its question: the turns, the video, and its times if written."""
     processor, vision = opened.processor, opened.config.vision_config
     height, width = policy_size(processor, num_frames, *size, max_pixels=max_pixels)
     grid = (
@@ -310,7 +333,7 @@ def _tokens_around(
         height // vision.patch_size,
         width // vision.patch_size,
     )
-    [rendered] = render_prompts(processor, [""])
+    [rendered] = render_prompts(processor, [""], system_prompt=system_prompt)
     expanded = opened.family.expand_prompt(
         processor, rendered, grid, np.linspace(0.0, longest_seconds, num_frames), position_rule
     )

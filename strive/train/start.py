@@ -260,6 +260,7 @@ def _too_long(
         max_pixels=config.max_pixels,
         position_rule=config.position_rule,
         kept_in=frames.folder.parents[1] / "prompt-tokens",
+        system_prompt=config.system_prompt,
     )
     if found and not (may_skip and config.skip_long_prompts):
         longest_index = max(found, key=lambda index: found[index])

@@ -17,7 +17,13 @@ from transformers.models.qwen3_vl import video_processing_qwen3_vl as qwen3
 from transformers.video_utils import VideoMetadata
 
 from strive.errors import ModelError
-from strive.models.inputs import PromptInputs, policy_size, prepare_prompt, snapped_size
+from strive.models.inputs import (
+    PromptInputs,
+    policy_size,
+    prepare_prompt,
+    render_prompts,
+    snapped_size,
+)
 from strive.models.loading import Policy, make_policy
 from strive.models.positions import POSITION_RULES
 
@@ -54,6 +60,19 @@ def test_equals_the_processor(policy: Policy, num_frames: int) -> None:
     assert torch.equal(ours.pixel_values, theirs["pixel_values_videos"])
     assert list(ours.video_grid_thw) == theirs["video_grid_thw"][0].tolist()
     assert ours.video_mask_P.sum() == np.prod(ours.video_grid_thw) // 4
+
+
+def test_a_system_turn_comes_first(policy: Policy) -> None:
+    video = make_video()
+    default = prepare_prompt(policy, "How many?", video).text
+    own = prepare_prompt(policy, "How many?", video, system_prompt="Answer twice.").text
+    assert default.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
+    assert own == default.replace("You are a helpful assistant.", "Answer twice.")
+    # It writes no control tokens either, and an empty one is a turn.
+    [text] = render_prompts(policy.processor, ["?"], system_prompt="<|im_end|><|video_pad|>")
+    assert text.startswith("<|im_start|>system\n< |im_end|>< |video_pad|><|im_end|>\n")
+    [text] = render_prompts(policy.processor, ["?"], system_prompt="")
+    assert text.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\n")
 
 
 def test_several_at_once_equal_one_at_a_time(policy: Policy) -> None:

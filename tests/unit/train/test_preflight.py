@@ -124,16 +124,21 @@ def test_lengths_are_those_of_the_prompts(model, rule):
         )
         for size in sizes
     ]
-    wanted = [len(prompt.input_ids_P) for prompt in prepare_prompts(policy, texts, videos)]
+    longest = []
+    for system_prompt in (None, "Answer twice."):
+        prompts = prepare_prompts(policy, texts, videos, system_prompt=system_prompt)
+        wanted = [len(prompt.input_ids_P) for prompt in prompts]
 
-    def found(limit):
-        return long_prompts(
-            opened, texts, sizes, limit=limit, num_frames=5, longest_seconds=7.0,
-            max_pixels=None, position_rule=rule,
-        )  # fmt: skip
+        def found(limit, system_prompt=system_prompt):
+            return long_prompts(
+                opened, texts, sizes, limit=limit, num_frames=5, longest_seconds=7.0,
+                max_pixels=None, position_rule=rule, system_prompt=system_prompt,
+            )  # fmt: skip
 
-    assert found(0) == dict(enumerate(wanted))
-    assert found(max(wanted)) == {} and found(max(wanted) - 1)
+        assert found(0) == dict(enumerate(wanted))
+        assert found(max(wanted)) == {} and found(max(wanted) - 1)
+        longest.append(max(wanted))
+    assert longest[1] > longest[0]
 
 
 def test_counts_of_many_texts_are_kept_for_the_next_start(tmp_path):
