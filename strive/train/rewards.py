@@ -1,10 +1,11 @@
-"""Reward functions: accuracy and format (Sec. 4.1), and a user's own by `module:function`.
+"""Reward functions by name: accuracy and format (Sec. 4.1), other methods', and a user's own.
 
 Every reward function has TRL's signature, `f(prompts, completions, **columns) -> list[float|None]`:
-lists of equal length, one row per completion, by keyword. Completions are text; the columns are the
-record's fields by name (see `reward_columns`) and `completion_ids`, a list of token ids each, so
-that TRL's functions of the length work unchanged. None means "does not apply"; a completion to
-which no function applies has reward NaN. For users: `docs/own-rewards.md`.
+lists of equal length, one row per completion, by keyword. One call sees all M x G completions of a
+question, variant by variant. Completions are text; the columns are the record's fields by name, the
+run's (see `reward_columns`) and `completion_ids`, a list of token ids each, so that TRL's functions
+of the length work unchanged. None means "does not apply"; a completion to which no function applies
+has reward NaN. For users: `docs/own-rewards.md`.
 """
 
 import copy
@@ -21,7 +22,9 @@ from strive.answers import (
     build_question,
     extract_answer,
     extract_answer_or_text,
+    extract_graded,
     grade,
+    has_think_answer_clues_format,
     has_think_answer_format,
 )
 from strive.configs.schema import TrainConfig
@@ -29,11 +32,32 @@ from strive.errors import ConfigError, RewardError
 from strive.named import check_name, load_function, raised
 from strive.records import Record
 from strive.train.advantages import FloatArray
+from strive.train.group_rewards import (
+    grade_rows,
+    length_reward,
+    majority_reward,
+    overlong_reward,
+    reverse_reward,
+    temporal_reward,
+    temporal_strict_reward,
+)
+from strive.train.interval_rewards import (
+    clue_iou_reward,
+    grounding_iou_reward,
+    grounding_iou_timed_reward,
+)
+from strive.train.two_answer_rewards import (
+    accuracy_first_reward,
+    accuracy_second_reward,
+    fallback_reward,
+    format_twice_reward,
+)
 
 RewardFunction = Callable[..., Sequence[float | None]]
 # Largest size of a reward: the squares that a group's std needs are still finite.
 LARGEST = 1e150
 PAGE = "docs/own-rewards.md"
+_TRIED_SECONDS = 60.0
 # What a function says that was written for lists of messages, and got texts.
 _CHAT_ERRORS = ("string indices must be", "'str' object has no attribute", "string index out of")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -49,38 +73,89 @@ def accuracy_reward(
     **columns: Any,
 ) -> list[float | None]:
     """Grade the text within the answer tags by the question's problem type."""
+    return list(
+        grade_rows(completions, problem_type=problem_type, solution=solution, grading=grading)
+    )
+
+
+def accuracy_untagged_reward(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    problem_type: Sequence[str],
+    solution: Sequence[str],
+    grading: Sequence[GradingRules],
+    **columns: Any,
+) -> list[float | None]:
+    """As `accuracy_reward`, but a text without answer tags is the answer as a whole.
+
+    For prompts that ask for no tags (`direct`), as ArrowRL's do.
+    """
     rows = zip(problem_type, completions, solution, grading, strict=True)
     return [
-        grade(kind, extract_answer(completion), gold, rules=rules)
+        grade(kind, extract_graded(kind, completion) or completion, gold, rules=rules)
         for kind, completion, gold, rules in rows
     ]
 
 
 def format_reward(
-    prompts: Sequence[str], completions: Sequence[str], **columns: Any
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    problem_type: Sequence[str] | None = None,
+    **columns: Any,
 ) -> list[float | None]:
-    """1 for a completion that is `<think>...</think><answer>...</answer>` as a whole, else 0."""
-    return [float(has_think_answer_format(completion)) for completion in completions]
+    """1 for a completion that is `<think>...</think><answer>...</answer>` as a whole, else 0.
+
+    For `grounded multiple choice` a well-formed list of clues in `<glue>` tags follows.
+    """
+    kinds = problem_type or [""] * len(completions)
+    return [
+        float(
+            has_think_answer_clues_format(completion)
+            if kind == "grounded multiple choice"
+            else has_think_answer_format(completion)
+        )
+        for kind, completion in zip(kinds, completions, strict=True)
+    ]
 
 
 def format_strict_reward(
     prompts: Sequence[str], completions: Sequence[str], **columns: Any
 ) -> list[float | None]:
     """As `format_reward`, and each of the four tags comes once, and the answer is not empty."""
+    formats = format_reward(prompts, completions, **columns)
     return [
         float(
-            has_think_answer_format(completion)
+            has_format == 1
             and all(completion.count(tag) == 1 for tag in _TAGS)
             and extract_answer(completion) != ""
         )
-        for completion in completions
+        for has_format, completion in zip(formats, completions, strict=True)
     ]
 
 
 REWARDS: dict[str, RewardFunction] = {
     "accuracy": accuracy_reward,
+    "accuracy_untagged": accuracy_untagged_reward,
     "format": format_reward,
     "format_strict": format_strict_reward,
+    # Of a group (T-GRPO, ArrowRL, DAPO): `group_rewards.py`.
+    "temporal": temporal_reward,
+    "temporal_strict": temporal_strict_reward,
+    "length": length_reward,
+    "reverse": reverse_reward,
+    "overlong": overlong_reward,
+    "majority": majority_reward,
+    # Of answers in time (Time-R1, VideoChat-R1): `interval_rewards.py`.
+    "grounding_iou": grounding_iou_reward,
+    "grounding_iou_timed": grounding_iou_timed_reward,
+    "clue_iou": clue_iou_reward,
+    # Of two answers (VideoAuto-R1): `two_answer_rewards.py`.
+    "accuracy_first": accuracy_first_reward,
+    "accuracy_second": accuracy_second_reward,
+    "format_twice": format_twice_reward,
+    "fallback": fallback_reward,
 }
 
 
@@ -108,9 +183,20 @@ def load_rewards(names: Sequence[str]) -> dict[str, RewardFunction]:
 
 
 def reward_columns(
-    record: Record, completion_ids: list[list[int]], *, grading: GradingRules
+    record: Record,
+    completion_ids: list[list[int]],
+    *,
+    grading: GradingRules,
+    max_new_tokens: int,
+    contrast_completions: Sequence[str] = (),
+    duration_seconds: float | None = None,
 ) -> dict[str, list[Any]]:
-    """The `columns` that reward functions get: token ids, and the record's fields for each."""
+    """The `columns` that reward functions get: token ids, and for each the same of all the rest.
+
+    `contrast_completions` are the question's completions about frames in another order (none where
+    the run has no contrast), `duration_seconds` is the video's, None where it is unknown.
+    """
+    spans = record.evidence_spans_seconds
     values = {
         "question_id": record.question_id,
         "video_id": record.video_id,
@@ -119,7 +205,11 @@ def reward_columns(
         "options": list(record.options),
         "solution": record.solution,
         "data_source": record.data_source,
+        "evidence_spans_seconds": None if spans is None else [list(span) for span in spans],
         "grading": grading,
+        "contrast_completions": list(contrast_completions),
+        "duration_seconds": duration_seconds,
+        "max_new_tokens": max_new_tokens,
     }
     repeated = {name: [value] * len(completion_ids) for name, value in values.items()}
     return repeated | {"completion_ids": completion_ids}
@@ -130,7 +220,8 @@ def try_rewards(
 ) -> None:
     """Call every function once, as a step calls it, on M x G completions that any policy may write.
 
-    The first is the record's own solution, the second is empty. Token ids are stand-ins.
+    The first is the record's own solution, the second is empty. Token ids are stand-ins, as are the
+    duration and, where the run has a contrast, the contrast completions: texts of the same kind.
 
     Raises:
         ConfigError: one raises something or returns what is no list of numbers.
@@ -140,13 +231,23 @@ def try_rewards(
     num_completions = config.num_variants * config.num_generations
     completions = [texts[number % len(texts)] for number in range(num_completions)]
     completion_ids = [[*text.encode(), 0] for text in completions]
+    has_contrast = getattr(config, "contrast", "none") != "none"
+    num_contrast = getattr(config, "contrast_generations", len(texts)) if has_contrast else 0
+    contrast = [texts[number % len(texts)] for number in range(num_contrast)]
     try:
         compute_rewards(
             functions,
             config.rewards,
             prompts=[build_question(record, config.prompt_template)] * num_completions,
             completions=completions,
-            columns=reward_columns(record, completion_ids, grading=config.grading),
+            columns=reward_columns(
+                record,
+                completion_ids,
+                grading=config.grading,
+                max_new_tokens=config.max_new_tokens,
+                contrast_completions=contrast,
+                duration_seconds=_TRIED_SECONDS,
+            ),
         )
     except RewardError as error:
         raise ConfigError(

@@ -84,7 +84,7 @@ def test_a_run_with_all_of_them(examples, make_config):
 
 
 def test_the_page_lists_what_comes_in():
-    columns = set(reward_columns(RECORD, [[1]], grading="video_r1"))
+    columns = set(reward_columns(RECORD, [[1]], grading="video_r1", max_new_tokens=64))
     table = re.search(r"\| name \| each entry \|\n(.*?)\n\n", PAGE.read_text(), re.DOTALL)[1]
     named = {
         name

@@ -30,13 +30,17 @@ async def coroutine(prompts, completions, **columns):
     return []
 
 
+def columns_of(record, completion_ids, grading="video_r1"):
+    return reward_columns(record, completion_ids, grading=grading, max_new_tokens=64)
+
+
 def rewards(weights, completions, grading="video_r1"):
     return compute_rewards(
         load_rewards(list(weights)),
         weights,
         prompts=["p"] * len(completions),
         completions=completions,
-        columns=reward_columns(RECORD, [[1]] * len(completions), grading=grading),
+        columns=columns_of(RECORD, [[1]] * len(completions), grading=grading),
     )
 
 
@@ -133,7 +137,7 @@ class AsyncJudge:
 
 
 def judged(function, completions=(GOOD, BARE), **columns):
-    columns = reward_columns(RECORD, [[1]] * len(completions), grading="video_r1") | columns
+    columns = columns_of(RECORD, [[1]] * len(completions)) | columns
     totals_N, _ = compute_rewards(
         {"own:judge": function},
         {"own:judge": 1.0},
@@ -250,7 +254,7 @@ def writes_into_everything(prompts, completions, *, options, completion_ids, **c
 
 def test_a_reward_cannot_change_what_the_next_one_sees():
     ids = [[5, 6], [7]]
-    columns = reward_columns(RECORD, ids, grading="video_r1")
+    columns = columns_of(RECORD, ids)
 
     def looks(prompts, completions, *, options, completion_ids, solution, **columns):
         assert (prompts, completions) == (["p", "p"], [GOOD, BARE])
@@ -291,7 +295,7 @@ def test_rewards_are_tried_with_the_records_own_solution():
         {"accuracy": 1.0, "format": 1.0},
         prompts=prompts,
         completions=completions,
-        columns=reward_columns(RECORD, [[1]] * 4, grading="video_r1"),
+        columns=columns_of(RECORD, [[1]] * 4),
     )[0].tolist() == [2, 0, 0, 2]
     with pytest.raises(
         ConfigError, match=r"raised ValueError.*tried before the run.*check_rewards"
