@@ -21,12 +21,17 @@ ScorerDtype = Literal["float32", "bfloat16", "float16"]
 ScoreTransform = Literal["none", "zscore", "minmax", "logit"]
 """Rescaling of similarity scores before Eq. 4."""
 GradingRules = Literal["video_r1", "tolerant"]
-Grouping = Literal["joint", "per_variant", "hierarchical"]
+Grouping = Literal["joint", "per_variant", "hierarchical", "share"]
+StdOver = Literal["group", "batch", "ema_per_type"]
+"""Whose standard deviation divides a group's advantages."""
 ObjectiveName = Literal["grpo", "dr_grpo", "dapo"]
 """The keys of `OBJECTIVES` in `train/loss.py`, which would import torch to check a config."""
-SurrogateName = Literal["clip"]
+SurrogateName = Literal["clip", "cispo", "sapo", "regression"]
 """The keys of `SURROGATES`, likewise."""
-Ratio = Literal["token", "sequence"]
+Ratio = Literal["token", "geometric", "sequence"]
+UpdateView = Literal["own", "first"]
+"""Under whose prompt a completion's log-probs are taken: its own variant's, or the first one's."""
+NoiseSchedule = Literal["constant", "sigmoid"]
 Schedule = Literal["constant", "cosine"]
 
 # --- models ----------------------------------------------------------------------------------

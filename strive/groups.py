@@ -7,7 +7,7 @@ questions and the same frames.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -58,17 +58,22 @@ class QuestionVariants:
     """NaN where the kind draws without scores."""
     evidence_seen_M: NDArray[np.bool_] | None
     """None where the record has no evidence spans."""
+    duration_seconds: float
+    """Of the whole video."""
+    contrast: VideoFrames | None = None
+    """The first variant under the contrast's view, where a run has one and the variant is read."""
 
 
 class VariantReader:
     """The questions of a configuration and the cache that their frames and scores come from.
 
     `config.spatial` asks for spatial augmentation, which needs torchvision and is therefore handed
-    in: `VariantReader(config, augment=strive.train.augment.augment_variant)`.
+    in: `VariantReader(config, augment=strive.train.augment.augment_variant)`; `config.views` asks
+    for any view: `VariantReader(config, augment=strive.train.views.FrameViews(config))`.
 
     Raises:
-        ConfigError: no cache is named, fewer questions than a step needs, or `spatial` without
-            `augment`.
+        ConfigError: no cache is named, fewer questions than a step needs, or `spatial` or `views`
+            without `augment`.
         CacheError: the cache lacks frames or scores; the message says which command makes them.
     """
 
@@ -77,6 +82,12 @@ class VariantReader:
             raise ConfigError(
                 "cache is not set; name the folder that precompute wrote, --cache DIR"
             )
+        has_views = any(view != "none" for view in config.views_M)
+        if config.views and has_views and augment is None:
+            raise ConfigError(
+                f"views is {list(config.views)} and VariantReader was given no augmentation; pass "
+                "augment=strive.train.views.FrameViews(config), or set views=[]"
+            )
         if config.spatial and augment is None:
             raise ConfigError(
                 "spatial is true and VariantReader was given no augmentation; pass "
@@ -84,7 +95,7 @@ class VariantReader:
             )
         self.config = config
         self.layout = open_cache(config.cache)
-        self._augment = augment if config.spatial else None
+        self._augment = augment if has_views else None
         self.left_out = Counter({"no video": 0, "no current scores": 0, "too long": 0})
         """Questions that were asked for and are no part of the run, by the reason."""
         self.num_changed = 0
@@ -149,6 +160,13 @@ class VariantReader:
 
     def _require_enough(self) -> None:
         wanted, left_out = self.config.questions_per_step, self.left_out.total()
+        if self.config.resample_rounds and wanted <= len(self.records) < 2 * wanted:
+            raise ConfigError(
+                f"resample_rounds is {self.config.resample_rounds} and there are "
+                f"{len(self.records)} questions, fewer than two steps of questions_per_step="
+                f"{wanted}: there would be none to replace groups by; add questions, or set "
+                "resample_rounds=0"
+            )
         if len(self.records) < wanted:
             raise ConfigError(
                 f"questions_per_step is {wanted} but there are {len(self.records)} questions"
@@ -228,6 +246,19 @@ class VariantReader:
         order_N = derive_rng(self.config.seed, "order", epoch).permutation(len(self.records))
         return [self.records[index] for index in order_N[part * per_step : (part + 1) * per_step]]
 
+    def replacements_of(
+        self, step: int, round_number: int, places: Sequence[int], used: Collection[str]
+    ) -> dict[int, Record]:
+        """Other questions for some places of a step, drawn from (seed, step, round) alone.
+
+        No question is drawn twice or is among the ids `used`; where too few are left, the last
+        places get none.
+        """
+        rng = derive_rng(self.config.seed, "resample", step, round_number)
+        drawn = (self.records[index] for index in rng.permutation(len(self.records)))
+        fresh = (record for record in drawn if record.question_id not in used)
+        return dict(zip(places, fresh, strict=False))
+
     def read(
         self, record: Record, step: int, variants: Sequence[int] | None = None
     ) -> QuestionVariants:
@@ -282,6 +313,7 @@ class VariantReader:
             evidence_seen_M=evidence_seen(
                 frame_index_MK, info.pts_seconds_F, record.evidence_spans_seconds or None
             ),
+            duration_seconds=info.duration_seconds,
         )
 
 

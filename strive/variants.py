@@ -284,6 +284,7 @@ def _draw_importance(request: DrawRequest, rng: np.random.Generator) -> IntArray
 
 VARIANT_KINDS: dict[str, DrawFunction] = {
     "none": _draw_none,
+    "uniform": _draw_none,  # of several variants, which differ in their views alone
     "deterministic": _draw_deterministic,
     "stochastic": _draw_stochastic,
     "random": _draw_random,

@@ -49,7 +49,10 @@ _OTHERS = {
     ),
     "questions_per_step: questions over all processes, not rows or completions of one": (
         "per_device_train_batch_size generation_batch_size train_batch_size rollout_batch_size "
-        "ppo_mini_batch_size global_batch_size batch_size"
+        "global_batch_size batch_size"
+    ),
+    "minibatches_per_rollout: how many, where theirs is how large": (
+        "ppo_mini_batch_size mini_batch_size steps_per_generation"
     ),
     "questions_per_micro_batch": (
         "gradient_accumulation_steps ppo_micro_batch_size_per_gpu ppo_micro_batch_size "
@@ -67,7 +70,12 @@ _OTHERS = {
         "loss_type scale_rewards loss_agg_mode norm_adv_by_std_in_grpo adv_estimator "
         "advantage_estimator"
     ),
-    "ratio": "importance_sampling_level",
+    "ratio: geometric is their sequence (GSPO)": "importance_sampling_level",
+    "resample_rounds": "filter_groups dynamic_sampling max_num_gen_batches",
+    "mask_truncated": "mask_truncated_completions overlong_filtering",
+    "entropy_weight": "entropy_coeff entropy_coef entropy_bonus",
+    "dual_clip": "clip_ratio_c dual_clip_ratio",
+    "sapo_temperatures": "sapo_temperature_pos sapo_temperature_neg",
     "correct_kl_bias": "use_bias_correction_kl",
     "rewards": "reward_funcs reward_weights reward_function reward_fn",
     "model": "model_name_or_path model_path pretrain",
@@ -176,6 +184,8 @@ def _type_text(about: Mapping[str, Any]) -> str:
     if "enum" in about:
         return " | ".join(str(value) for value in about["enum"])
     match about["type"]:
+        case "array" if "prefixItems" in about:
+            return f"[{', '.join(_type_text(part) for part in about['prefixItems'])}]"
         case "array":
             return f"[{_type_text(about['items'])}, ...]"
         case "object":

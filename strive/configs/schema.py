@@ -35,6 +35,7 @@ from strive.choices import (
     Grouping,
     LogProbMode,
     LongText,
+    NoiseSchedule,
     ObjectiveName,
     PositionRule,
     Query,
@@ -42,8 +43,11 @@ from strive.choices import (
     Schedule,
     ScorerDtype,
     ScoreTransform,
+    StdOver,
     SurrogateName,
+    UpdateView,
 )
+from strive.configs.combinations import check_combinations
 from strive.configs.values import (
     AtLeastOne,
     NonNegativeFloat,
@@ -139,8 +143,8 @@ class TrainConfig(Config):
     variants: Annotated[
         str, Option(help="{choices}, or module:function; none is GRPO.", default="as in --config")
     ] = "importance"
-    """`none` (GRPO), `deterministic`, `stochastic`, `random`, `importance`, or a user's own
-    `module:function`."""
+    """`none` (GRPO), `uniform` (the same frames in every variant), `deterministic`, `stochastic`,
+    `random`, `importance`, or a user's own `module:function`."""
     spatial: Annotated[
         bool,
         Option(
@@ -149,7 +153,26 @@ class TrainConfig(Config):
             default="as in --config",
         ),
     ] = False
-    """Spatial augmentation of each variant: colour jitter and small affine maps (Sec. 4.2)."""
+    """Spatial augmentation of each variant: colour jitter and small affine maps (Sec. 4.2); the
+    same as views=[spatial]."""
+    views: Annotated[tuple[str, ...], OneOrMore] = ()
+    """What is done to the frames of each variant: one name for all, or one a variant, of `none`,
+    `spatial`, `noise`, `shuffle`, `reverse`, `mirror`, `grey`, or a user's own `module:function`;
+    empty: nothing."""
+    noise_steps: Annotated[int, Field(ge=0, lt=1000)] = 500
+    """Diffusion steps of the view `noise`, of 1,000 (NoisyRollout, arXiv:2504.13055)."""
+    noise_schedule: NoiseSchedule = "sigmoid"
+    """`sigmoid`: the noise fades over the run; `constant`: it stays."""
+    noise_steepness: PositiveFloat = 30.0
+    """How suddenly it fades."""
+    noise_midpoint: Annotated[float, Field(ge=0, le=1)] = 2 / 3
+    """Share of the run at which half of it is gone."""
+    contrast: str = "none"
+    """View of the first variant that further completions are written of; rewards see them (column
+    `contrast_completions`), and nothing learns from them: `none`, `shuffle` (T-GRPO), `reverse`
+    (ArrowRL), or another view."""
+    contrast_generations: PositiveInt = 4
+    """Completions written of each contrast."""
     num_variants: PositiveInt = 2
     """M: visual variants per question (Table 5)."""
     num_frames: PositiveInt = 16
@@ -203,7 +226,14 @@ class TrainConfig(Config):
     """Rule set that grades answers; `video_r1` is the paper's strict accuracy."""
     grouping: Grouping = "joint"
     """Pool that advantages are normalised over: all M x G completions (Eq. 3), the G of each
-    variant (GRPO per variant), or the sum of both."""
+    variant (GRPO per variant), the sum of both, or that sum as Share-GRPO's code has it (`share`).
+    """
+    std: StdOver = "group"
+    """What divides a group's advantages: its own std, that of the whole step's rewards (`batch`),
+    or an average over the steps for each problem type (`ema_per_type`, after OneThinker)."""
+    resample_rounds: NonNegativeInt = 0
+    """Rounds in which groups that are all right or all wrong by the reward `accuracy` are replaced
+    by other questions' (DAPO); what stays so after the last one is kept."""
     objective: Annotated[
         str,
         known_or_own(get_args(ObjectiveName)),
@@ -223,21 +253,40 @@ class TrainConfig(Config):
         known_or_own(get_args(SurrogateName)),
         WithJsonSchema({"enum": [*get_args(SurrogateName), "module:function"]}),
     ] = "clip"
-    """Gain of a token from its ratio and advantage: `clip` (Eq. 1), or a user's own
-    `module:function`."""
+    """Gain of a token from its ratio and advantage: `clip` (Eq. 1), `cispo`, `sapo`, `regression`
+    (Reg-GRPO, of whole groups), or a user's own `module:function`."""
     epsilon: PositiveFloat = 0.2
     """Clip range of the ratio: [1 - epsilon, 1 + epsilon_high]."""
     epsilon_high: PositiveFloat | None = None
     """Upper clip range; not given: equal to epsilon."""
+    dual_clip: Annotated[float | None, Field(gt=1)] = None
+    """Ratio beyond which a negative advantage gains no more, under `clip`; not given: none."""
+    cispo_cap: PositiveFloat = 5.0
+    """Largest ratio that `cispo` weighs a token by: the ratio itself, which is TRL's epsilon_high
+    and, in the paper, 1 + epsilon_high."""
+    sapo_temperatures: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.05)
+    """Tau of `sapo` for a positive advantage, and for the others."""
+    entropy_weight: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Weight of the tokens' entropy, which joins the objective; negative: a penalty."""
+    mask_truncated: bool = False
+    """Leave completions that `max_new_tokens` cut out of the loss and of its count of tokens; their
+    rewards stay in their groups (DAPO)."""
     beta: NonNegativeFloat = 0.04
     """Weight of the KL term (k3, per token); 0 loads no reference."""
     correct_kl_bias: bool = False
     """Weigh the KL term by the ratio, which makes its gradient unbiased (TRL's default); not: Eq. 1
     as written."""
     ratio: Ratio = "token"
-    """Ratio per token (as TRL) or per completion (as Eq. 1 reads)."""
+    """Ratio per token (as TRL), per completion as the mean over its tokens (`geometric`, GSPO), or
+    as Eq. 1 reads (`sequence`: the product, which overflows or vanishes for long completions)."""
+    minibatches_per_rollout: PositiveInt = 1
+    """Disjoint parts of a step's questions, each learned from in an optimiser step of its own."""
     updates_per_rollout: PositiveInt = 1
-    """Optimiser steps on each rollout; with 1 the ratio is 1 and clipping never binds."""
+    """How often a rollout is learned from; with one optimiser step in all the ratio is 1, clipping
+    never binds, and `clip`, `cispo` and `sapo` are one."""
+    update_view: UpdateView = "own"
+    """Under which variant's prompt the log-probs of completions are taken: their own, or the first
+    one's (NoisyRollout)."""
     logprobs: LogProbMode = "packed"
     """One shared-prefix row per variant, or one full row per completion (slow reference)."""
     attention: AttentionMode = "auto"
@@ -315,34 +364,19 @@ class TrainConfig(Config):
         """The benchmarks of `held_out`, each with its folder."""
         return tuple(str(path) for path in self.held_out if _BENCHMARK.match(str(path)))
 
+    @property
+    def views_M(self) -> tuple[str, ...]:
+        """The view of each variant."""
+        views = self.views or (("spatial",) if self.spatial else ("none",))
+        return views * self.num_variants if len(views) == 1 else views
+
+    @property
+    def optimiser_steps_per_rollout(self) -> int:
+        return self.minibatches_per_rollout * self.updates_per_rollout
+
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
-        if self.variants == "none" and self.num_variants != 1:
-            raise ValueError(
-                f"num_variants is {self.num_variants} with variants 'none'; GRPO has one visual "
-                "input, so set num_variants=1 (and num_generations=8 for the paper's budget)"
-            )
-        if self.num_variants * self.num_generations < 2:
-            raise ValueError(
-                "num_variants x num_generations is 1; a group needs at least 2 completions"
-            )
-        if self.grouping != "joint" and self.num_generations < 2:
-            raise ValueError(
-                f"grouping '{self.grouping}' normalises over each variant's completions; "
-                f"num_generations is {self.num_generations}, at least 2 are needed"
-            )
-        if self.evaluate_every and not self.held_out:
-            raise ValueError(
-                f"evaluate_every is {self.evaluate_every} but held_out names no records; "
-                "set held_out=[FILE] or evaluate_every=0"
-            )
-        if not self.rewards:
-            raise ValueError("rewards is empty; name at least one, e.g. {accuracy: 1.0}")
-        if not any(self.rewards.values()):
-            raise ValueError(
-                f"rewards are {self.rewards}, all of weight 0, from which nothing is learned; "
-                "give one another weight, e.g. {accuracy: 1.0}"
-            )
+        check_combinations(self)
         return self
 
 

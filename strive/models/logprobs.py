@@ -35,8 +35,8 @@ class LogProbs:
 
     logprobs: Tensor
     entropy: Tensor
-    """Entropy of the distribution each token was drawn from; carries no gradient. All 0 where it
-    was not asked for."""
+    """Entropy of the distribution each token was drawn from; with a gradient where one was asked
+    for. All 0 where it was not asked for at all."""
     mask: Tensor
     """True where there is a token."""
 
@@ -52,6 +52,7 @@ def completion_logprobs_batch(
     mode: LogProbMode = "packed",
     attention: AttentionMode = "auto",
     with_entropy: bool = True,
+    entropy_learns: bool = False,
     model: Any = None,
 ) -> LogProbs:
     """Log-probabilities [B, G, L] of several prompts' completions in one forward.
@@ -59,7 +60,8 @@ def completion_logprobs_batch(
     Logits are divided by `sampling_temperature` (as TRL), so these are the log-probabilities that
     the rollout reports. `model` is the reference for a KL term, else the policy's own model; it
     applies its own mergers to the shared `features`. `attention` is that of packed rows; see
-    `attention.segment_attention`. Entropy costs two passes over the logits.
+    `attention.segment_attention`. Entropy costs two passes over the logits, and a gradient through
+    it (`entropy_learns`) two more.
 
     Raises:
         UnknownNameError: no such mode or attention.
@@ -84,6 +86,7 @@ def completion_logprobs_batch(
         targets_N,
         sampling_temperature=sampling_temperature,
         with_entropy=with_entropy,
+        entropy_learns=entropy_learns,
     )
     mask = torch.from_numpy(mask_BGL).to(policy.device)
     blank = torch.zeros(mask.shape, device=policy.device)
@@ -101,6 +104,7 @@ def token_logprobs(
     *,
     sampling_temperature: float,
     with_entropy: bool = True,
+    entropy_learns: bool = False,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy [N] of each target under softmax(head(hidden) / temperature).
@@ -111,7 +115,7 @@ def token_logprobs(
     # Not the weight's shape: under ZeRO-3 the partitioned weight is empty between its uses.
     vocabulary: Any = head.out_features
     size = max(1, logits_per_chunk // vocabulary)
-    options = (sampling_temperature, with_entropy)
+    options = (sampling_temperature, with_entropy, entropy_learns)
     if len(targets_N) <= size:
         return _chunk_logprobs(head, hidden_NH, targets_N, *options)
     chunks = [
@@ -127,6 +131,7 @@ def _chunk_logprobs(
     targets_C: Tensor,
     sampling_temperature: float,
     with_entropy: bool,
+    entropy_learns: bool,
 ) -> tuple[Tensor, Tensor]:
     # Not through the module: at ZeRO-3 every call of it gathers its weight, and processes with
     # other lengths would gather in other numbers. The engine holds the weight for the whole pass.
@@ -137,7 +142,7 @@ def _chunk_logprobs(
     logprobs_CV = logits_CV.log_softmax(dim=-1)
     chosen_C = logprobs_CV.gather(1, targets_C[:, None])[:, 0]
     # Last: a checkpoint's second run stops once it has what the backward pass needs.
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_learns and torch.is_grad_enabled()):
         entropy_C = torch.zeros_like(chosen_C)
         if with_entropy:
             entropy_C = -torch.linalg.vecdot(logprobs_CV.exp(), logprobs_CV)

@@ -43,9 +43,8 @@ class Augmentation:
     scale: float
 
 
-def draw_augmentation(*, seed: int, step: int, question_id: str, variant: int) -> Augmentation:
-    """Draw one variant's augmentation from its own keys."""
-    rng = derive_rng(seed, "augment", step, question_id, variant)
+def draw_augmentation(rng: np.random.Generator) -> Augmentation:
+    """Draw one variant's augmentation."""
     names = rng.permutation(sorted(_JITTERS))
     factors = rng.uniform(1 - JITTER, 1 + JITTER, size=len(names))
     translation_xy = rng.uniform(-MAX_TRANSLATION, MAX_TRANSLATION, size=2)
@@ -63,9 +62,9 @@ def draw_augmentation(*, seed: int, step: int, question_id: str, variant: int) -
 def augment_variant(
     frames_KHWC: NDArray[np.uint8], *, seed: int, step: int, question_id: str, variant: int
 ) -> NDArray[np.uint8]:
-    """Draw a variant's augmentation and apply it to all of its frames."""
-    augmentation = draw_augmentation(seed=seed, step=step, question_id=question_id, variant=variant)
-    return augment_frames(frames_KHWC, augmentation)
+    """Draw a variant's augmentation from its own keys and apply it to all of its frames."""
+    rng = derive_rng(seed, "augment", step, question_id, variant)
+    return augment_frames(frames_KHWC, draw_augmentation(rng))
 
 
 def augment_frames(frames_KHWC: NDArray[np.uint8], augmentation: Augmentation) -> NDArray[np.uint8]:

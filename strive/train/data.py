@@ -2,27 +2,86 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
-from strive.groups import VariantReader
-from strive.train.augment import augment_variant
+from strive.groups import QuestionVariants, VariantReader
+from strive.records import Record
+from strive.train.views import FrameViews
 
 T = TypeVar("T")
 
 
 class TrainingData(VariantReader):
-    """The questions and variants of a run, spatial augmentation included."""
+    """The questions and variants of a run, with its views and its contrast."""
 
     def __init__(self, config: TrainConfig) -> None:
-        super().__init__(config, augment=augment_variant)
+        self._views = FrameViews(config)
+        super().__init__(config, augment=self._views)
+
+    def read(
+        self, record: Record, step: int, variants: Sequence[int] | None = None
+    ) -> QuestionVariants:
+        """See `VariantReader.read`; the first variant's contrast goes with it."""
+        question = super().read(record, step, variants)
+        if self.config.contrast == "none" or 0 not in question.variants:
+            return question
+        first = question.videos[question.variants.index(0)]
+        frames_KHWC = self._views.contrast(
+            first.frames_KHWC, step=step, question_id=record.question_id
+        )
+        return replace(question, contrast=replace(first, frames_KHWC=frames_KHWC))
+
+
+def step_share(config: TrainConfig, rank: int, world_size: int) -> list[tuple[int, range]]:
+    """One process's part of a step: places of questions, each with the variants that are its own.
+
+    Each of `minibatches_per_rollout` parts of the step is shared out for itself (`shard`).
+
+    Raises:
+        ConfigError: a part does not divide evenly, or the loss needs all variants of a question in
+            one process and they are not.
+    """
+    size = config.questions_per_step // config.minibatches_per_rollout
+    places = range(config.questions_per_step)
+    if config.minibatches_per_rollout > 1 and size * config.num_variants % world_size:
+        raise ConfigError(
+            f"minibatches_per_rollout={config.minibatches_per_rollout} parts of questions_per_step="
+            f"{config.questions_per_step} x num_variants={config.num_variants} hold "
+            f"{size * config.num_variants} variants each, which {world_size} processes cannot "
+            f"share evenly; set questions_per_step to a multiple of "
+            f"{world_size * config.minibatches_per_rollout}, or start fewer processes"
+        )
+    shares = [
+        share
+        for part in range(config.minibatches_per_rollout)
+        for share in shard(
+            places[part * size : (part + 1) * size], config.num_variants, rank, world_size
+        )
+    ]
+    # What compares or regroups a question's variants in the loss.
+    needs = {"update_view": "first"} if config.update_view == "first" else {}
+    needs |= {"surrogate": "regression"} if config.surrogate == "regression" else {}
+    if needs and size % world_size:
+        key, value = next(iter(needs.items()))
+        raise ConfigError(
+            f"{key} '{value}' needs all variants of a question in one process, and {world_size} "
+            f"processes cannot share {size} questions so"
+            + f" (questions_per_step={config.questions_per_step} in "
+            f"{config.minibatches_per_rollout} parts)"
+            * (config.minibatches_per_rollout > 1)
+            + f"; set questions_per_step to a multiple of "
+            f"{world_size * config.minibatches_per_rollout}, or start fewer processes"
+        )
+    return shares
 
 
 def shard(
     questions: Sequence[T], num_variants: int, rank: int, world_size: int
 ) -> list[tuple[T, range]]:
-    """One process's consecutive part of a step: questions, each with the variants that are its own.
+    """One process's consecutive part of some questions, each with the variants that are its own.
 
     What is shared out is the pair (question, variant), so that 4 questions of 2 variants fill 8
     processes. All get equally many, since each backward pass may be one that all take part in.
@@ -73,6 +132,10 @@ class Prefetcher(Generic[T]):
         if step + 1 < self._num_steps:
             self.begin(step + 1)
         return data
+
+    def call(self, load: Callable[[], T]) -> T:
+        """Run `load` in the same thread, after what it is busy with."""
+        return self._pool.submit(load).result()
 
     def __enter__(self) -> "Prefetcher[T]":
         return self

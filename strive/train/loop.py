@@ -8,7 +8,7 @@
 import copy
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,8 @@ from strive.models.decoding import Decoder
 from strive.models.language import require_gradient
 from strive.models.loading import Policy, checkpoint_activations, load_policy
 from strive.progress import say, show
-from strive.train.data import Prefetcher, TrainingData, shard
+from strive.records import Record
+from strive.train.data import Prefetcher, TrainingData, step_share
 from strive.train.engine import Engine, read_deepspeed_preset
 from strive.train.loggers import MetricWriters, require_loggers
 from strive.train.loss import load_loss
@@ -129,7 +130,8 @@ def train(
             with raising_at_sigterm(), loading:
                 _check_start(start, resume)
                 trainer, about = _open_trainer(start)
-                prefetcher = open_things.enter_context(_open_prefetcher(trainer, data))
+                prefetcher = open_things.enter_context(_StepReader(trainer, data))
+                trainer = replace(trainer, replace_questions=prefetcher.others)
                 if first_step < config.steps:
                     prefetcher.begin(first_step).result()
             opened = MetricWriters.opened(folder, config, processes, first_step)
@@ -159,7 +161,7 @@ def _open_data(
     read_deepspeed_preset(config.deepspeed)
     load_loss(config)
     rewards = load_rewards(list(config.rewards))
-    shard(range(config.questions_per_step), config.num_variants, 0, processes.world_size)
+    step_share(config, 0, processes.world_size)
     return TrainingData(config), rewards
 
 
@@ -216,6 +218,9 @@ def _open_trainer(start: _Start) -> tuple[Trainer, dict[str, Any]]:
     trainer = build_trainer(config, policy, processes, start.rewards)
     if first_step:
         trainer.engine.load(start.folder.checkpoint(first_step))
+        # Runs that began before there were any have none.
+        averages = start.folder.read_state(first_step).get("std_averages", {})
+        trainer.std_averages.update(averages)
     about = {
         "config": comparable(config),
         "cache": comparable_cache(start.data),
@@ -244,20 +249,37 @@ def build_trainer(
     return Trainer(config, policy, reference, engine, processes, rewards, loss_rule, sampler)
 
 
-def _open_prefetcher(trainer: Trainer, data: TrainingData) -> Prefetcher[list[PreparedVariant]]:
-    """Reads this process's variants of each step ahead."""
-    # A tokenizer must not serve two threads: the reading one gets its own.
-    processor = copy.deepcopy(trainer.policy.processor)
-    reader = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
-    config, processes = trainer.config, trainer.processes
+class _StepReader(Prefetcher[list[PreparedVariant]]):
+    """Reads this process's variants of each step ahead, and those of other questions when asked."""
 
-    def load(step: int) -> list[PreparedVariant]:
-        records = data.questions_of(step)
-        share = shard(records, config.num_variants, processes.rank, processes.world_size)
-        questions = [data.read(record, step, variants) for record, variants in share]
-        return prepare_variants(reader, questions, config)
+    def __init__(self, trainer: Trainer, data: TrainingData) -> None:
+        # A tokenizer must not serve two threads: the reading one gets its own.
+        processor = copy.deepcopy(trainer.policy.processor)
+        self._policy = replace(trainer.policy, processor=processor, tokenizer=processor.tokenizer)
+        self._config, self._data = trainer.config, data
+        processes = trainer.processes
+        self._share = step_share(trainer.config, processes.rank, processes.world_size)
+        super().__init__(self._load, trainer.config.steps)
 
-    return Prefetcher(load, config.steps)
+    def _load(self, step: int) -> list[PreparedVariant]:
+        records = self._data.questions_of(step)
+        return self._prepare(step, {place: records[place] for place, _ in self._share})
+
+    def _prepare(self, step: int, record_of: Mapping[int, Record]) -> list[PreparedVariant]:
+        own = {place: variants for place, variants in self._share if place in record_of}
+        questions = [
+            self._data.read(record_of[place], step, variants) for place, variants in own.items()
+        ]
+        if not questions:
+            return []
+        return prepare_variants(self._policy, questions, self._config, list(own))
+
+    def others(
+        self, step: int, round_number: int, places: Sequence[int], used: Collection[str]
+    ) -> list[PreparedVariant]:
+        """This process's variants of other questions for some places of a step."""
+        record_of = self._data.replacements_of(step, round_number, places, used)
+        return self.call(lambda: self._prepare(step, record_of))
 
 
 def _begin_folder(start: _Start) -> None:
@@ -286,7 +308,7 @@ class _Run:
     """An open run: everything that its steps use."""
 
     trainer: Trainer
-    prefetcher: Prefetcher[list[PreparedVariant]]
+    prefetcher: _StepReader
     folder: RunFolder
     writers: MetricWriters
     about: dict[str, Any]

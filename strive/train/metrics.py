@@ -33,8 +33,10 @@ class GroupOutcome:
     rewards_MG: FloatArray
     rewards_by_name: Mapping[str, FloatArray]
     advantages_MG: FloatArray
+    """Zeros until the step's advantages are known."""
     measures: Mapping[str, float]
-    """The measures of `advantages.group_advantages`."""
+    """Those of `advantages.group_measures`, likewise."""
+    problem_type: str
 
 
 def variant_agreement(answers: Sequence[Sequence[str]]) -> float:

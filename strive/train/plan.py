@@ -20,7 +20,7 @@ from strive.models.inputs import PromptInputs
 from strive.models.loading import DTYPES, Policy, make_policy, open_model, pick_device, pick_dtype
 from strive.models.logprobs import LOGITS_PER_CHUNK
 from strive.progress import size_text
-from strive.train.data import TrainingData, shard
+from strive.train.data import TrainingData, step_share
 from strive.train.engine import PRESETS, read_deepspeed_preset
 from strive.train.loss import load_loss
 from strive.train.processes import Processes
@@ -58,7 +58,7 @@ def dry_run(
     read_deepspeed_preset(config.deepspeed)
     load_loss(config)
     data = TrainingData(config)
-    shard(range(config.questions_per_step), config.num_variants, 0, num_processes)
+    step_share(config, 0, num_processes)
     lines = preflight(config, data)
     if try_rewards:
         try_first_question(config, data, load_rewards(list(config.rewards)), 0)

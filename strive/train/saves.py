@@ -80,6 +80,8 @@ def write_checkpoint(trainer: Trainer, folder: RunFolder, step: int, about: dict
             "zero_stage": trainer.engine.stage,
             **about,
         }
+        if trainer.std_averages:
+            state["std_averages"] = trainer.std_averages
         with written_whole(temporary):
             (temporary / CHECKPOINT_STATE).write_text(json.dumps(state, indent=2) + "\n")
             commit_folder(temporary, folder.checkpoint(step))

@@ -38,7 +38,7 @@ from strive.train.metrics import summarise
 from strive.train.processes import start_processes
 from strive.train.rewards import load_rewards
 from strive.train.rollout import PreparedVariant, prepare_variants, roll_out, sampling_of
-from strive.train.step import Trainer, judge_groups
+from strive.train.step import Trainer, judge_groups, with_advantages
 
 BATCH_SIZE = 32
 """Part of the plan: the last bits of an answer's logits may depend on what shares its batch."""
@@ -166,7 +166,8 @@ class HeldOutVariants:
                 step=part,
                 features=opened.features,
             )
-            outcomes += judge_groups(trainer, rollouts, part, None)
+            judged = judge_groups(trainer, rollouts, {}, part, None)
+            outcomes += with_advantages(trainer, list(judged.values()))
         return summarise(outcomes)
 
 

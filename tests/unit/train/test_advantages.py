@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strive.errors import UnknownNameError
-from strive.train.advantages import between_variant_share, group_advantages, normalise_pool
+from strive.train.advantages import (
+    AdvantageRule,
+    batch_advantages,
+    between_variant_share,
+    ema_advantages,
+    group_advantages,
+    normalise_pool,
+    step_advantages,
+)
 
 grids = hnp.arrays(
     np.float64,
@@ -166,3 +174,98 @@ def test_between_variant_share_is_a_share(rewards_MG):
 def test_unknown_grouping_lists_the_known():
     with pytest.raises(UnknownNameError, match="hierarchical, joint, per_variant"):
         group_advantages(np.eye(2), grouping="global")
+
+
+# --- Share-GRPO ---------------------------------------------------------------------------------
+
+
+def test_share_by_hand():
+    # Every reward counts twice in the global pool of [[1, 0, 0], [1, 1, 0]], 12 values:
+    # mean 0.5, SS 6 * 2 * 0.25 = 3, std sqrt(3 / 11) = 0.522233, so 0.5 / 0.522234 = 0.957425.
+    # Locally [1, 0, 0]: mean 1 / 3, std 0.577350: 1.154699 and -0.577349.
+    rewards_MG = np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    advantages_MG, _ = group_advantages(rewards_MG, grouping="share", epsilon=1e-6)
+    expected = [[2.112124, -1.534775, -1.534775], [1.534775, 1.534775, -2.112124]]
+    assert advantages_MG == pytest.approx(np.array(expected), abs=1e-6)
+    # The sum over pools that hold each reward once, under the default epsilon.
+    both_MG, _ = group_advantages(rewards_MG, grouping="hierarchical")
+    expected = [[2.067205, -1.489955, -1.489955], [1.489955, 1.489955, -2.067205]]
+    assert both_MG == pytest.approx(np.array(expected), abs=1e-6)
+    near_MG, _ = group_advantages(rewards_MG, grouping="hierarchical", epsilon=1e-6)
+    assert near_MG[0, :2] == pytest.approx([2.067568, -1.490219], abs=1e-6)
+
+
+def test_share_where_variants_are_all_right_and_all_wrong():
+    rewards_MG = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    advantages_MG, _ = group_advantages(rewards_MG, grouping="share", epsilon=1e-6)
+    assert advantages_MG == pytest.approx(np.array([[0.957425] * 3, [-0.957425] * 3]), abs=1e-6)
+    ours_MG, _ = group_advantages(rewards_MG)
+    assert ours_MG[:, 0] == pytest.approx([0.912704, -0.912704], abs=1e-6)
+
+
+@given(rewards=st.lists(st.floats(0, 2), min_size=6, max_size=6))
+def test_share_s_global_pool_is_ours_but_for_the_repetition(rewards):
+    rewards_MG = np.array(rewards).reshape(2, 3)
+    if np.ptp(rewards_MG) < 1e-3:
+        return
+    share_MG, _ = group_advantages(rewards_MG, grouping="share", epsilon=1e-12)
+    local_MG, _ = group_advantages(rewards_MG, grouping="per_variant", epsilon=1e-12)
+    joint_MG, _ = group_advantages(rewards_MG, epsilon=1e-12)
+    # sqrt((Q N - 1) / (Q (N - 1))) with Q = 2 variants and N = 6 rewards; 1 / 0.953463.
+    assert share_MG - local_MG == pytest.approx(joint_MG / 0.953463, rel=1e-5, abs=1e-6)
+
+
+# --- a std of more than the group ---------------------------------------------------------------
+
+
+def test_batch_std_by_hand():
+    # All rewards 1, 0, 1, 1: mean 0.75, SS 0.75, std sqrt(0.75 / 3) = 0.5; group means 0.5 and 1.
+    first, second = batch_advantages([np.array([[1.0, 0.0]]), np.ones((1, 2))], epsilon=0.5)
+    assert first.tolist() == [[0.5, -0.5]]
+    assert second.tolist() == [[0.0, 0.0]]
+
+
+def test_the_average_std_of_a_type_by_hand():
+    # Type a: rewards 1, 0 of std 0.5 begin the average. Then 1, 1, 1, 0: mean 0.75, std 0.433013,
+    # average 0.99 * 0.5 + 0.01 * 0.433013 = 0.499330. Group 1, 1: 0. Group 1, 0: 0.5 / 0.499330.
+    one, averages = ema_advantages([np.array([[1.0, 0.0]])], ["a"], {}, epsilon=0.0)
+    assert averages == {"a": 0.5}
+    assert one[0].tolist() == [[1.0, -1.0]]
+    groups = [np.array([[1.0, 1.0]]), np.array([[1.0, 0.0]]), np.array([[3.0, 1.0]])]
+    both, averages = ema_advantages(groups, ["a", "a", "b"], averages, epsilon=0.0)
+    assert averages == pytest.approx({"a": 0.499330, "b": 1.0}, abs=1e-6)
+    assert both[0].tolist() == [[0.0, 0.0]]
+    assert both[1][0] == pytest.approx([1.001341, -1.001341], abs=1e-6)
+    assert both[2].tolist() == [[1.0, -1.0]]
+
+
+def test_a_group_beyond_five_falls_back_to_its_own_std():
+    # Average 0.1 stays near 0.104: 0.5 / 0.104 = 4.8 passes; of rewards 2, 0 it would be 9.2, so
+    # the group is divided by its own std, 1.
+    near, _ = ema_advantages([np.array([[1.0, 0.0]])], ["a"], {"a": 0.1}, epsilon=0.0)
+    assert near[0][0, 0] == pytest.approx(0.5 / 0.104)
+    far, _ = ema_advantages([np.array([[2.0, 0.0]])], ["a"], {"a": 0.1}, epsilon=0.0)
+    assert far[0].tolist() == [[1.0, -1.0]]
+
+
+def test_a_type_without_any_spread_has_no_advantages():
+    groups = [np.ones((2, 2)), np.array([[np.nan, np.nan]])]
+    advantages, averages = ema_advantages(groups, ["a", "b"], {}, epsilon=1e-4)
+    assert [group.tolist() for group in advantages] == [[[0.0, 0.0]] * 2, [[0.0, 0.0]]]
+    assert averages == {"a": 0.0}
+
+
+def test_a_step_of_groups_is_each_group_s_own():
+    rewards = [np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 0.0]])]
+    pairs, averages = step_advantages(rewards, ["a", "b"], {"c": 1.0}, AdvantageRule())
+    assert averages == {"c": 1.0}
+    for (advantages_MG, measures), group in zip(pairs, rewards, strict=True):
+        expected_MG, expected = group_advantages(group)
+        assert (advantages_MG == expected_MG).all()
+        assert measures == expected
+    for std in ("batch", "ema_per_type"):
+        pairs, _ = step_advantages(rewards, ["a", "b"], {}, AdvantageRule(std=std))
+        assert pairs[0][1]["reward_std"] == pytest.approx(
+            group_advantages(rewards[0])[1]["reward_std"]
+        )
+        assert pairs[0][1]["advantage_abs_max"] == np.abs(pairs[0][0]).max()

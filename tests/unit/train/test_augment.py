@@ -3,6 +3,7 @@ import random
 import numpy as np
 import torch
 
+from strive.seeding import derive_rng
 from strive.train.augment import (
     JITTER,
     MAX_ROTATION_DEGREES,
@@ -14,7 +15,7 @@ from strive.train.augment import (
 
 
 def draw(variant=0, step=0):
-    return draw_augmentation(seed=1, step=step, question_id="q", variant=variant)
+    return draw_augmentation(derive_rng(1, "augment", step, "q", variant))
 
 
 def frames(num_frames=3, height=20, width=30):

@@ -11,6 +11,7 @@ from strive.cache.layout import open_cache
 from strive.cache.questions import write_questions
 from strive.errors import CacheError, ConfigError
 from strive.records import Record, sample_records, write_records
+from strive.seeding import derive_rng
 from strive.train.augment import augment_frames, draw_augmentation
 from strive.train.data import Prefetcher, TrainingData, shard
 from strive.variants import DrawRule, draw_variants
@@ -68,7 +69,7 @@ def test_spatial_augmentation_is_drawn_per_variant(make_config):
     before, after = (data.read(data.records[0], step=1) for data in (plain, spatial))
     assert (before.frame_index_MK == after.frame_index_MK).all()
     for variant in (0, 1):
-        draw = draw_augmentation(seed=0, step=1, question_id="q0", variant=variant)
+        draw = draw_augmentation(derive_rng(0, "augment", 1, "q0", variant))
         expected = augment_frames(before.videos[variant].frames_KHWC, draw)
         assert (after.videos[variant].frames_KHWC == expected).all()
 

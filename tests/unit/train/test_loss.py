@@ -282,10 +282,10 @@ def named(objective, surrogate, beta=0.0):
 def test_unknown_names_list_the_known():
     with pytest.raises(UnknownNameError, match="dapo, dr_grpo, grpo"):
         load_loss(named("ppo", "clip"))
-    with pytest.raises(UnknownNameError, match="clip, module:function"):
+    with pytest.raises(UnknownNameError, match="cispo, clip, module:function, regr"):
         load_loss(named("grpo", "clipped"))
-    with pytest.raises(UnknownNameError, match="sequence, token"):
-        loss_of_rows(batch(), slice(None), ONE_TOKEN, ratio="geometric")
+    with pytest.raises(UnknownNameError, match="geometric, sequence, token"):
+        loss_of_rows(batch(), slice(None), ONE_TOKEN, ratio="arithmetic")
 
 
 def test_the_config_refuses_unknown_names_without_torch():
@@ -294,10 +294,10 @@ def test_the_config_refuses_unknown_names_without_torch():
     assert get_args(SurrogateName) == tuple(SURROGATES)
     types = {key.name: key.type for key in config_keys(TrainConfig)}
     assert types["objective"] == "grpo | dr_grpo | dapo | module:function"
-    assert types["surrogate"] == "clip | module:function"
+    assert types["surrogate"] == "clip | cispo | sapo | regression | module:function"
     for key, wrong, said in (
         ("objective", "grop", "grpo, dr_grpo, dapo or module:function is wanted (did you mean 'gr"),
-        ("surrogate", "nope", "clip or module:function is wanted"),
+        ("surrogate", "nope", "clip, cispo, sapo, regression or module:function is wanted"),
     ):
         with pytest.raises(ConfigError, match=re.escape(f"'{key}' is '{wrong}': {said}")):
             load_config(TrainConfig, [], [f"{key}={wrong}"])
