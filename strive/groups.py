@@ -58,8 +58,8 @@ class QuestionVariants:
     """NaN where the kind draws without scores."""
     evidence_seen_M: NDArray[np.bool_] | None
     """None where the record has no evidence spans."""
-    duration_seconds: float
-    """Of the whole video."""
+    duration_seconds: float | None = None
+    """Of the whole video; None where it is not known."""
     contrast: VideoFrames | None = None
     """The first variant under the contrast's view, where a run has one and the variant is read."""
 

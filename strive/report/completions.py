@@ -169,8 +169,8 @@ def compare_completions(arms: Sequence[Arm], *, count: int = NUM_QUESTIONS) -> C
         notes = ("No question was asked of all arms: each shows one of its own.", *notes)
     if any(len(set(steps.values())) > 1 for _, steps in questions):
         notes = ("The arms were never asked one question at one step: steps differ.", *notes)
-    if any(run.config.get("spatial") for _, _, run in chosen):
-        notes = (*notes, "Frames are shown as cached, without the spatial augmentation.")
+    if any(run.config.get("spatial") or run.config.get("views") for _, _, run in chosen):
+        notes = (*notes, "Frames are shown as cached, without the augmentation of their views.")
     return Completions(tuple(shown), notes)
 
 

@@ -160,7 +160,7 @@ def _accuracy_by_evidence(parts: Sequence[Path]) -> dict[str, float]:
 
 DRAW_KEYS = (
     "variants", "scorer", "num_variants", "num_frames", "frame_temperature", "score_transform",
-    "spatial",
+    "spatial", "views",
 )  # fmt: skip
 """What decides which frames a run's completions are written for."""
 

@@ -67,16 +67,18 @@ def dry_run(
     first = data.read(data.questions_of(0)[0], 0)
     tokens = _tokens(config, prepare_variants(policy, [first], config)[0].prompt)
     variants = config.questions_per_step * config.num_variants
-    # A tower that trains sees each video again for every graph.
-    graphs = config.updates_per_rollout + (config.beta > 0) if config.trainable == "all" else 0
-    encodes = variants * (1 + graphs)
+    contrasts = config.questions_per_step if config.contrast != "none" else 0
+    # A tower that trains sees each video again for every graph, and for old log-probs.
+    again = config.updates_per_rollout + (config.beta > 0) + old_passes(config.model_dump())
+    encodes = variants * (1 + (again if config.trainable == "all" else 0)) + contrasts
     plan = {
         "config": config.model_dump(mode="json"),
         "data": data.describe(),
         "notes": lines,
         "num_processes": num_processes,
         "epochs": config.steps * config.questions_per_step / len(data.records),
-        "completions_per_step": variants * config.num_generations,
+        "completions_per_step": variants * config.num_generations
+        + contrasts * config.contrast_generations,
         "parameters": _parameters(policy),
         "tokens": tokens,
         "vision_encodes": {"per_step": encodes, "in_all": encodes * config.steps},
@@ -108,6 +110,14 @@ def open_architecture(
 
 
 # --- what a step counts --------------------------------------------------------------------------
+
+
+def old_passes(config: Mapping[str, Any]) -> float:
+    """Share of a step's completions whose old log-probs take a pass of their own.
+
+    All but those of the first part, whose first update is made before any weight has moved.
+    """
+    return 1 - 1 / config["minibatches_per_rollout"]
 
 
 def _parameters(policy: Policy) -> dict[str, int]:
@@ -317,6 +327,7 @@ def estimate_cost(plan: Mapping[str, Any], hardware: Hardware) -> dict[str, Any]
     per_token = 4 * i["N"] + 2 * i["T"] + (2 * i["N"] if config["gradient_checkpointing"] else 0)
     policy = i["updates"] * (i["logprob"] * per_token + i["completion"] * 8 * i["H"])
     reference = i["logprob"] * 2 * i["N"] + i["completion"] * 2 * i["H"]
+    policy += old_passes(config) * reference
     seconds = {
         "vision": vision / flops,
         "prefill": 2 * i["N"] * i["prefill"] / flops,
