@@ -70,7 +70,7 @@ def dry_run(
     contrasts = config.questions_per_step if config.contrast != "none" else 0
     # A tower that trains sees each video again for every graph, and for old log-probs.
     again = config.updates_per_rollout + (config.beta > 0) + old_passes(config.model_dump())
-    encodes = variants * (1 + (again if config.trainable == "all" else 0)) + contrasts
+    encodes = round(variants * (1 + (again if config.trainable == "all" else 0))) + contrasts
     plan = {
         "config": config.model_dump(mode="json"),
         "data": data.describe(),

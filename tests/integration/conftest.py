@@ -1,6 +1,7 @@
 """The lab's training set-up that tests of training share: a small cache, a reward, settings."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from strive.configs.schema import PrecomputeConfig
 from strive.lab.models import lab_model_path
 from strive.lab.world import build_world
 from strive.pipeline.run import precompute
+
+# Helper modules of these tests are imported by their names.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Any policy has signal under the first, however far it has learned its answers; the second has it
 # for the questions of some.json only.

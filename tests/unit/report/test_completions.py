@@ -143,4 +143,4 @@ def test_arms_that_share_no_question_say_so(tmp_path: Path, cache: Path) -> None
     found = compare_completions(group_arms(runs))
     assert [(q.question_id, len(q.arms)) for q in found.questions] == [("1", 1), ("3", 1)]
     assert "No question was asked of all arms" in found.notes[0]
-    assert "without the spatial augmentation" in found.notes[1]
+    assert "without the augmentation of their views" in found.notes[1]
