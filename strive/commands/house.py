@@ -107,7 +107,7 @@ def lab_claims(
     stages: Annotated[
         list[str] | None,
         option(
-            "Part of the plan: primary, dose, rate, compute or exploratory. Repeatable.",
+            "Part of the plan: primary, dose, rate, compute, exploratory, methods. Repeatable.",
             "--stage",
             default="primary",
         ),

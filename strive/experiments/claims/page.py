@@ -94,6 +94,7 @@ def render(runs: Runs, frozen: Mapping[str, Any], figures: Mapping[str, str]) ->
     yield from _against(runs, "rate", "## Learning rate", "strive and grpo at half and twice it.")
     yield from _against(runs, "compute", "## Fair compute", _COMPUTE)
     yield from _against(runs, "exploratory", "## Exploratory arms", _EXPLORATORY)
+    yield from _against(runs, "methods", "## Other answers to groups without signal", _METHODS)
     yield from _probe(runs)
 
 
@@ -370,6 +371,10 @@ def _doses(runs: Runs) -> Iterator[str]:
 _COMPUTE = (
     "GRPO given as many encoded frames as STRIVE (twice the steps), and about its seconds (a third "
     "more steps)."
+)
+_METHODS = (
+    "Noise instead of relevance, a std that is no group's own, other questions instead. Registered "
+    "with the rest and frozen later, when the trainer could express them; no claim of significance."
 )
 _EXPLORATORY = "Intervals, and no claim of significance. Gains are over the run's own warm-up."
 

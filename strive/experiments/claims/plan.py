@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from strive.errors import unknown_name
 
-Stage = Literal["primary", "dose", "rate", "compute", "exploratory"]
+Stage = Literal["primary", "dose", "rate", "compute", "exploratory", "methods"]
 
 WORLD_SEED = 0
 NUM_CLIPS = 2500
@@ -145,10 +145,17 @@ def _list_arms() -> Iterator[Arm]:
     ]  # fmt: skip
     for name, about, settings in exploratory:
         yield Arm(name, "exploratory", about, settings)
+    # Three other answers to groups without signal.
+    noisy = {"variants": "uniform", "views": ["none", "noise"], "update_view": "first"}
+    yield Arm("noisy", "methods", "2 x 4, one of two noisy, learned on the clean view", noisy)
+    settings = {**_GRPO, "std": "ema_per_type"}
+    yield Arm("ema_std", "methods", "1 x 8, an average std of each problem type", settings)
+    settings = {**_GRPO, "resample_rounds": 3}
+    yield Arm("resample", "methods", "1 x 8, groups without signal replaced, 3 rounds", settings)
 
 
 ARMS = {arm.name: arm for arm in _list_arms()}
-STAGES: tuple[Stage, ...] = ("primary", "dose", "rate", "compute", "exploratory")
+STAGES: tuple[Stage, ...] = ("primary", "dose", "rate", "compute", "exploratory", "methods")
 
 
 def list_cells(stages: tuple[Stage, ...] = STAGES) -> list[Cell]:
@@ -196,10 +203,15 @@ def scorers_of(cells: list[Cell]) -> tuple[str, ...]:
 
 
 def plan_digest() -> str:
-    """Return a digest of everything that is registered here: arms, doses, seeds, contrasts."""
+    """Return a digest of what was frozen: arms, doses, seeds, contrasts.
+
+    The arms of `methods` were registered with the others, but the trainer could not express them
+    when the rest was frozen; nothing that was frozen depends on them.
+    """
     arms = [
         [arm.name, arm.stage, arm_values(arm), arm.num_seeds, list(arm.warmups)]
         for arm in ARMS.values()
+        if arm.stage != "methods"
     ]
     contrasts = [[c.name, c.treatment, c.control] for c in (*CONTRASTS, BESIDE)]
     fixed = [WORLD_SEED, NUM_CLIPS, STEPS, PRIMARY_SEEDS, SMALLEST_OF_INTEREST, CONFIDENCE]
