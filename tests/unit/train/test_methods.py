@@ -110,6 +110,7 @@ def test_first_view_contrast_and_parts_are_the_textbook(build, family):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in learning)
 
+    start = weights(trainer)
     caught = caught_gradients(trainer.policy.model)
     result = run(trainer, prepared)
 
@@ -134,7 +135,8 @@ def test_first_view_contrast_and_parts_are_the_textbook(build, family):
     assert num_clipped[0] == 0 and result.metrics["policy/clip_fraction"] > 0
     assert result.metrics["loss/total"] == pytest.approx(np.mean(losses), abs=1e-5)
     moved = torch.cat([p.detach().flatten() for p in model.parameters()])
-    torch.testing.assert_close(weights(trainer), moved, rtol=0, atol=1e-5)
+    # Adam makes a whole step of the rounding of a gradient of almost nothing.
+    assert (weights(trainer) - moved).norm() <= 1e-3 * (moved - start).norm()
 
 
 # --- contrasts ----------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def test_micro_batches_of_a_part_change_nothing(build):
         results.append((run(trainer, prepared).metrics, weights(trainer)))
     for name in results[0][0]:
         np.testing.assert_allclose(results[0][0][name], results[1][0][name], atol=1e-5)
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=2e-6)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-5)
 
 
 def test_every_part_is_shared_out_for_itself(make_config):
