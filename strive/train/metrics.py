@@ -63,18 +63,21 @@ def summarise(outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
 
     rewards = [o.rewards_by_name for o in outcomes]
     names = sorted({name for by_name in rewards for name in by_name})
-    # None where accuracy is no reward of the run: the means over none are NaN.
     accuracies = [by_name["accuracy"] for by_name in rewards if "accuracy" in by_name]
+    of_accuracy = {
+        "group/accuracy_zero_std_fraction": mean(float(is_zero_std(grid)) for grid in accuracies),
+        "group/all_correct_fraction": mean(float((grid >= 1).all()) for grid in accuracies),
+        "group/all_wrong_fraction": mean(float((grid <= 0).all()) for grid in accuracies),
+    }
     seen = [o.evidence_seen_M for o in outcomes if o.evidence_seen_M is not None]
     return {
         "reward/mean": over_completions(o.rewards_MG for o in outcomes),
         **{f"reward/{name}": over_completions(by[name] for by in rewards) for name in names},
         "group/reward_std": over_groups("reward_std"),
         "group/zero_std_fraction": over_groups("zero_std"),
-        "group/accuracy_zero_std_fraction": mean(float(is_zero_std(grid)) for grid in accuracies),
+        # Absent where accuracy is no reward of the run.
+        **(of_accuracy if accuracies else {}),
         "group/between_variant_share": over_groups("between_variant_share"),
-        "group/all_correct_fraction": mean(float((grid >= 1).all()) for grid in accuracies),
-        "group/all_wrong_fraction": mean(float((grid <= 0).all()) for grid in accuracies),
         "group/advantage_abs_max": max(o.measures["advantage_abs_max"] for o in outcomes),
         "group/variant_agreement": mean(variant_agreement(o.answers) for o in outcomes),
         "group/mixed_evidence_fraction": mean(float(row.any() and not row.all()) for row in seen),

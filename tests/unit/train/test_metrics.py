@@ -26,6 +26,7 @@ def outcome(accuracy_MG, *, answers=None, evidence=None, question_id="q", with_a
         rewards_by_name={"accuracy": accuracy_MG} if with_accuracy else {"own": accuracy_MG},
         advantages_MG=advantages_MG,
         measures=measures,
+        problem_type="multiple choice",
     )
 
 
@@ -66,13 +67,15 @@ def test_what_does_not_apply_is_nan():
     for name in (
         "group/between_variant_share",
         "group/variant_agreement",
-        "group/accuracy_zero_std_fraction",
         "group/mixed_evidence_fraction",
         "variants/frame_overlap",
         "variants/evidence_seen",
     ):
         assert math.isnan(metrics[name]), name
     assert metrics["reward/own"] == 1
+    # Of a reward that the run does not have there is no metric.
+    of_accuracy = {"accuracy_zero_std_fraction", "all_correct_fraction", "all_wrong_fraction"}
+    assert not {f"group/{name}" for name in of_accuracy} & metrics.keys()
 
 
 def test_completion_rows():
