@@ -117,7 +117,7 @@ def old_passes(config: Mapping[str, Any]) -> float:
 
     All but those of the first part, whose first update is made before any weight has moved.
     """
-    return 1 - 1 / config["minibatches_per_rollout"]
+    return 1 - 1 / config.get("minibatches_per_rollout", 1)
 
 
 def _parameters(policy: Policy) -> dict[str, int]:
