@@ -3,8 +3,9 @@
 An unknown key is an error that names the nearest known one. Presets are the YAML files beside this
 module; `--config NAME` finds them by name, `--config FILE` reads any other.
 
-A YAML file may say `extends: NAME_OR_FILE`: the other's keys come first, its own win. The key ends
-here; what a run computes and writes down is the resolved configuration.
+A YAML file may say `extends: NAME_OR_FILE`, or a list of them: their keys come first, its own win.
+However many files of a call extend a file, it counts once, where it comes first (`layer_files`).
+The key ends here; what a run computes and writes down is the resolved configuration.
 """
 
 import re
@@ -38,7 +39,7 @@ class Given(NamedTuple):
     """The layers of a configuration that a call gives; later ones win."""
 
     files: Sequence[str] = ()
-    """Presets or YAML files."""
+    """Presets or YAML files; each counts once (`layer_files`)."""
     overrides: Sequence[str] = ()
     """`key=value` texts of `--set`."""
     options: Mapping[str, Any] = {}
@@ -48,12 +49,6 @@ class Given(NamedTuple):
 def preset_names() -> list[str]:
     """Names that `--config` accepts besides files."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def preset_about(name: str) -> str:
-    """Return the first line of a preset's own comment, which says what it is."""
-    first = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip()
 
 
 def find_config(name_or_file: str, named_in: Path | None = None) -> Path:
@@ -94,33 +89,52 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_config_file(name_or_file: str) -> dict[str, Any]:
-    """Read a preset or YAML file with everything that it extends; nearer files win, key by key.
+    """Read a preset or YAML file with everything that it extends: `layer_files` of one."""
+    return layer_files([name_or_file])
 
-    A file (not a preset) that `extends` names is looked for beside the file that names it.
+
+def layer_files(names: Sequence[str]) -> dict[str, Any]:
+    """Read presets or YAML files with everything that they extend; later ones win, key by key.
+
+    Every file counts once, at its first occurrence, after all that it extends: where A and B extend
+    C, the layers of [A, B] are C, A, B, so that what A changes of C stays. A file (not a preset)
+    that `extends` names is looked for beside the file that names it.
 
     Raises:
-        MissingInputError: it, or what it extends, is neither a preset nor a file.
-        ConfigError: not YAML, not a mapping, `extends` is no text, or files extend one another.
+        MissingInputError: one of them, or of what they extend, is neither a preset nor a file.
+        ConfigError: not YAML, not a mapping, `extends` is no text and no list of texts, or files
+            extend one another.
     """
-    path: Path | None = find_config(name_or_file)
-    chain: list[Path] = []
-    layers: list[dict[str, Any]] = []
-    while path is not None:
-        if path.resolve() in chain:
-            links = [*chain, path.resolve()]
+    layers: dict[Path, dict[str, Any]] = {}
+
+    def add(path: Path, extended_by: tuple[Path, ...]) -> None:
+        place = path.resolve()
+        if place in extended_by:
             presets = PRESETS.resolve()
-            names = " -> ".join(p.stem if p.parent == presets else str(p) for p in links)
-            raise ConfigError(f"{path}: {EXTENDS} goes in a circle ({names}); break it in one")
-        chain.append(path.resolve())
+            links = (*extended_by, place)
+            shown = " -> ".join(p.stem if p.parent == presets else str(p) for p in links)
+            raise ConfigError(f"{path}: {EXTENDS} goes in a circle ({shown}); break it in one")
+        if place in layers:
+            return
         values = read_yaml(path)
-        base = values.pop(EXTENDS, None)
-        layers.append(values)
-        if not isinstance(base, str | None):
-            raise ConfigError(
-                f"{path}: {EXTENDS} is {base!r}; the name of one preset or file is allowed"
-            )
-        path = None if base is None else find_config(base, path)
-    return {key: value for values in reversed(layers) for key, value in values.items()}
+        for name in _extended(values.pop(EXTENDS, None), path):
+            add(find_config(name, path), (*extended_by, place))
+        layers[place] = values
+
+    for name in names:
+        add(find_config(name), ())
+    return {key: value for values in layers.values() for key, value in values.items()}
+
+
+def _extended(named: Any, path: Path) -> list[str]:
+    """The presets and files that a file extends, in their order."""
+    names = [] if named is None else named if isinstance(named, list) else [named]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"{path}: {EXTENDS} is {named!r}; the name of one preset or file is allowed, or a list "
+            "of such names"
+        )
+    return names
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -148,7 +162,7 @@ def load_config(
 
     Args:
         schema: the configuration of one of the commands.
-        files: presets or YAML files, later ones win.
+        files: presets or YAML files, later ones win; each counts once (`layer_files`).
         overrides: `key=value` texts, later ones win.
         options: values of dedicated command line options; they win over everything.
 
@@ -171,7 +185,6 @@ def merge_layers(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the values of `load_config` before they are checked."""
-    values: dict[str, Any] = {}
     for name in files:
         if schema is not TrainConfig:
             # The presets are those of train.
@@ -183,7 +196,7 @@ def merge_layers(
                 )
             if not expanded(Path(name)).is_file():
                 raise MissingInputError(f"--config '{name}' is no file")
-        values.update(read_config_file(name))
+    values = layer_files(files)
     for text in overrides:
         path, value = parse_override(text)
         if path == [EXTENDS]:

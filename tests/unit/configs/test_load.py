@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from strive.configs.load import load_config, parse_override, read_config_file
+from strive.configs.load import (
+    layer_files,
+    load_config,
+    parse_override,
+    read_config_file,
+    read_yaml,
+)
 from strive.configs.schema import Config, EvaluateConfig, PrecomputeConfig, TrainConfig
 from strive.errors import ConfigError, MissingInputError
 
@@ -170,6 +176,65 @@ def test_what_extends_comes_before_the_next_file(tmp_path: Path) -> None:
     assert (config.beta, config.epsilon, config.steps) == (0.6, 0.3, 9)
 
 
+def write_family(folder: Path) -> None:
+    """base <- left <- leaf, base <- right; each says beta, and one key of its own."""
+    for name, text in (
+        ("base", "beta: 0.1\nsteps: 10\nseed: 1"),
+        ("left", "extends: base.yaml\nbeta: 0.2\nsteps: 20"),
+        ("right", "extends: base.yaml\nseed: 3"),
+        ("leaf", "extends: left.yaml\ntop_k: 4"),
+        ("both", "extends: [left.yaml, right.yaml]\ntop_k: 5"),
+        ("over", "beta: 0.6"),
+    ):
+        (folder / f"{name}.yaml").write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("names", "order", "wanted"),
+    [
+        # The base is read once, before what extends it, so that it takes nothing back.
+        ("left right", "base left right", (0.2, 20, 3, 0)),
+        ("right left", "base right left", (0.2, 20, 3, 0)),
+        ("both", "base left right both", (0.2, 20, 3, 5)),
+        ("leaf right", "base left leaf right", (0.2, 20, 3, 4)),
+        # Where a file came first it stays, even if it is named again later.
+        ("left base", "base left", (0.2, 20, 1, 0)),
+        ("leaf left", "base left leaf", (0.2, 20, 1, 4)),
+        ("base over left", "base over left", (0.2, 20, 1, 0)),
+        ("left over base", "base left over", (0.6, 20, 1, 0)),
+        ("over over", "over", (0.6, 1000, 0, 0)),
+    ],
+)
+def test_a_file_counts_once_where_it_comes_first(
+    names: str, order: str, wanted: tuple[float, int, int, int], tmp_path: Path
+) -> None:
+    write_family(tmp_path)
+    files = [str(tmp_path / f"{name}.yaml") for name in names.split()]
+    config = load_config(TrainConfig, files)
+    assert (config.beta, config.steps, config.seed, config.top_k) == wanted
+    # The same as the files in that order, without anything that they extend.
+    merged: dict[str, object] = {}
+    for name in order.split():
+        merged |= read_yaml(tmp_path / f"{name}.yaml")
+    merged.pop("extends", None)
+    assert layer_files(files) == merged
+
+
+def test_a_list_of_one_and_an_empty_list(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("extends: [lab_grpo]\n")
+    (tmp_path / "none.yaml").write_text("extends: []\nsteps: 3\n")
+    assert read_config_file(str(tmp_path / "one.yaml")) == read_config_file("lab_grpo")
+    assert read_config_file(str(tmp_path / "none.yaml")) == {"steps": 3}
+
+
+def test_one_file_by_two_names_is_one_file(tmp_path: Path) -> None:
+    write_family(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "far.yaml").write_text("extends: ../base.yaml\nbeta: 0.9\n")
+    files = [str(tmp_path / "left.yaml"), str(tmp_path / "sub" / "far.yaml")]
+    assert layer_files(files) == {"beta": 0.9, "steps": 20, "seed": 1}
+
+
 def test_bad_extends_are_one_clear_line(tmp_path: Path) -> None:
     def load(text: str) -> None:
         (tmp_path / "a.yaml").write_text(text)
@@ -177,13 +242,18 @@ def test_bad_extends_are_one_clear_line(tmp_path: Path) -> None:
 
     with pytest.raises(MissingInputError, match=r"'lab_grp' is neither.*did you mean 'lab_grpo'"):
         load("extends: lab_grp\n")
-    with pytest.raises(ConfigError, match=r"extends is \['x', 'y'\]; the name of one preset"):
-        load("extends: [x, y]\n")
+    for text, shown in (("[x, 3]", r"\['x', 3\]"), ("3", "3"), ("{a: b}", r"\{'a': 'b'\}")):
+        with pytest.raises(ConfigError, match=rf"extends is {shown}; the name of one preset or"):
+            load(f"extends: {text}\n")
+    with pytest.raises(MissingInputError, match=r"extends 'lab_grp' is neither.*'lab_grpo'"):
+        load("extends: [lab, lab_grp]\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(ConfigError, match=r"in a circle \(.*a.yaml -> .*b.yaml -> .*a.yaml\)"):
         load("extends: b.yaml\n")
     with pytest.raises(ConfigError, match="in a circle"):
         load("extends: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"in a circle \(.*a.yaml -> .*b.yaml -> .*a.yaml\)"):
+        load("extends: [lab, b.yaml]\n")
     # A typo in a base is named like any other.
     (tmp_path / "b.yaml").write_text("num_varients: 2\n")
     with pytest.raises(ConfigError, match="unknown config key 'num_varients'"):

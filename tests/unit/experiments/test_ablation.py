@@ -101,6 +101,24 @@ def test_cells_of_ones_own(tmp_path: Path) -> None:
     assert words[5:9] == ["--set", "scorer=siglip2", "--set", "seed=1"]
 
 
+def test_methods_are_cells_on_the_lab(tmp_path: Path) -> None:
+    made = plan(tmp_path, None, cells=["grpo", "gspo", "strive"])
+    assert all(cell.on_lab and cell.config.steps == 150 for cell in made.cells)
+    # As the lab has them, two are the paper's rows.
+    folders = [cell.folder.name for cell in made.cells]
+    assert folders == ["table2_grpo", "gspo", "table2_importance_sim_spatial"]
+    assert [cell.config.minibatches_per_rollout for cell in made.cells] == [1, 4, 1]
+
+
+def test_a_layer_that_a_cell_extends_leaves_what_the_cell_changes_of_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: lab_strive\nsteps: 7\n")
+    own = str(tmp_path / "mine.yaml")
+    assert plan(tmp_path, None, cells=["lab_grpo", own]).cells[1].config.steps == 7
+    # An option of the call still wins.
+    given = Given(["lab"], [], {"steps": 3})
+    assert plan(tmp_path, None, given, cells=["lab_grpo", own]).cells[1].config.steps == 3
+
+
 def test_items_go_seed_by_seed(tmp_path: Path) -> None:
     items = plan(tmp_path).items
     assert [item.index for item in items] == list(range(6))
