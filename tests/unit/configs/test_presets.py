@@ -1,13 +1,16 @@
-"""Every preset against the schema, and the paper's runs against the paper's text.
+"""The paper's runs against the paper's text, and the lab's; methods are in `test_methods.py`.
 
 Numbers are those of Sec. 4.1 and 4.2 of arXiv:2604.01824; rows are named as its tables name them.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from strive.configs.load import PRESETS, load_config, preset_names, read_config_file
+from strive.configs.catalogue import preset_kind, presets_by_kind
+from strive.configs.load import PRESETS, load_config, read_config_file
 from strive.configs.schema import TrainConfig
 
 QWEN2_5, QWEN3 = "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"
@@ -52,16 +55,30 @@ OTHERS = ("lab", "lab_grpo", "lab_strive", "strive_qwen2_5_vl_7b_lora")
 VARIED = {"model", "steps", "scorer", "variants", "spatial", "num_variants", "num_generations"}
 
 
-def test_no_preset_is_left_out() -> None:
-    assert sorted([*RUNS, *OTHERS]) == preset_names()
+def test_no_run_is_left_out() -> None:
+    found = presets_by_kind()
+    assert sorted([*RUNS, *OTHERS]) == sorted([*found["run"], *found["lab"]])
+    assert preset_kind("strive_qwen2_5_vl_7b_lora") == "run" and preset_kind("lab") == "lab"
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_passes_the_schema_and_keeps_the_budget(name: str) -> None:
+@pytest.mark.parametrize("name", [*RUNS, *OTHERS])
+def test_every_run_passes_the_schema_and_keeps_the_budget(name: str) -> None:
     config = load_config(TrainConfig, [name])
     # The paper compares at one budget: M x G = 8 responses (Sec. 4.1).
     assert config.num_variants * config.num_generations == 8
     assert config.num_frames == 16
+
+
+@pytest.mark.parametrize("name", [*RUNS, *OTHERS])
+def test_a_name_resolves_as_it_did_before_there_were_methods(name: str) -> None:
+    """`resolved_presets.json`: all defaults of that time, and each preset's differences from them.
+
+    A key that came later has its default in these runs.
+    """
+    before = json.loads((Path(__file__).parent / "resolved_presets.json").read_text())
+    wanted = before["defaults"] | before["presets"][name]
+    later = TrainConfig().model_dump(mode="json")
+    assert load_config(TrainConfig, [name]).model_dump(mode="json") == later | wanted
 
 
 @pytest.mark.parametrize("name", RUNS)
