@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -20,6 +21,8 @@ from strive.files import plain_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from strive.configs.catalogue import PresetKind
+
 
 def presets(
     name: Annotated[
@@ -30,30 +33,98 @@ def presets(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the presets that --config takes, a line each."""
-    from strive.configs.load import preset_about, preset_names, read_config_file
+    """List the presets that --config takes: methods, models, the lab, runs."""
+    from strive.configs.catalogue import method_changes, preset_about, presets_by_kind
+    from strive.configs.load import read_config_file
     from strive.errors import UnknownNameError, nearest
 
-    names = preset_names()
-    if name is not None:
-        if name not in names:
-            raise UnknownNameError(
-                f"unknown preset '{name}'{nearest(name, names)}; strive-cli presets lists them"
-            )
-        names = [name]
-    about = {each: preset_about(each) for each in names}
-    sets = {each: read_config_file(each) for each in names}
+    by_kind = presets_by_kind()
+    kinds = {each: kind for kind, names in by_kind.items() for each in names}
+    if name is not None and name not in kinds:
+        raise UnknownNameError(
+            f"unknown preset '{name}'{nearest(name, kinds)}; strive-cli presets lists them"
+        )
     if as_json:
-        print_json({each: {"about": about[each], "sets": sets[each]} for each in names})
-        return
-    console = make_console()
-    width = max(map(len, names))
-    for each in names:
-        console.print(f"{each:<{width}}  {about[each]}", markup=False, soft_wrap=True)
-    if name is not None:
-        for key, value in sets[name].items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            console.print(f"  {key}: {text}", markup=False, soft_wrap=True)
+        found = {
+            each: {"kind": kind, "about": preset_about(each), "sets": read_config_file(each)}
+            | ({"changes": method_changes(each)} if kind == "method" else {})
+            for each, kind in kinds.items()
+            if name in (None, each)
+        }
+        print_json(found)
+    elif name is not None:
+        print_preset(name, make_console(), is_method=kinds[name] == "method")
+    else:
+        print_presets(by_kind, make_console())
+
+
+_PRESET_GROUPS: dict["PresetKind", str] = {
+    "method": "Methods, as --config METHOD --config MODEL; below each what it changes of grpo",
+    "model": "Models",
+    "lab": "The lab, as --config METHOD --config lab, or alone; minutes on 2 cores",
+    "run": "Runs, a method and a model in one: the paper's, by its tables",
+}
+
+
+def print_presets(by_kind: Mapping["PresetKind", Sequence[str]], console: "Console") -> None:
+    """Print presets by their kind, each with its first line; below a method what it changes."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from strive.configs.catalogue import method_changes, preset_about
+
+    for number, (kind, names) in enumerate(by_kind.items()):
+        console.print(Text("\n" * bool(number) + _PRESET_GROUPS[kind], style="bold"))
+        listed_names = Table.grid(padding=(0, 2, 0, 0))
+        listed_names.add_column(no_wrap=True)
+        listed_names.add_column(overflow="fold")
+        room = console.width - max(map(len, names)) - 2
+        for each in names:
+            listed_names.add_row(Text(each), Text(preset_about(each)))
+            if kind == "method" and (changes := method_changes(each)):
+                listed_names.add_row("", Text(_changes_text(changes, room), style="dim"))
+        console.print(listed_names)
+
+
+def print_preset(name: str, console: "Console", *, is_method: bool) -> None:
+    """Print all that a preset sets, of a method first what it changes of `grpo`."""
+    from strive.configs.catalogue import BASE_METHOD, method_changes, preset_about
+    from strive.configs.load import PRESETS, read_config_file
+
+    sets = read_config_file(name)
+    changes = method_changes(name) if is_method else {}
+    lines = [f"{name}  {preset_about(name)}"]
+    lines += [f"  {key}: {_value_text(value)}" for key, value in changes.items()]
+    lines += [f"as {BASE_METHOD}:"] if changes else []
+    lines += [f"  {key}: {_value_text(sets[key])}" for key in sets if key not in changes]
+    lines += [f"{PRESETS / f'{name}.yaml'} says where each comes from"]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _value_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_GLUE = "\xa0"
+"""A space at which a line does not end."""
+_LONGEST_VALUE = 40
+
+
+def _changes_text(changes: Mapping[str, Any], width: int) -> str:
+    """Write `key: value, ...` in lines of a width that do not part a key from its value."""
+    parts = []
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            pairs = ", ".join(f"{name}:{_GLUE}{weight}" for name, weight in value.items())
+            text = f"{{{pairs}}}"
+        elif isinstance(value, list):
+            text = f"[{f',{_GLUE}'.join(map(str, value))}]"
+        else:
+            text = textwrap.shorten(_value_text(value), _LONGEST_VALUE, placeholder=" ...")
+        parts.append(f"{key}:{_GLUE}{text}")
+    lines = textwrap.wrap(", ".join(parts), width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace(_GLUE, " ")
 
 
 def configured(
