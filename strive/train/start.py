@@ -284,8 +284,13 @@ def _too_long(
 
 
 def start_lines(config: TrainConfig, data: VariantReader) -> list[str]:
-    """Lines about the data: what is left out, differs from the cache or was noted, the draws."""
+    """Lines about a surrogate without effect; questions left out, changed, noted; the draws."""
     lines = []
+    if config.surrogate in ("cispo", "sapo") and config.optimiser_steps_per_rollout == 1:
+        lines.append(
+            f"surrogate '{config.surrogate}' with one optimiser step on a rollout learns as GRPO "
+            "does, since the ratio is 1; minibatches_per_rollout above 1 sets them apart"
+        )
     if data.left_out.total():
         lines.append(f"left out: {data.left_out_text()}")
     if data.num_changed:

@@ -45,6 +45,20 @@ def test_what_is_in_order_says_how_peaked_the_draws_are(make_config):
     assert start(make_config(variants="random"))[1] == []
 
 
+@pytest.mark.parametrize("surrogate", ["cispo", "sapo"])
+def test_a_surrogate_that_one_optimiser_step_makes_grpo_is_said(make_config, surrogate):
+    config = make_config(variants="random", surrogate=surrogate)
+    said = (
+        f"surrogate '{surrogate}' with one optimiser step on a rollout learns as GRPO does, since "
+        "the ratio is 1; minibatches_per_rollout above 1 sets them apart"
+    )
+    assert start(config)[1] == [said]
+    assert dry_run(config)["notes"] == [said]
+    for key in ("updates_per_rollout", "minibatches_per_rollout"):
+        assert start(config.model_copy(update={key: 2}))[1] == []
+    assert start(config.model_copy(update={"surrogate": "clip"}))[1] == []
+
+
 # --- solutions
 
 
