@@ -1,21 +1,23 @@
 """docs/methods.md: its own method as it stands there, and what it says of the presets."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from strive.configs.catalogue import method_changes, presets_by_kind
 from strive.configs.load import load_config
 from strive.configs.schema import TrainConfig
-from strive.records import Record
-from strive.train.rewards import load_rewards, try_rewards
+from strive.lab.models import lab_model_path
+from strive.train.loop import train
+from strive.train.rewards import load_rewards
 from strive.train.views import VIEWS, FrameViews
 
 PAGE = Path(__file__).parents[3] / "docs" / "methods.md"
-RECORD = Record("7", "a.mp4", "Which?", "multiple choice", ("A. x", "B. y"), "<answer>B</answer>")
 
 
 @pytest.fixture
@@ -69,15 +71,31 @@ def test_its_reward_does_what_it_says(example, of_still, wanted):
     columns = {
         "contrast_completions": [[f"<answer>{letter}</answer>" for letter in of_still]] * 4,
         "problem_type": ["multiple choice"] * 4,
-        "solution": [RECORD.solution] * 4,
+        "solution": ["<answer>B</answer>"] * 4,
         "grading": ["video_r1"] * 4,
         "question_id": ["7"] * 4,
     }
     assert reward(prompts=["Which?"] * 4, completions=completions, **columns) == wanted
 
 
-def test_it_passes_the_trial_of_a_start(example):
-    try_rewards(load_rewards(list(example.rewards)), example, RECORD)
+def test_a_run_with_it(example, make_config, tmp_path):
+    """One step: the contrast is written, and the reward joins the others by its weight."""
+    config = make_config(
+        model=str(lab_model_path("qwen2_5_vl")),
+        contrast=example.contrast,
+        contrast_generations=example.contrast_generations,
+        rewards=example.rewards,
+        steps=1,
+        loggers=(),
+    )
+    train(config, run_dir=tmp_path / "run")
+    [line] = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").open()]
+    # M x G of each question, and 4 more of its still picture.
+    assert line["cost/completions"] == config.num_variants * config.num_generations + 4
+    rows = pl.read_parquet(tmp_path / "run" / "completions.parquet")
+    parts = [weight * rows[f"reward_{name}"] for name, weight in example.rewards.items()]
+    np.testing.assert_allclose(rows["reward"], sum(parts))
+    assert set(rows["reward_my_motion:moves"]) <= {0.0, 1.0}
 
 
 def test_the_page_has_every_method_and_every_view():
