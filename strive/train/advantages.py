@@ -60,9 +60,9 @@ def share_advantages(rewards_MG: FloatArray, *, epsilon: float) -> FloatArray:
     """
     num_variants = rewards_MG.shape[0]
     repeated = np.tile(rewards_MG.reshape(-1), num_variants)
-    settings = {"std_correction": 1, "epsilon": epsilon}
-    global_MG = normalise_pool(repeated, **settings)[: rewards_MG.size].reshape(rewards_MG.shape)
-    return global_MG + np.stack([normalise_pool(row_G, **settings) for row_G in rewards_MG])
+    normalise = partial(normalise_pool, std_correction=1, epsilon=epsilon)
+    global_MG = normalise(repeated)[: rewards_MG.size].reshape(rewards_MG.shape)
+    return global_MG + np.stack([normalise(row_G) for row_G in rewards_MG])
 
 
 def group_advantages(

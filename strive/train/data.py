@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError
@@ -137,7 +137,7 @@ class Prefetcher(Generic[T]):
         """Run `load` in the same thread, after what it is busy with."""
         return self._pool.submit(load).result()
 
-    def __enter__(self) -> "Prefetcher[T]":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -169,7 +169,11 @@ def prepare_variants(
     asked = [question for _, question, _ in owners] + [of_place[place] for place in contrasts]
     texts = [build_question(question.record, config.prompt_template) for question in asked]
     prompts = prepare_prompts(
-        policy, texts, [*videos, *contrasts.values()], max_pixels=config.max_pixels
+        policy,
+        texts,
+        [*videos, *contrasts.values()],
+        max_pixels=config.max_pixels,
+        system_prompt=config.system_prompt,
     )
     contrast_of = dict(zip(contrasts, prompts[len(owners) :], strict=True))
     return [

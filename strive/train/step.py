@@ -11,6 +11,7 @@ its outcome is gathered again, so that advantages are joint over M x G wherever 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strive.answers import extract_answer, extract_answer_or_text, is_parsed
+from strive.answers import extract_answer_or_text, extract_graded, is_parsed
 from strive.configs.schema import TrainConfig
 from strive.models.loading import Policy
 from strive.models.logprobs import completion_logprobs_batch
@@ -153,17 +154,17 @@ def write(
     trainer: Trainer, prepared: Sequence[PreparedVariant], step: int, watch: Stopwatch
 ) -> tuple[list[VariantRollout], dict[int, tuple[str, ...]]]:
     """Roll out this process's variants; the texts of their contrasts by the question's place."""
-    sampling = sampling_of(trainer.config)
-    options = {"sampler": trainer.sampler, "seed": trainer.config.seed, "step": step}
+    config, sampling = trainer.config, sampling_of(trainer.config)
     others = contrasts_of(prepared)
+    roll = partial(roll_out, trainer.policy, sampler=trainer.sampler, seed=config.seed, step=step)
     rollouts: list[VariantRollout] = []
     contrasts: dict[int, tuple[str, ...]] = {}
     with watch.measure("time/rollout"), trainer.engine.gathered():
         if prepared:
-            rollouts = roll_out(trainer.policy, prepared, sampling=sampling, **options)
+            rollouts = roll(prepared, sampling=sampling)
         if others:
-            sampling = replace(sampling, num_generations=trainer.config.contrast_generations)
-            written = roll_out(trainer.policy, others, sampling=sampling, **options)
+            sampling = replace(sampling, num_generations=config.contrast_generations)
+            written = roll(others, sampling=sampling)
             contrasts = {rollout.prepared.place: rollout.texts for rollout in written}
     return rollouts, contrasts
 
@@ -233,7 +234,7 @@ def _judge(
             max_new_tokens=config.max_new_tokens,
         ),
     )
-    rewards_MG = totals_N.reshape(shape)
+    rewards_MG, kind = totals_N.reshape(shape), question.record.problem_type
     return GroupOutcome(
         question_id=question.record.question_id,
         frame_index_MK=question.frame_index_MK,
@@ -245,13 +246,13 @@ def _judge(
         lengths_MG=np.array([len(tokens) for tokens in token_lists]).reshape(shape),
         truncated_MG=np.stack(truncated_M),
         parsed_MG=np.array(
-            [is_parsed(question.record.problem_type, extract_answer(text)) for text in completions]
+            [is_parsed(kind, extract_graded(kind, text)) for text in completions]
         ).reshape(shape),
         rewards_MG=rewards_MG,
         rewards_by_name={name: values.reshape(shape) for name, values in by_name.items()},
         advantages_MG=np.zeros_like(rewards_MG),
         measures={},
-        problem_type=question.record.problem_type,
+        problem_type=kind,
     )
 
 

@@ -78,7 +78,7 @@ def noise(frames_KHWC: Frames, shown: Shown) -> Frames:
 
 
 @cache
-def alpha_bars() -> NDArray[np.float64]:
+def alpha_bars() -> NDArray[np.floating]:
     """Share of the variance that is left after t + 1 of 1,000 diffusion steps, falling.
 
     The product of 1 - beta, where beta runs as a sigmoid over [-6, 6] from 1e-5 to 5e-3
