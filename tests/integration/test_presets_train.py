@@ -38,13 +38,17 @@ def preset_settings(settings):
         small = settings(model=str(lab_model_path(family)), steps=3, checkpoint_every=1)
         del small["rewards"], small["questions_per_micro_batch"]
         small |= {"keep_checkpoints": 3, "questions_per_micro_batch": 1, "warmup_steps": 0}
+        small |= {"scorer": "siglip2"}
         config = load_config(
             TrainConfig,
             [*preset.split("+"), "lab"],
             ["rewards.lab_rewards:vowels=1.0"],
             small | changes,
         )
-        return config.model_dump(mode="json")
+        settings_of = config.model_dump(mode="json")
+        # So that two processes share each part's questions whole.
+        parts = min(config.minibatches_per_rollout, 2)
+        return settings_of | {"minibatches_per_rollout": parts}
 
     return make
 
