@@ -176,6 +176,13 @@ def test_unknown_grouping_lists_the_known():
         group_advantages(np.eye(2), grouping="global")
 
 
+def test_noisy_rollout_by_hand():
+    # One pool of [[1, 1, 0, 1], [0, 1, 0, 0]]: mean 0.5, std sqrt(8 * 0.25 / 7) = 0.534522.
+    rewards_MG = np.array([[1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
+    advantages_MG, _ = group_advantages(rewards_MG)
+    assert np.abs(advantages_MG) == pytest.approx(np.full((2, 4), 0.935239), abs=1e-6)
+
+
 # --- Share-GRPO ---------------------------------------------------------------------------------
 
 
