@@ -164,7 +164,9 @@ PROBED = [Cell("strive", 0, 0), Cell("strive_permuted", 0, 0)]
 # --- one run ------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=len(WARMUPS))
+# One at a time: what the tower sees of all test questions takes 5 GB, and the plan goes through the
+# arms of one warm-up before those of the next.
+@lru_cache(maxsize=1)
 def _open_judge(folder: Path, workspace: Workspace) -> "tuple[Policy, Judge]":
     """Open a warm-up and everything that its policies are judged by, once a process."""
     from strive.experiments.claims.held_out import Judge
