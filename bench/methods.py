@@ -1,9 +1,10 @@
 """Every method's preset once on the lab: what a step of it takes, and what it comes to.
 
 150 steps of one seed in the lab's world, 8 completions a question, then the lab's test questions:
-accuracy, zero-std share, seconds, vision encodes, completions, log-prob passes and optimiser steps.
-One seed says nothing about which method is better, and no claim is made of it. A run that is there
-is kept, so that a call that was stopped goes on.
+accuracy, zero-std share, vision encodes, completions, log-prob passes and optimiser steps. One seed
+says nothing about which method is better, and no claim is made of it. A run that is there is kept,
+so that a call that was stopped goes on. Seconds are those of a few more steps of each method, one
+method after another, at the end.
 
     python -m bench.methods [--workspace build/bench/methods] [--methods grpo,strive,...]
     python -m bench.methods --page-only
@@ -11,6 +12,7 @@ is kept, so that a call that was stopped goes on.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import BUILD, RESULTS, write_result
+from bench.harness import BUILD, RESULTS, OtherLoad, write_result
 from strive.report.format import markdown_table, replace_section
 from strive.report.tables import accuracy
 
@@ -33,6 +35,7 @@ METHODS = (
 LIKE_THE_OTHERS = {"noisy_rollout": 4, "share_advantage": 4}
 """Completions a variant of presets whose source has more than 8 a question."""
 SCORER = "siglip2"
+UNTIMED_STEPS, TIMED_STEPS = 2, 7
 CLI = [sys.executable, "-m", "strive.cli"]
 COSTS = {
     "cost/vision_encodes": "vision encodes",
@@ -45,18 +48,12 @@ COSTS = {
 def run_method(name: str, workspace: Path) -> dict[str, Any]:
     """Train and evaluate one preset, as a user does, in a process of its own each."""
     run_dir, out = workspace / "runs" / name, workspace / "runs" / f"{name}-test"
-    configs = [part for preset in name.split("+") for part in ("--config", preset)]
-    place = ["--workspace", str(workspace), "--set", "loggers=[]"]
-    if name in LIKE_THE_OTHERS:
-        place += ["--set", f"num_generations={LIKE_THE_OTHERS[name]}"]
     if not (run_dir / "final").is_dir():
-        resume = ["--resume"] if (run_dir / "config.json").is_file() else []
-        call = ["train", *configs, "--config", "lab", "--run-dir", str(run_dir), *resume, *place]
-        subprocess.run([*CLI, *call, "--scorer", SCORER], check=True)
+        train(name, workspace, run_dir)
     if not (out / "results.json").is_file():
-        asked = ["evaluate", "--model", str(run_dir / "final"), "--out", str(out), *place[:2]]
-        subprocess.run([*CLI, *asked], check=True)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        place = ["--out", str(out), "--workspace", str(workspace)]
+        subprocess.run([*CLI, "evaluate", "--model", str(run_dir / "final"), *place], check=True)
+    lines = read_metrics(run_dir)
     score = accuracy(json.loads((out / "results.json").read_text()))
     assert score is not None
 
@@ -67,10 +64,35 @@ def run_method(name: str, workspace: Path) -> dict[str, Any]:
         "steps": len(lines),
         "accuracy": score["accuracy_percent"],
         "standard_error": score["standard_error"],
-        "seconds_per_step": float(np.median([line["time/step"] for line in lines])),
         "zero_std_fraction": mean("group/zero_std_fraction"),
         **{key.removeprefix("cost/"): mean(key) for key in COSTS},
     }
+
+
+def train(name: str, workspace: Path, run_dir: Path, *more: str) -> None:
+    """Train one preset on the lab, or go on."""
+    configs = [part for preset in name.split("+") for part in ("--config", preset)]
+    call = ["train", *configs, "--config", "lab", "--scorer", SCORER, "--run-dir", str(run_dir)]
+    call += ["--workspace", str(workspace), "--set", "loggers=[]", *more]
+    if name in LIKE_THE_OTHERS:
+        call += ["--set", f"num_generations={LIKE_THE_OTHERS[name]}"]
+    if (run_dir / "config.json").is_file():
+        call.append("--resume")
+    subprocess.run([*CLI, *call], check=True)
+
+
+def seconds_of_step(name: str, workspace: Path) -> float:
+    """Median seconds of a preset's steps but the first ones."""
+    run_dir = workspace / "timed" / name
+    shutil.rmtree(run_dir, ignore_errors=True)
+    train(name, workspace, run_dir, "--steps", str(TIMED_STEPS + UNTIMED_STEPS))
+    times = [line["time/step"] for line in read_metrics(run_dir)]
+    return float(np.median(times[UNTIMED_STEPS:]))
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """A run's metrics, a step each."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def cost_lines(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -120,8 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not asked.page_only:
         place = ["--workspace", str(asked.workspace)]
         subprocess.run([*CLI, "precompute", "--scorer", SCORER, *place], check=True)
-        found = {name: run_method(name, asked.workspace) for name in asked.methods.split(",")}
-        write_result("methods", {"methods": found})
+        names = asked.methods.split(",")
+        found = {name: run_method(name, asked.workspace) for name in names}
+        with OtherLoad() as others:
+            for name in names:
+                found[name]["seconds_per_step"] = seconds_of_step(name, asked.workspace)
+        write_result("methods", {"methods": found, "cpu_share_of_others": others.share})
     figures = json.loads((RESULTS / "methods.json").read_text(encoding="utf-8"))["figures"]
     write_page(figures)
 
