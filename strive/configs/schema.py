@@ -538,6 +538,8 @@ class EvaluateConfig(Config):
         str | None, Option(default="short for the lab's models", help="Instead: {choices}.")
     ] = None
     """Prompt template in the place of the protocol's; a model is asked as it was taught."""
+    system_prompt: str | None = None
+    """Text of a system turn before each question; not given: the chat template's own."""
     num_frames: Annotated[AtLeastOne, Option(name="--frames")] = 32
     """Frames per video."""
     frames_mode: Annotated[FramesMode | None, Option(default="the protocol's")] = None

@@ -83,7 +83,7 @@ class Asking:
         return self.benchmark.prompt(item, self.config.protocol)
 
     def prompt_hash(self, item: Item) -> str:
-        """Identify what a question showed and said: text, frames, pixel budget and video."""
+        """Identify what a question showed and said: texts, frames, pixel budget and video."""
         mode = self.source.frames_mode
         parts = [
             self.prompt(item),
@@ -96,6 +96,8 @@ class Asking:
         ]
         if item.end_frame is not None:
             parts.append(item.end_frame)
+        if self.config.system_prompt is not None:
+            parts.append(["system", self.config.system_prompt])
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -107,8 +107,11 @@ def open_batch(
 
     texts = [asking.prompt(item) for item, _ in asked]
     videos = [video for _, video in asked]
-    max_pixels = asking.config.max_pixels
-    return OpenedBatch(asked, prepare_prompts(policy, texts, videos, max_pixels=max_pixels))
+    config = asking.config
+    prompts = prepare_prompts(
+        policy, texts, videos, max_pixels=config.max_pixels, system_prompt=config.system_prompt
+    )
+    return OpenedBatch(asked, prompts)
 
 
 def ask_batch(policy: Policy, batch: OpenedBatch, asking: Asking) -> list[Sample]:
@@ -377,7 +380,7 @@ def _settings(config: EvaluateConfig) -> dict[str, Any]:
     """Everything that changes an answer (not the grading, which is done anew each time)."""
     names = (
         "model", "split", "protocol", "num_frames", "max_pixels", "max_new_tokens",
-        "position_rule", "dtype", "decoder",
+        "position_rule", "dtype", "decoder", "system_prompt",
     )  # fmt: skip
     frames = "decoded from files"
     if config.cache is not None:

@@ -159,6 +159,7 @@ def held_out_callable(
 
     settings = EvaluateConfig(
         prompt_template=config.prompt_template,
+        system_prompt=config.system_prompt,
         num_frames=config.num_frames,
         max_new_tokens=config.max_new_tokens,
         max_pixels=config.max_pixels,

@@ -126,6 +126,14 @@ def test_other_settings_are_refused(world: Path, tmp_path: Path, policy: Policy)
     with pytest.raises(ConfigError, match="num_frames: there 4, here 8"):
         evaluate(first, out=out, policy=policy)
     assert evaluate(first, out=out, overwrite=True, policy=policy).num_resumed == 0
+    told = asking(world, limit=1, system_prompt="Watch to the end.")
+    with pytest.raises(ConfigError, match="system_prompt: there None, here 'Watch"):
+        evaluate(told, out=out, policy=policy)
+    question = opened(told).items[0]
+    [frames] = runner.read_batch(opened(told), [question])
+    batch = runner.open_batch(policy, [(question, frames)], opened(told))
+    assert batch.prompts[0].text.startswith("<|im_start|>system\nWatch to the end.<|im_end|>")
+    assert opened(told).prompt_hash(question) != opened(asking(world)).prompt_hash(question)
     # More questions and another grading are no other settings.
     config = asking(world, num_frames=8, limit=3, grading="tolerant")
     more = evaluate(config, out=out, policy=policy)
