@@ -166,7 +166,7 @@ def _fixed(runs: Runs, frozen: Mapping[str, Any]) -> Iterator[str]:
         "All arms: the same questions in the same order per seed, 8 completions a question, K=16 "
         "of F=64, tau 0.4, beta 0.04, the last checkpoint. Accuracy is greedy, on uniform 32 "
         "frames of 2,000 questions about 500 test clips. Runs are paired by warm-up and seed. The "
-        "arms that the plan names `noisy`, `ema_std` and `resample` are not among these yet."
+        "arms of `methods` were registered with the others; the trainer could express them later."
     )
     yield ""
 
