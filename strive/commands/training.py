@@ -186,10 +186,14 @@ def _plan_table(plan: Mapping[str, Any]) -> Table:
         text = escape(line.removeprefix("warning: "))
         table.add_row("", f"[yellow]{text}[/]" if line.startswith("warning: ") else text)
     encodes, memory, cost = plan["vision_encodes"], plan["memory"], plan["cost"]
+    updates = config["minibatches_per_rollout"] * config["updates_per_rollout"]
+    contrasts = f" + {config['questions_per_step']} contrasts x {config['contrast_generations']}"
+    contrasts = "" if config["contrast"] == "none" else contrasts
     seconds, hours, gpu = cost["seconds_per_step"]["total"], cost["gpu_hours"], cost["hardware"]
     facts = {
         "step": f"{config['questions_per_step']} questions x {config['num_variants']} variants x "
-        f"{config['num_generations']} completions = {plan['completions_per_step']} completions, on "
+        f"{config['num_generations']} completions{contrasts} = {plan['completions_per_step']} "
+        f"completions, {updates} optimiser step{'s' * (updates > 1)}, on "
         f"{plan['num_processes']} process" + ("es" if plan["num_processes"] > 1 else ""),
         "tokens": f"prompt {tokens['prompt']:,} ({tokens['video']:,} of the video), completion at "
         f"most {config['max_new_tokens']:,}; a step: {tokens['prefill_per_step']:,} read, at most "

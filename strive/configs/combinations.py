@@ -50,6 +50,12 @@ def _check_groups(config: "TrainConfig") -> None:
             f"'{config.objective}'; it divides the advantages of the joint pool: set "
             "grouping=joint and another objective, or std=group"
         )
+    if config.grouping == "share" and (config.objective == "dr_grpo" or not config.std_correction):
+        raise ValueError(
+            f"grouping 'share' with objective '{config.objective}' and std_correction="
+            f"{config.std_correction}; its advantage divides by a std of ddof 1: set another "
+            "objective and std_correction=1, or grouping=hierarchical"
+        )
     if config.resample_rounds and "accuracy" not in config.rewards:
         raise ValueError(
             f"resample_rounds is {config.resample_rounds}, which judges groups by the reward "
@@ -69,7 +75,7 @@ def _check_views(config: "TrainConfig") -> None:
             f"views names {len(config.views)} views for num_variants={config.num_variants}; one "
             "for all, or one for each variant is wanted"
         )
-    if config.contrast != "none" and config.num_frames == 1:
+    if config.contrast in ("shuffle", "reverse") and config.num_frames == 1:
         raise ValueError(
             f"contrast is '{config.contrast}' with num_frames=1, which has no order; set "
             "num_frames=2 or more, or contrast=none"
@@ -94,6 +100,11 @@ def _check_loss(config: "TrainConfig") -> None:
                 f"surrogate 'regression' with grouping '{config.grouping}' and objective "
                 f"'{config.objective}'; its loss is a mean over completions whose advantages are "
                 "of one pool: set grouping=joint or per_variant, and objective=grpo"
+            )
+        if config.std != "group":
+            raise ValueError(
+                f"surrogate 'regression' with std '{config.std}'; its predictions are divided by "
+                "their own std, as the group's rewards must be: set std=group"
             )
         if config.mask_truncated:
             raise ValueError(

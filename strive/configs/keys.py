@@ -66,10 +66,10 @@ _OTHERS = {
     "beta: of the k3 term in the loss": "kl_coef kl_loss_coef init_kl_coef kl_coeff",
     "epsilon": "clip_ratio clip_ratio_low clip_range cliprange eps_clip epsilon_low",
     "epsilon_high": "clip_ratio_high",
-    "objective: dr_grpo drops the std as well": (
-        "loss_type scale_rewards loss_agg_mode norm_adv_by_std_in_grpo adv_estimator "
-        "advantage_estimator"
+    "objective: dr_grpo drops the std as well; cispo and sapo are a surrogate, gspo is a ratio": (
+        "loss_type loss_agg_mode norm_adv_by_std_in_grpo adv_estimator advantage_estimator"
     ),
+    "std: batch is theirs; none is objective dr_grpo": "scale_rewards",
     "ratio: geometric is their sequence (GSPO)": "importance_sampling_level",
     "resample_rounds": "filter_groups dynamic_sampling max_num_gen_batches",
     "mask_truncated": "mask_truncated_completions overlong_filtering",

@@ -136,15 +136,23 @@ def sapo_surrogate(
 
 
 def predicted_advantages(
-    rho_MG: Tensor, *, grouping: Grouping, std_correction: int, epsilon: float
+    rho_MG: Tensor,
+    advantages_MG: Tensor,
+    *,
+    grouping: Grouping,
+    std_correction: int,
+    epsilon: float,
 ) -> Tensor:
     """Advantages [..., M, G] that log pi - log pi_old predicts: rho, normalised as rewards are.
+
+    Where a pool has no advantages there is nothing to predict, and they are 0 without a gradient.
 
     Eq. 7 of Reg-GRPO (arXiv:2506.07464), over the pool of `grouping` in place of its one group. Its
     ddof and epsilon are not given there; ours are those of the rewards.
     """
 
-    def normalise(rho: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def normalise(dims: tuple[int, ...]) -> Tensor:
+        rho = rho_MG * (advantages_MG != 0).any(dim=dims, keepdim=True)
         centred = rho - rho.mean(dim=dims, keepdim=True)
         count = math.prod(rho.shape[dim] for dim in dims) - std_correction
         variance = centred.square().sum(dim=dims, keepdim=True) / max(count, 1)
@@ -153,9 +161,9 @@ def predicted_advantages(
         return centred / (std + epsilon)
 
     if grouping == "joint":
-        return normalise(rho_MG, (-2, -1))
+        return normalise((-2, -1))
     if grouping == "per_variant":
-        return normalise(rho_MG, (-1,))
+        return normalise((-1,))
     raise ConfigError(
         f"grouping is '{grouping}' with surrogate 'regression', which has no such prediction; "
         "set grouping=joint or per_variant"
@@ -169,18 +177,20 @@ def regression_surrogate(
     logprobs_NL: Tensor,
     old_NL: Tensor,
     mask_NL: Tensor,
-    predict: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor, Tensor], Tensor],
     **others: Any,
 ) -> tuple[Tensor, Tensor]:
     """-(A - A_hat)^2 of each completion, on all of its tokens (Reg-GRPO, arXiv:2506.07464, Eq. 8).
 
-    A_hat is `predict` of rho [N], the completion's sum of log pi - log pi_old: `N` rows are whole
-    groups. Under the objective `grpo` the loss is its mean over completions. Only the direction of
-    rho is trained, so it differs from GRPO from the second optimiser step on a rollout only, where
-    the first one's gradient is that of A rho, times 2 / epsilon before clipping.
+    A_hat is `predict` of rho [N], the completion's sum of log pi - log pi_old, and of A: `N` rows
+    are whole groups, and a pool without any advantage is left out. Under the objective `grpo` the
+    loss is its mean over completions. Only the direction of rho is trained, so it differs from GRPO
+    from the second optimiser step on a rollout only, where the first one's gradient is that of
+    A rho, times 2 / epsilon before clipping.
     """
     rho_N = ((logprobs_NL - old_NL) * mask_NL).sum(dim=1)
-    error_N1 = (advantages_N1 - predict(rho_N)[:, None]).square()
+    predicted_N = predict(rho_N, advantages_N1[:, 0])
+    error_N1 = (advantages_N1 - predicted_N[:, None]).square()
     gain_NL = -(error_N1 * mask_NL)
     return gain_NL, torch.zeros_like(ratio_NL, dtype=torch.bool)
 
@@ -210,10 +220,10 @@ class LossRule:
     cispo_cap: float = 5.0
     sapo_temperatures: tuple[float, float] = (1.0, 1.05)
     entropy_weight: float = 0.0
-    predict: Callable[[Tensor], Tensor] = lambda rho_N: predicted_advantages(
-        rho_N[None], grouping="joint", std_correction=1, epsilon=1e-4
+    predict: Callable[[Tensor, Tensor], Tensor] = lambda rho_N, advantages_N: predicted_advantages(
+        rho_N[None], advantages_N[None], grouping="joint", std_correction=1, epsilon=1e-4
     )[0]
-    """Reg-GRPO's predicted advantages [N] of the rho [N] of whole groups; here of one group."""
+    """Reg-GRPO's predicted advantages [N] of rho [N] and A [N] of whole groups; here of one."""
 
 
 def k3_divergence(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -344,11 +354,18 @@ def load_loss(config: TrainConfig) -> LossRule:
     )
     if not isinstance(weighing, Objective):
         weighing = Objective(weighing)
+    if not weighing.divide_by_std and (config.std != "group" or config.grouping == "share"):
+        key, value = ("std", config.std) if config.std != "group" else ("grouping", config.grouping)
+        raise ConfigError(
+            f"{key} '{value}' with objective '{objective}', which does not divide by a std; set "
+            "std=group and another grouping, or another objective"
+        )
     group_shape = (config.num_variants, config.num_generations)
 
-    def predict(rho_N: Tensor) -> Tensor:
+    def predict(rho_N: Tensor, advantages_N: Tensor) -> Tensor:
         return predicted_advantages(
             rho_N.unflatten(0, (-1, *group_shape)),
+            advantages_N.unflatten(0, (-1, *group_shape)),
             grouping=config.grouping,
             std_correction=config.std_correction,
             epsilon=config.advantage_epsilon,

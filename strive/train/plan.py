@@ -70,7 +70,10 @@ def dry_run(
     contrasts = config.questions_per_step if config.contrast != "none" else 0
     # A tower that trains sees each video again for every graph, and for old log-probs.
     again = config.updates_per_rollout + (config.beta > 0) + old_passes(config.model_dump())
-    encodes = round(variants * (1 + (again if config.trainable == "all" else 0))) + contrasts
+    seen_again = variants if config.update_view == "own" else config.questions_per_step
+    encodes = variants + contrasts
+    if config.trainable == "all":
+        encodes += round(seen_again * again)
     plan = {
         "config": config.model_dump(mode="json"),
         "data": data.describe(),
@@ -203,7 +206,8 @@ def _memory(
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     variants = config.questions_per_step * config.num_variants // num_processes
     # Variants whose log-probs are computed together.
-    together = min(config.questions_per_micro_batch * config.num_variants, variants)
+    of_part = variants // config.minibatches_per_rollout
+    together = min(config.questions_per_micro_batch * config.num_variants, of_part)
     total = sum(parameter.numel() for parameter in named.values())
     trained = sum(parameter.numel() for parameter in named.values() if parameter.requires_grad)
     rows = variants * config.num_generations

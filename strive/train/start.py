@@ -43,6 +43,13 @@ _FREE_KEYS = (
     "wandb_project",
     "wandb_run_name",
 )
+# Rewards by what they read: solutions, intervals, the contrast's completions.
+INTERVAL_REWARDS = ("grounding_iou", "grounding_iou_timed", "clue_iou")
+INTERVAL_TYPES = {"grounding", "grounded multiple choice"}
+GRADING_REWARDS = (
+    "accuracy", "accuracy_untagged", "accuracy_first", "accuracy_second", *INTERVAL_REWARDS,
+)  # fmt: skip
+CONTRAST_REWARDS = ("temporal", "temporal_strict", "reverse")
 _VALUES_PER_TENSOR = 64
 
 
@@ -153,8 +160,10 @@ def require_same_config(found: Mapping[str, Any], wanted: Mapping[str, Any], whe
 def comparable(config: TrainConfig) -> dict[str, Any]:
     """The settings that a resumed run must share."""
     values = config.model_dump(mode="json")
-    # With a constant rate more steps leave the earlier ones as they were; a cosine depends on them.
-    free = (*_FREE_KEYS, "steps") if config.schedule == "constant" else _FREE_KEYS
+    # More steps leave the earlier ones as they were, but for a cosine and for noise that fades.
+    fades = config.noise_schedule == "sigmoid" and "noise" in (*config.views_M, config.contrast)
+    depends = config.schedule != "constant" or fades
+    free = _FREE_KEYS if depends else (*_FREE_KEYS, "steps")
     return {key: value for key, value in values.items() if key not in free}
 
 
@@ -198,15 +207,31 @@ def preflight(config: TrainConfig, data: VariantReader) -> list[str]:
     opened = open_model(config.model)
     require_trainable(opened)
     lines: list[str] = []
-    # Without an accuracy reward nobody grades.
-    if config.rewards.get("accuracy"):
+    # Without a reward that grades nobody does.
+    if any(config.rewards.get(name) for name in GRADING_REWARDS):
         unmatched = find_unmatched(data.records, config.grading)
         if unmatched is not None and unmatched.is_hopeless:
             raise ConfigError(
-                f"{unmatched.text()}; a run without them takes 'accuracy' out of rewards"
+                f"{unmatched.text()}; a run without them takes "
+                f"{', '.join(repr(name) for name in config.rewards if name in GRADING_REWARDS)} "
+                "out of rewards"
             )
         if unmatched is not None:
             lines.append(f"warning: {unmatched.text()}")
+    in_time = [name for name in config.rewards if name in INTERVAL_REWARDS]
+    kinds = {record.problem_type for record in data.records}
+    if in_time and not kinds & INTERVAL_TYPES:
+        lines.append(
+            f"warning: {', '.join(in_time)} in rewards grade intervals, and no question has one "
+            f"(problem types: {', '.join(sorted(kinds))})"
+        )
+    if config.contrast != "none" and not any(
+        name in CONTRAST_REWARDS or ":" in name for name in config.rewards
+    ):
+        lines.append(
+            f"warning: contrast={config.contrast} writes {config.contrast_generations} completions "
+            f"a question that no reward reads ({', '.join(CONTRAST_REWARDS)}, or your own)"
+        )
     too_long = _too_long(config, opened, data.records, data.frames, "questions")
     data.leave_out(frozenset(too_long))
     if config.evaluate_every:

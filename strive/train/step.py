@@ -9,7 +9,8 @@ its outcome is gathered again, so that advantages are joint over M x G wherever 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from strive.answers import extract_answer_or_text, extract_graded, is_parsed
 from strive.configs.schema import TrainConfig
+from strive.errors import RewardError
 from strive.models.loading import Policy
 from strive.models.logprobs import completion_logprobs_batch
 from strive.models.lora import adapters_off
@@ -29,7 +31,7 @@ from strive.models.sampling import Sampler
 from strive.models.vision import EncodeCount, count_encodes, encode_videos
 from strive.train.advantages import AdvantageRule, is_zero_std, step_advantages
 from strive.train.engine import Engine, learning_rate_at
-from strive.train.loss import Denominators, LossRule, policy_loss
+from strive.train.loss import SURROGATES, Denominators, LossRule, policy_loss
 from strive.train.metrics import GroupOutcome, summarise
 from strive.train.nonfinite import keeping_batch, keeping_completions
 from strive.train.processes import Processes
@@ -98,7 +100,7 @@ def train_step(
         RewardError: a reward function failed; the group is then in `failed_reward_folder`.
     """
     config, engine, processes = trainer.config, trainer.engine, trainer.processes
-    with count_encodes(trainer.policy.model) as encodes:
+    with counting_encodes(trainer) as encodes:
         # G completions of every variant, with the weights as they are, and their rewards.
         rollouts, contrasts = write(trainer, prepared, step, watch)
         judged = judge_groups(trainer, rollouts, contrasts, step, failed_reward_folder)
@@ -139,12 +141,22 @@ def train_step(
     metrics = {
         **summarise(outcomes),
         **_loss_metrics(sums_by_update, len(parts), config),
-        **_costs(trainer, prepared, parts, encodes, counts),
+        **_costs(trainer, prepared, parts, sum(count.videos for count in encodes), counts),
         "policy/rollout_mismatch_max": max(processes.gather(largest_mismatch)),
         "optim/grad_norm": float(np.mean(grad_norms)),
         "optim/learning_rate": learning_rate,
     }
     return StepResult(metrics, tuple(outcomes), sums_by_update[0]["kl"])
+
+
+@contextmanager
+def counting_encodes(trainer: Trainer) -> Iterator[list[EncodeCount]]:
+    """Count the videos that pass through the towers of the policy and of a reference of its own."""
+    models = [trainer.policy.model]
+    if trainer.reference not in (None, trainer.policy.model):
+        models.append(trainer.reference)
+    with ExitStack() as stack:
+        yield [stack.enter_context(count_encodes(model)) for model in models]
 
 
 # --- what is written, and what it is worth -------------------------------------------------------
@@ -235,6 +247,12 @@ def _judge(
         ),
     )
     rewards_MG, kind = totals_N.reshape(shape), question.record.problem_type
+    if config.surrogate == "regression" and np.isnan(totals_N).any():
+        raise RewardError(
+            f"question '{question.record.question_id}': {int(np.isnan(totals_N).sum())} of "
+            f"{totals_N.size} completions have no reward (every function gave None), and surrogate "
+            "'regression' compares all of a group; name a reward that applies to each"
+        )
     return GroupOutcome(
         question_id=question.record.question_id,
         frame_index_MK=question.frame_index_MK,
@@ -385,9 +403,10 @@ def _learn(
     largest_mismatch = 0.0
     for batch in part.micro_batches:
         is_last = batch is part.micro_batches[-1]
-        # Without signal and without another term the gradient is zero: the forward alone feeds
-        # the metrics.
+        # Without signal and without another term the gradient is zero, but for what a surrogate of
+        # the user's own may do: the forward alone feeds the metrics.
         learns = batch.has_signal or config.beta > 0 or config.entropy_weight != 0
+        learns = learns or config.surrogate not in SURROGATES
         needs_backward = learns or is_last or not engine.may_skip_backward
         with watch.measure("time/logprob"), torch.set_grad_enabled(needs_backward):
             logprobs_NL = engine.forward(_logprobs, trainer, batch)
@@ -445,7 +464,7 @@ def _costs(
     trainer: Trainer,
     prepared: Sequence[PreparedVariant],
     parts: Sequence[Part],
-    encodes: EncodeCount,
+    num_encodes: int,
     resampled: Mapping[str, float],
 ) -> dict[str, float]:
     """What the step took: per question, per completion that is learned from, and in all."""
@@ -454,7 +473,7 @@ def _costs(
     rows = [(batch.num_passes, len(batch.advantages_N)) for batch in batches]
     sums = trainer.processes.sum(
         {
-            "encodes": float(encodes.videos),
+            "encodes": float(num_encodes),
             "contrasts": float(len(contrasts_of(prepared))),
             "rows": float(sum(size for _, size in rows)),
             "passes": float(sum(passes * size for passes, size in rows)),

@@ -105,7 +105,8 @@ def noise_level(
     if schedule == "constant":
         return noise_steps
     late = steepness * ((step + 1) / num_steps - midpoint)
-    return int(noise_steps * (1.0 - 1.0 / (1.0 + math.exp(-late))))
+    # 1 - sigmoid(late), of any size.
+    return int(noise_steps * 0.5 * (1.0 - math.tanh(late / 2)))
 
 
 VIEWS: dict[str, View] = {
@@ -159,9 +160,11 @@ class FrameViews:
             steepness=config.noise_steepness,
             midpoint=config.noise_midpoint,
         )
+        # A user's function may write into what it is given, which others are shown, too.
+        given = frames_KHWC if name in VIEWS else frames_KHWC.copy()
         try:
-            seen = self._views[name](frames_KHWC, Shown(rng, level))
-        except Exception as error:  # whatever a user's function does
+            seen = self._views[name](given, Shown(rng, level))
+        except (Exception, SystemExit) as error:  # whatever a user's function does
             raise ConfigError(f"view '{name}' raised {raised(error)}") from error
         found = f"{getattr(seen, 'dtype', type(seen).__name__)} {getattr(seen, 'shape', '')}"
         if found != f"{frames_KHWC.dtype} {frames_KHWC.shape}":

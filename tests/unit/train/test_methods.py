@@ -16,7 +16,7 @@ from train.steps import (
     weights,
 )
 
-from strive.errors import ConfigError
+from strive.errors import ConfigError, RewardError
 from strive.lab.models import lab_model_path
 from strive.models.loading import load_policy
 from strive.seeding import derive_rng
@@ -319,6 +319,16 @@ def test_resampling_needs_other_questions(make_config):
     order = [f"q{index}" for index in derive_rng(0, "resample", 5, 1).permutation(6)]
     assert [r.question_id for r in drawn.values()] == [q for q in order if q != "q1"][:2]
     assert list(drawn) == [0, 3]
+
+
+def test_regression_wants_a_reward_of_every_completion(build):
+    trainer, prepared = build(surrogate="regression", updates_per_rollout=2)
+
+    def some(prompts, completions, **columns):
+        return [None if row % 2 else float(row) for row in range(len(completions))]
+
+    with pytest.raises(RewardError, match=r"4 of 8 completions have no reward .* 'regression'"):
+        run(with_reward(trainer, some), prepared)
 
 
 # --- the averages of problem types --------------------------------------------------------------

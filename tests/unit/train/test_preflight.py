@@ -17,7 +17,7 @@ from strive.models.loading import load_policy, open_model
 from strive.records import Record, VideoFrames, write_records
 from strive.train.data import TrainingData
 from strive.train.plan import dry_run
-from strive.train.start import comparable_cache, preflight
+from strive.train.start import comparable, comparable_cache, preflight
 
 
 def start(config):
@@ -60,6 +60,32 @@ def test_a_surrogate_that_one_optimiser_step_makes_grpo_is_said(make_config, sur
 
 
 # --- solutions
+
+
+def test_a_contrast_that_no_reward_reads_is_said(make_config):
+    _, lines = start(make_config(contrast="shuffle"))
+    [line] = [line for line in lines if "contrast" in line]
+    assert line.startswith("warning: contrast=shuffle writes 4 completions a question that no rew")
+    for rewards in ({"accuracy": 1.0, "temporal": 0.3}, {"own:reward": 1.0}):
+        _, lines = start(make_config(contrast="shuffle", rewards=rewards))
+        assert not [line for line in lines if "contrast" in line]
+
+
+def test_interval_rewards_without_intervals_are_said(make_config):
+    _, lines = start(make_config(rewards={"grounding_iou_timed": 1.0, "format": 1.0}))
+    [line] = [line for line in lines if "interval" in line]
+    assert "no question has one (problem types: multiple choice)" in line
+
+
+def test_more_steps_are_another_run_where_noise_fades(make_config):
+    def settings(steps, **changes):
+        return comparable(make_config(steps=steps, **changes))
+
+    assert settings(2) == settings(4)
+    assert settings(2, views=["none", "noise"]) != settings(4, views=["none", "noise"])
+    constant = {"views": "noise", "noise_schedule": "constant"}
+    assert settings(2, **constant) == settings(4, **constant)
+    assert settings(2, contrast="noise") != settings(4, contrast="noise")
 
 
 def test_solutions_that_nothing_can_earn(make_config, cache_root, tmp_path):

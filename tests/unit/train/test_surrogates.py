@@ -162,8 +162,12 @@ def regression(rho, *, std_correction=1, epsilon=1e-4, targets=TARGETS, lengths=
         denominators=Denominators(4, sum(lengths), 4),
         rule=LossRule(
             surrogate=SURROGATES["regression"],
-            predict=lambda rho_N: predicted_advantages(
-                rho_N[None], grouping="joint", std_correction=std_correction, epsilon=epsilon
+            predict=lambda rho_N, advantages_N: predicted_advantages(
+                rho_N[None],
+                advantages_N[None],
+                grouping="joint",
+                std_correction=std_correction,
+                epsilon=epsilon,
             )[0],
         ),
     )
@@ -173,7 +177,9 @@ def regression(rho, *, std_correction=1, epsilon=1e-4, targets=TARGETS, lengths=
 
 def test_regression_by_hand():
     rho_1G = torch.tensor([RHO], dtype=torch.float64)
-    predicted = predicted_advantages(rho_1G, grouping="joint", std_correction=1, epsilon=1e-4)
+    predicted = predicted_advantages(
+        rho_1G, torch.ones(1, 4), grouping="joint", std_correction=1, epsilon=1e-4
+    )
     assert predicted[0].tolist() == same([0.292466, -1.111371, -0.409452, 1.228357])
     loss, gradient = regression(RHO)
     assert loss == same(0.182195)
@@ -207,10 +213,23 @@ def test_regression_trains_the_direction_of_rho_alone(rho):
 
 
 def test_predictions_follow_the_grouping():
-    rho_MG = torch.tensor([[0.0, 1.0], [10.0, 11.0]])
-    of_rows = predicted_advantages(rho_MG, grouping="per_variant", std_correction=1, epsilon=1e-4)
+    rho_MG, ones_MG = torch.tensor([[0.0, 1.0], [10.0, 11.0]]), torch.ones(2, 2)
+    settings = {"std_correction": 1, "epsilon": 1e-4}
+    of_rows = predicted_advantages(rho_MG, ones_MG, grouping="per_variant", **settings)
     # Each row: mean 0.5, std 0.707107, so -0.5 / 0.707207 = -0.707007.
     assert of_rows.tolist() == [same([-0.707007, 0.707007])] * 2
-    of_all = predicted_advantages(rho_MG, grouping="joint", std_correction=1, epsilon=1e-4)
+    of_all = predicted_advantages(rho_MG, ones_MG, grouping="joint", **settings)
     assert of_all.mean().item() == same(0.0)
     assert of_all[0, 1] < of_all[1, 0]
+
+
+def test_a_pool_without_advantages_has_nothing_to_predict():
+    # However small rho is, where epsilon would make its gradient large.
+    _, gradient = regression((2e-4, -1e-4, 0.0, 1e-4), targets=(0.0,) * 4)
+    assert gradient == [0.0] * 4
+    rho_MG = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    advantages_MG = torch.tensor([[0.0, 0.0], [1.0, -1.0]])
+    of_rows = predicted_advantages(
+        rho_MG, advantages_MG, grouping="per_variant", std_correction=1, epsilon=1e-4
+    )
+    assert of_rows.tolist() == [[0.0, 0.0], same([-0.707007, 0.707007])]

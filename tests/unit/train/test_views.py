@@ -112,6 +112,13 @@ def test_a_contrast_draws_apart_from_the_variants():
     assert views_of(contrast="reverse").contrast(given_KHWC, step=1, question_id="q").strides[0] > 0
 
 
+def test_noise_of_any_steepness():
+    for steepness in (1e-9, 2000.0, 1e300):
+        settings = NOISY | {"steepness": steepness}
+        assert noise_level(0, 60, **settings) in (500, 250, 249)
+        assert 0 <= noise_level(59, 60, **settings) <= 500
+
+
 # --- a user's own -------------------------------------------------------------------------------
 
 OWN = """
@@ -128,6 +135,13 @@ def floats(frames_KHWC, shown):
 
 def fails(frames_KHWC, shown):
     raise KeyError("none")
+
+def ends(frames_KHWC, shown):
+    raise SystemExit(3)
+
+def writes(frames_KHWC, shown):
+    frames_KHWC[:] = 7
+    return frames_KHWC
 """
 
 
@@ -146,9 +160,17 @@ def test_an_own_view(own):
     assert (shown == given_KHWC // 2).all()
 
 
+def test_an_own_view_may_write_into_what_it_is_given(own):
+    given_KHWC = frames()
+    views = views_of(contrast="own_views:writes")
+    assert (views.contrast(given_KHWC, step=0, question_id="q") == 7).all()
+    assert (given_KHWC == frames()).all()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("ends", r"view 'own_views:ends' raised SystemExit"),
         ("halved", r"returned uint8 \(1, 6, 4, 3\) where frames of uint8 \(5, 6, 4, 3\) are due"),
         ("floats", r"returned float64 \(5, 6, 4, 3\) where"),
         ("fails", r"view 'own_views:fails' raised KeyError.*own_views.py, line 1\d"),
