@@ -195,6 +195,13 @@ def test_the_peak_by_hand() -> None:
     assert best_Q.tolist() == [0.4, 0.7] and uniform_Q.tolist() == [1 / 3, 1 / 4]
 
 
+def test_a_short_segments_frame_is_no_peak_because_it_has_few_others() -> None:
+    # 5 frames in 2 segments, [0, 2) and [2, 5). Best over uniform: 0.5 * 2 = 1, which is uniform
+    # and the larger P, and 0.45 * 3 = 1.35.
+    best, uniform = variants.segment_peak(np.array([0.5, 0.5, 0.45, 0.3, 0.25]), 2)
+    assert (best, uniform) == (0.45, 1 / 3)
+
+
 @given(SCORES, st.integers(1, 12), st.sampled_from([0.05, 0.4, 3.0]))
 def test_the_peak_lies_between_uniform_and_one(
     scores_QF: np.ndarray, k: int, temperature: float
