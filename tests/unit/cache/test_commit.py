@@ -13,6 +13,7 @@ from strive.cache.commit import (
     commit_parquet,
     list_parts,
     new_part_path,
+    part_number,
     read_json,
     read_part,
     read_parts,
@@ -51,6 +52,24 @@ def test_parts_sort_by_the_time_of_their_making(tmp_path: Path) -> None:
     paths = [new_part_path(tmp_path, "part", ".parquet", "s0of1") for _ in range(20)]
     assert sorted(paths) == paths
     assert len(set(paths)) == 20
+
+
+def test_a_part_comes_after_all_that_the_cache_holds_whatever_the_clock_says(
+    tmp_path: Path,
+) -> None:
+    frames, failures = tmp_path / "frames" / "uniform", tmp_path / "failures.parquet"
+    for folder in (frames, failures):
+        folder.mkdir(parents=True)
+    (tmp_path / "cache.json").touch()
+    ahead = 8 * 10**18  # in the year 2223
+    # Of equal numbers the names decide, and zz comes after w.
+    (frames / f"videos-{ahead:019d}-zz-0.parquet").touch()
+    paths = []
+    for folder in (frames, failures, frames):
+        paths.append(new_part_path(folder, "videos", ".parquet", "w"))
+        paths[-1].touch()
+    assert [part_number(path) - ahead for path in paths] == [1, 2, 3]
+    assert list_parts(frames, "videos")[1:] == [paths[0], paths[2]]
 
 
 def test_parts_are_read_as_one_table(tmp_path: Path) -> None:
