@@ -117,6 +117,15 @@ def test_keyframe_takes_the_earlier_of_two_at_the_same_distance() -> None:
     assert indices.tolist() == [8, 28, 48, 68, 88]
 
 
+def test_keyframes_half_a_stride_apart_are_dense_enough() -> None:
+    # Stride 80 / 4 = 20, midpoints 10, 30, 50, 70; keyframes 4, 14, ...: each sample moves by 4.
+    indices = keyframe_indices(facts(80, list(range(4, 80, 10))), 4)
+    assert indices.tolist() == [14, 34, 54, 74]
+    # Of 79 frames the stride is 19.75: 9, 29, 49, 69 stay where they are.
+    indices = keyframe_indices(facts(79, list(range(4, 79, 10))), 4)
+    assert indices.tolist() == [9, 29, 49, 69]
+
+
 def test_sparse_keyframes_leave_plain_uniform() -> None:
     # Stride 25: keyframes 13 apart are farther than half of it.
     assert keyframe_indices(facts(100, list(range(0, 100, 13))), 4).tolist() == [12, 37, 62, 87]
