@@ -43,6 +43,15 @@ def test_nucleus_by_hand() -> None:
     assert draw(chances, [0.0, 0.99], top_p=0.4) == [1, 1]
 
 
+def test_a_nucleus_ends_where_the_sum_is_just_reached() -> None:
+    # Sums 0.5, 0.75, 0.875, ..., all exact: 0.75 needs two tokens, the next float above it three.
+    chances = torch.tensor([[0.125, 0.5, 0.0625, 0.25, 0.0625]])
+    for threshold in (threshold_by_sorting, threshold_by_bisection):
+        assert threshold(chances, 0.5).item() == 0.5
+        assert threshold(chances, 0.75).item() == 0.25
+        assert threshold(chances, float(np.nextafter(0.75, 1.0))).item() == 0.125
+
+
 def test_top_k_by_hand() -> None:
     # The two largest, 0.5 and 0.3, become 0.625 and 0.375.
     assert draw([0.2, 0.5, 0.3], [0.0, 0.62, 0.63, 0.99], top_k=2) == [1, 1, 2, 2]
