@@ -12,16 +12,26 @@ import pytest
 from clip_world import World, question
 from video import coded_clips as clips
 
-from strive.cache.layout import CacheLayout, open_cache
-from strive.cache.scores import ScoreReader, find_scorer, iter_embeddings, read_embedding_states
+from strive.cache.commit import list_parts, part_number
+from strive.cache.failures import FailureRow
+from strive.cache.frames import EncodedVideo
+from strive.cache.layout import CacheLayout, create_cache, open_cache
+from strive.cache.scores import (
+    QuestionScores,
+    ScoreReader,
+    VideoEmbeddings,
+    find_scorer,
+    iter_embeddings,
+    read_embedding_states,
+)
 from strive.cache.verify import verify_cache
 from strive.errors import ModelError
 from strive.lab.models import lab_model_path
 from strive.pipeline.embed import Batch, Batcher, EmbedRequest, VideoProgress
-from strive.pipeline.part import StageCounts
+from strive.pipeline.part import Part, StageCounts
 from strive.pipeline.queues import BusyClock, CallQueue, QueueClosed
 from strive.pipeline.run import precompute
-from strive.records import shard_of, write_records
+from strive.records import VideoFacts, shard_of, write_records
 from strive.scorers import BatchedScorer, ScorerRequest, load_scorer
 from strive.scorers.session import ScorerSession
 
@@ -202,6 +212,44 @@ def test_a_clock_counts_what_overlaps_once() -> None:
         thread.join()
     assert clock.total_seconds > 0.55
     assert 0.2 <= clock.wall_seconds < clock.total_seconds - 0.2
+
+
+def test_a_part_is_committed_frames_first_then_what_is_made_of_them(tmp_path: Path) -> None:
+    """Else a kill in between would leave scores of frames that are not there."""
+    layout = create_cache(tmp_path / "cache")
+    counts = StageCounts()
+    part = Part(layout, "frames", counts, writer="w")
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+    facts = VideoFacts(
+        source_index_F=np.arange(2),
+        pts_seconds_F=np.arange(2.0),
+        source_fps=1.0,
+        source_num_frames=2,
+        duration_seconds=2.0,
+        height=4,
+        width=4,
+        orientation=1,
+        codec="h264",
+        decoder="pyav",
+    )
+    frames = tuple(frame.tobytes() for frame in pixels)
+    part.add_frames(EncodedVideo("a.mp4", facts, 1, "digest", frames))
+    part.add_embeddings("scorer", VideoEmbeddings("a.mp4", np.eye(2, dtype=np.float16), "sum"))
+    row = QuestionScores("1", "a.mp4", np.zeros(2, np.float32), None, None, "text", "sum")
+    part.add_scores("scorer", [row])
+    part.add_failure(FailureRow("b.mp4", "b.mp4", "decode", "damaged", "", 0.0, "frames"))
+    part.commit()
+    # The number in a name says what came after what.
+    folders = {
+        layout.frames("frames"): "videos",
+        layout.embeddings("scorer"): "part",
+        layout.scores("scorer"): "part",
+        layout.failures: "part",
+    }
+    parts = [path for folder, prefix in folders.items() for path in list_parts(folder, prefix)]
+    assert len(parts) == 4 and parts == sorted(parts, key=part_number)
+    assert (counts.num_decoded, counts.num_embedded, counts.num_scored) == (1, 1, 1)
+    assert counts.num_parts == 4 and counts.failed == {"b.mp4": "damaged"}
 
 
 def test_counts_add_up_and_begin_again() -> None:
