@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from strive.models.logprobs import completion_logprobs_batch
 from strive.models.lora import adapters_off
 from strive.models.sampling import Sampling
 from strive.models.vision import count_encodes
+from strive.train.processes import Processes
 from strive.train.rollout import MicroBatch, roll_out
 from strive.train.start import weights_digest
 from strive.train.step import train_step
@@ -152,6 +155,30 @@ def test_completions_do_not_depend_on_the_batch(build):
     assert [rollout.texts[:3] for rollout in more] == texts
 
 
+def test_every_key_of_a_completion_gives_other_draws(build):
+    trainer, (variant, *_) = build()
+    record = dataclasses.replace(variant.question.record, question_id="another")
+    of_another = dataclasses.replace(variant.question, record=record)
+
+    def texts(variant, **keys):
+        options = {"seed": 0, "step": 0} | keys
+        sampling = Sampling(3, 8, sampling_temperature=3.0)
+        (rollout,) = roll_out(
+            trainer.policy, [variant], sampler=trainer.sampler, sampling=sampling, **options
+        )
+        return rollout.texts
+
+    found = [
+        texts(variant),
+        texts(variant, seed=1),
+        texts(variant, step=1),
+        texts(dataclasses.replace(variant, variant=1)),  # of the same frames
+        texts(dataclasses.replace(variant, question=of_another)),
+    ]
+    assert texts(variant) == found[0]
+    assert len({text for texts in found for text in texts}) == 5 * 3
+
+
 def test_zero_std_groups_stay_in_the_denominator(build):
     trainer, prepared = build(beta=0.0)
 
@@ -222,6 +249,51 @@ def test_without_a_folder_the_error_still_names_the_question(build):
     trainer, prepared = build(objective="dr_grpo", rewards={"vowels": 1e100}, beta=0.0)
     with pytest.raises(NonFiniteError, match=r"not finite for question q\d, q\d; the optimiser"):
         run(trainer, prepared)
+
+
+def taking_turns(count):
+    """Stand-ins for so many processes: threads of which one runs at a time, until all gather."""
+    board, baton, meeting = [None] * count, threading.Lock(), threading.Barrier(count, timeout=60)
+
+    class Thread(Processes):
+        def gather(self, item):
+            board[self.rank] = item
+            baton.release()
+            meeting.wait()
+            items = list(board)
+            meeting.wait()  # nobody writes the next item before all have read
+            baton.acquire()
+            return items
+
+    return [Thread(rank, count, torch.device("cpu")) for rank in range(count)], baton
+
+
+def test_two_processes_learn_together_what_one_does(build):
+    """3 questions of M=2 are 3 variants a process: the second question lies on both."""
+    shape = {"questions_per_step": 3, "questions_per_micro_batch": 1}
+
+    def learn(trainer, prepared):
+        caught = caught_gradients(trainer.policy.model)
+        metrics = run(trainer, prepared).metrics
+        return metrics, {name: sum(gradients) for name, gradients in caught.items()}
+
+    one, gradients_of_one = learn(*build(**shape))
+    assert one["optim/grad_norm"] > 0 and one["group/between_variant_share"] > 0
+    processes, baton = taking_turns(2)
+
+    def learn_in_turn(process):
+        with baton:
+            trainer, prepared = build(**shape)
+            own = prepared[3 * process.rank : 3 * process.rank + 3]
+            return learn(dataclasses.replace(trainer, processes=process), own)
+
+    with ThreadPoolExecutor(2) as pool:
+        (first, of_first), (second, of_second) = pool.map(learn_in_turn, processes)
+    for name in ("loss/total", "loss/kl", "reward/mean", "group/reward_std", "policy/entropy"):
+        assert first[name] == second[name] == pytest.approx(one[name], abs=1e-5), name
+    for name, wanted in gradients_of_one.items():
+        error = (of_first[name] + of_second[name] - wanted).norm()
+        assert error <= 1e-4 * wanted.norm() + 1e-6 * one["optim/grad_norm"], name
 
 
 # --- textbook GRPO ------------------------------------------------------------------------------
