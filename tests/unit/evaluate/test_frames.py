@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from video import coded_clips as clips
 
 from strive.configs.load import build_config
 from strive.configs.schema import EvaluateConfig
 from strive.errors import ConfigError
-from strive.evaluate.frames import choose_frames
+from strive.evaluate.frames import FileFrames, choose_frames
+from strive.evaluate.items import Item
 from strive.records import Record
 
 
@@ -56,6 +60,21 @@ def test_questions_without_spans_get_uniform_frames() -> None:
     for spans in (None, ()):
         evidence = choose_frames(choice(4, "evidence"), record(spans), pts)
         assert evidence.tolist() == choose_frames(choice(4), record(spans), pts).tolist()
+
+
+def test_frames_of_a_cut_are_kept_beside_those_of_the_whole_video(tmp_path: Path) -> None:
+    clips.write_clip(tmp_path / "a.mp4", 40)
+    values = {"data_root": tmp_path, "frames_cache": tmp_path / "frames", "num_frames": 4}
+    config = build_config(EvaluateConfig, values)
+    about = ("1", "a.mp4", "?", "OCR", (), "<answer>x</answer>")
+    # The midpoints of four parts of 40 frames, and of the 8 that the second question may see.
+    wanted = [(Item(*about), [5, 15, 25, 35]), (Item(*about, end_frame=8), [1, 3, 5, 7])]
+    for num_decoded in (2, 0):
+        source = FileFrames(config)
+        for item, indices in wanted:
+            assert source.read(item).source_index_K.tolist() == indices
+        source.close()
+        assert source.num_decoded == num_decoded
 
 
 def test_choices_are_checked() -> None:

@@ -330,6 +330,9 @@ def test_a_mean_of_means_has_an_error_of_its_own() -> None:
     assert got.standard_error == pytest.approx(math.sqrt(2500 / 39) / 2, rel=0.07)
     assert (got.num_questions, got.num_videos) == (120, 40)
     assert got == total_of(total, rows)
+    # Files cut from one video are one cluster, whatever they are called.
+    of_cuts = [replace(r, video_id=f"{r.kind}/{r.video_id}", cluster=r.video_id) for r in rows]
+    assert got == total_of(total, of_cuts)
     counts = total_of(Total("count", lambda row: None if row.kind != "count" else ()), rows)
     assert (counts.accuracy_percent, counts.num_questions) == (100.0, 40)
 
