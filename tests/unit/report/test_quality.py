@@ -111,8 +111,25 @@ def test_by_hand(cache: Path) -> None:
     total = 1 + e + e**4 + e**3 + e**2
     pool = [(e**4 + e**3) / total / (2 / 5), 1 / total / (1 / 5)]
     assert row.measures["lift_pool"].value == pytest.approx(np.mean(pool), rel=1e-5)
+    # exp(entropy) of 2 and of 3 frames; a segment's share is of its own length.
+    by_segment = [np.array([1, e]) / (1 + e), np.array([e**2, e, 1]) / (e**2 + e + 1)]
+    effective = [np.exp(-(p * np.log(p)).sum()) for p in by_segment]
+    assert row.measures["effective_frames"].value == pytest.approx(np.mean(effective), rel=1e-5)
+    shares = [effective[0] / 2, effective[1] / 3]
+    assert row.measures["effective_share"].value == pytest.approx(np.mean(shares), rel=1e-5)
     # Two videos: the standard error is half the difference.
     assert row.measures["auc"].standard_error == pytest.approx(0.5)
+
+
+def test_standard_errors_are_clustered_by_video(cache: Path, tmp_path: Path) -> None:
+    # "right" and "unknown" are about video a, "wrong" is about b: AUC 1, 1 and 0, mean 2/3.
+    # Residuals add up to 2/3 in a, -2/3 in b: sqrt(2 * (4/9 + 4/9)) / 3 = 4/9; apart it were 1/3.
+    file = tmp_path / "spans.json"
+    file.write_text('{"right": [[0.2, 0.4]], "unknown": [[0.2, 0.4]], "wrong": [[0.0, 0.1]]}')
+    (row,) = score_quality(cache, scorers=["good"], spans_file=file).rows
+    assert (row.num_used, row.num_videos) == (3, 2)
+    assert row.measures["auc"].value == pytest.approx(2 / 3)
+    assert row.measures["auc"].standard_error == pytest.approx(4 / 9)
 
 
 def test_flat_weights_are_chance_whatever_the_transform(cache: Path) -> None:
