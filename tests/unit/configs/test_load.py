@@ -28,6 +28,7 @@ def test_overrides_are_read_as_yaml() -> None:
     config = load_config(TrainConfig, [], ["learning_rate=1e-5", "rewards.format=0.5"])
     assert config.learning_rate == 1e-5
     assert config.rewards == {"accuracy": 1.0, "format": 0.5}
+    assert TrainConfig().rewards == {"accuracy": 1.0, "format": 1.0}  # the default stays
     config = load_config(
         TrainConfig, [], ["rewards={accuracy: 2}", "rewards.pkg.sub.rewards:judge=-0.5"]
     )

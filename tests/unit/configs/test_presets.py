@@ -136,6 +136,48 @@ def test_what_the_paper_leaves_open_is_written_out() -> None:
         assert key in stated
 
 
+def test_defaults_are_the_papers_or_those_of_the_architecture_page() -> None:
+    """The paper's where it says something, else those of "Numerics that the paper leaves open"."""
+    wanted = {
+        "variants": "importance",
+        "num_variants": 2,
+        "num_generations": 4,
+        "num_frames": 16,
+        "frame_temperature": 0.4,
+        "score_transform": "none",
+        "prompt_template": "video_r1",
+        "position_rule": "published",
+        "sampling_temperature": 1.0,
+        "top_p": 0.95,
+        "top_k": 0,
+        "max_new_tokens": 768,
+        "rewards": {"accuracy": 1.0, "format": 1.0},
+        "grading": "video_r1",
+        "grouping": "joint",
+        "objective": "grpo",
+        "std_correction": 1,
+        "advantage_epsilon": 1e-4,
+        "surrogate": "clip",
+        "epsilon": 0.2,
+        "epsilon_high": None,
+        "beta": 0.04,
+        "correct_kl_bias": False,
+        "ratio": "token",
+        "updates_per_rollout": 1,
+        "steps": 1000,
+        "learning_rate": 1e-6,
+        "weight_decay": 0.0,
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "max_grad_norm": 1.0,
+        "trainable": "language",
+        "spatial": False,
+        "seed": 0,
+    }
+    config = TrainConfig().model_dump()
+    assert {key: config[key] for key in wanted} == wanted
+
+
 @pytest.mark.parametrize("name", sorted(RUNS))
 def test_a_preset_says_where_it_comes_from(name: str) -> None:
     text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
