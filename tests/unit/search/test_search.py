@@ -148,7 +148,8 @@ def add_states(layout: CacheLayout, videos: list[VideoEmbeddings]) -> None:
     rows = [
         {
             "video_id": v.video_id, "path": v.video_id, "size_bytes": 1, "content_digest": "",
-            "num_frames": len(v.embeddings_FD), "source_index": [], "pts_seconds": [],
+            "num_frames": len(v.embeddings_FD), "source_index": [],
+            "pts_seconds": np.arange(len(v.embeddings_FD), dtype=float).tolist(),
             "source_fps": 1.0, "source_num_frames": 1, "duration_seconds": 1.0, "height": 1,
             "width": 1, "codec": "", "decoder": "", "shard": "", "offsets": [],
             "lengths": [], "checksum": v.frames_checksum,
@@ -208,12 +209,37 @@ def test_agreement_finds_where_a_cut_begins() -> None:
     long_F, cut_F = np.arange(64) * 0.1, np.arange(64) * 0.05
     value, offset = agreement_of(turning(long_F), long_F, turning(cut_F + 2.0), cut_F)
     assert value > 0.9995 and offset == pytest.approx(2.0, abs=0.051)
+    # Clocks that do not begin at 0, the piece's or the whole's, change nothing.
+    for late_long, late_cut in ((0.0, 5.0), (7.0, 0.0)):
+        again = agreement_of(
+            turning(long_F), long_F + late_long, turning(cut_F + 2.0), cut_F + late_cut
+        )
+        assert again[0] > 0.9995 and again[1] == pytest.approx(2.0, abs=0.051)
     # The other way round in time: nowhere do the moments agree.
     value, _ = agreement_of(turning(long_F), long_F, turning(40 - 3 * cut_F), cut_F)
     assert value < 0.9
     # One frame each.
     one_F = np.zeros(1)
     assert agreement_of(turning(one_F), one_F, turning(one_F), one_F) == (1.0, 0.0)
+
+
+def test_videos_are_compared_about_the_mean_of_all_frames(tmp_path: Path) -> None:
+    # Frames 4 x (1, 0, 0), 4 x (0, 1, 0), 12 x (0, 0, 1): the mean is (0.2, 0.2, 0.6). The first
+    # two are then (0.8, -0.2, -0.6) and (-0.2, 0.8, -0.6): their cosine is 0.04 / 1.04, and of
+    # either with the third, (-0.2, -0.2, 0.4), it is -0.36 / sqrt(1.04 * 0.24).
+    layout = create_cache(tmp_path / "cache")
+    rows_VD = np.eye(3, dtype=np.float16)
+    lengths = {"a": 4, "b": 4, "c": 12}
+    videos = [
+        VideoEmbeddings(name, np.tile(row_D, (length, 1)), "sum")
+        for (name, length), row_D in zip(lengths.items(), rows_VD, strict=True)
+    ]
+    add_states(layout, videos)
+    pairs = SearchSource(layout.root, None).duplicates_of(range(3), -1.0)
+    found = {frozenset((pair.first, pair.second)): pair.agreement for pair in pairs}
+    with_c = -0.36 / np.sqrt(1.04 * 0.24)
+    wanted = {"ab": 0.04 / 1.04, "ac": with_c, "bc": with_c}
+    assert found == pytest.approx({frozenset(pair): value for pair, value in wanted.items()})
 
 
 def test_pages_hold_what_was_found_and_escape_it(cache: Path) -> None:
