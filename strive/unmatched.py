@@ -40,9 +40,11 @@ class Unmatched:
         tolerant = (
             f"{tolerant_knob} matches {self.num_tolerant} of them, or " if self.num_tolerant else ""
         )
+        doubtful = f" ({self.num_doubtful} save by a letter that no option carries)"
         return (
             f"{self.num_unmatched} of {self.num_records} solutions can never be earned under "
-            f"grading {self.grading}: {'; '.join(self.examples)}; {tolerant}write them as the "
+            f"grading {self.grading}{doubtful * bool(self.num_doubtful)}: "
+            f"{'; '.join(self.examples)}; {tolerant}write them as the "
             "prompt asks for answers (the letter of an option that carries it, a bare number)"
         )
 

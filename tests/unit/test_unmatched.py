@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from strive.answers import grade_completion
 from strive.records import Record
 from strive.unmatched import find_unmatched, why_unmatched
 
@@ -106,3 +107,15 @@ def test_letters_of_options_without_letters_are_doubtful():
     outside = Record("q", "v.mp4", "?", "multiple choice", ("A. red", "B. green"), "Z")
     unmatched = find_unmatched([outside], "video_r1")
     assert unmatched is not None and unmatched.is_hopeless
+
+
+def test_a_letter_that_no_option_carries_may_yet_be_earned() -> None:
+    # A policy that counts the options may answer B, and is then right: the line must not deny it.
+    record = Record("q", "a.mp4", "Which?", "multiple choice", ("red", "blue"), "B", "test", None)
+    assert grade_completion(record, "<answer>B</answer>", rules="video_r1") == 1
+    unmatched = find_unmatched([record], "video_r1")
+    assert unmatched is not None
+    assert unmatched.text().startswith(
+        "1 of 1 solutions can never be earned under grading video_r1 (1 save by a letter that no "
+        "option carries): question q: 'B' is the text of no option"
+    )
