@@ -62,12 +62,11 @@ def step_share(config: TrainConfig, rank: int, world_size: int) -> list[tuple[in
         )
     ]
     # What compares or regroups a question's variants in the loss.
-    needs = {"update_view": "first"} if config.update_view == "first" else {}
-    needs |= {"surrogate": "regression"} if config.surrogate == "regression" else {}
-    if needs and size % world_size:
-        key, value = next(iter(needs.items()))
+    reasons = (("update_view", "first"), ("surrogate", "regression"))
+    whole = [f"{key} '{value}'" for key, value in reasons if getattr(config, key) == value]
+    if whole and size % world_size:
         raise ConfigError(
-            f"{key} '{value}' needs all variants of a question in one process, and {world_size} "
+            f"{whole[0]} needs all variants of a question in one process, and {world_size} "
             f"processes cannot share {size} questions so"
             + f" (questions_per_step={config.questions_per_step} in "
             f"{config.minibatches_per_rollout} parts)"

@@ -140,7 +140,7 @@ def train_step(
 
     metrics = {
         **summarise(outcomes),
-        **_loss_metrics(sums_by_update, len(parts), config),
+        **_loss_metrics(sums_by_update, config),
         **_costs(trainer, prepared, parts, sum(count.videos for count in encodes), counts),
         "policy/rollout_mismatch_max": max(processes.gather(largest_mismatch)),
         "optim/grad_norm": float(np.mean(grad_norms)),
@@ -316,7 +316,10 @@ def _is_uniform(outcome: GroupOutcome) -> bool:
 
 
 def with_advantages(trainer: Trainer, outcomes: Sequence[GroupOutcome]) -> list[GroupOutcome]:
-    """Advantages of all groups of a step, and their measures, put into their outcomes."""
+    """Advantages of all groups of a step, and their measures, put into their outcomes.
+
+    With `std: ema_per_type` the trainer's `std_averages` move on to this step.
+    """
     config = trainer.config
     rule = AdvantageRule(
         grouping=config.grouping,
@@ -441,7 +444,7 @@ def _learn(
 
 
 def _loss_metrics(
-    sums_by_update: Sequence[Mapping[str, float]], num_parts: int, config: TrainConfig
+    sums_by_update: Sequence[Mapping[str, float]], config: TrainConfig
 ) -> dict[str, float]:
     """Means over a rollout's optimiser steps, from each one's sums over all processes."""
     names = sums_by_update[0].keys()

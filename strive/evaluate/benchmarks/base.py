@@ -54,13 +54,13 @@ class Benchmark(ABC):
         have no official grading.
         """
         rules: answers.GradingRules = "video_r1" if grading == "video_r1" else "tolerant"
-        answer = answers.extract_answer_or_text(sample.output)
+        tagged = answers.extract_graded(sample.problem_type, sample.output)
+        answer = tagged or sample.output.strip()
         score = answers.grade(sample.problem_type, answer, sample.solution, rules=rules)
-        is_tagged = bool(answers.extract_answer(sample.output))
         return Grade(
             score=score,
             answer=answer,
-            rule="answer tag" if is_tagged else "whole text",
+            rule="answer tag" if tagged else "whole text",
             parsed=answers.is_parsed(sample.problem_type, answer),
         )
 

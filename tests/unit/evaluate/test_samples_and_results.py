@@ -66,6 +66,17 @@ OUTPUTS = (
 SETTINGS = {"model": "m", "num_frames": 32, "frames_mode": "uniform", "prompt_template": "short"}
 
 
+def test_an_interval_is_read_where_its_reward_reads_it() -> None:
+    """Time-R1 reads the last answer block; of all other types the first counts."""
+    text = "<answer>0 to 5</answer> No: <answer>10 to 20</answer>"
+    asked = sample("1", text, problem_type="grounding", solution="<answer>10 to 20</answer>")
+    graded = grade_sample(asked, PlainRecords(), "video_r1")
+    assert (graded.score, graded.rule) == (1, "answer tag")
+    untagged = replace(asked, output="from 10 to 15 seconds")
+    graded = grade_sample(untagged, PlainRecords(), "video_r1")
+    assert (graded.score, graded.rule) == (0.5, "whole text")
+
+
 def write_evaluation(out: Path, samples: list[Sample]) -> None:
     out.mkdir(parents=True)
     graded = [grade_sample(s, PlainRecords(), "video_r1") for s in samples]

@@ -17,7 +17,15 @@ from strive.models.loading import load_policy, open_model
 from strive.records import Record, VideoFrames, write_records
 from strive.train.data import TrainingData
 from strive.train.plan import dry_run
-from strive.train.start import comparable, comparable_cache, preflight
+from strive.train.rewards import REWARDS, reward_columns
+from strive.train.start import (
+    CONTRAST_REWARDS,
+    GRADING_REWARDS,
+    INTERVAL_REWARDS,
+    comparable,
+    comparable_cache,
+    preflight,
+)
 
 
 def start(config):
@@ -69,6 +77,19 @@ def test_a_contrast_that_no_reward_reads_is_said(make_config):
     for rewards in ({"accuracy": 1.0, "temporal": 0.3}, {"own:reward": 1.0}):
         _, lines = start(make_config(contrast="shuffle", rewards=rewards))
         assert not [line for line in lines if "contrast" in line]
+
+
+def test_what_is_said_of_rewards_is_said_of_those_that_there_are():
+    assert {*GRADING_REWARDS, *INTERVAL_REWARDS, *CONTRAST_REWARDS} <= set(REWARDS)
+    record = Record("q", "a.mp4", "Which?", "multiple choice", ("A. x", "B. y"), "A")
+    columns = reward_columns(record, [[1], [1]], grading="video_r1", max_new_tokens=8)
+    needing = []
+    for name, reward in REWARDS.items():
+        try:
+            reward(prompts=["", ""], completions=["A", "B"], **columns)
+        except ValueError:
+            needing.append(name)
+    assert sorted(needing) == sorted(CONTRAST_REWARDS)
 
 
 def test_interval_rewards_without_intervals_are_said(make_config):
