@@ -236,7 +236,10 @@ class TrainConfig(Config):
     by other questions' (DAPO); what stays so after the last one is kept."""
     objective: Annotated[
         str,
-        known_or_own(get_args(ObjectiveName)),
+        known_or_own(
+            get_args(ObjectiveName),
+            {"cispo": "surrogate=cispo", "sapo": "surrogate=sapo", "gspo": "ratio=geometric"},
+        ),
         WithJsonSchema({"enum": [*get_args(ObjectiveName), "module:function"]}),
     ] = "grpo"
     """`grpo`: divide by the std, mean over each completion's tokens; `dr_grpo`: no std, constant

@@ -1,5 +1,6 @@
 """Types of configuration fields: what a text of YAML or of the command line is read as."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +24,17 @@ def as_list(value: Any) -> Any:
     return (value,) if isinstance(value, (str, Path)) and str(value) else value
 
 
-def known_or_own(names: tuple[str, ...]) -> AfterValidator:
-    """Refuse what is neither one of the names nor of the form `module:function`."""
+def known_or_own(names: tuple[str, ...], elsewhere: Mapping[str, str] = {}) -> AfterValidator:
+    """Refuse what is neither one of the names nor of the form `module:function`.
+
+    `elsewhere` tells the key and value of names that other trainers give here.
+    """
 
     def check(name: str) -> str:
         if name not in names and ":" not in name:
+            there = f"; {name} is {elsewhere[name]} here" if name in elsewhere else ""
             raise ValueError(
-                f"{', '.join(names)} or module:function is wanted{nearest(name, names)}"
+                f"{', '.join(names)} or module:function is wanted{there or nearest(name, names)}"
             )
         return name
 

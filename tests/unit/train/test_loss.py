@@ -297,6 +297,11 @@ def test_the_config_refuses_unknown_names_without_torch():
     assert types["surrogate"] == "clip | cispo | sapo | regression | module:function"
     for key, wrong, said in (
         ("objective", "grop", "grpo, dr_grpo, dapo or module:function is wanted (did you mean 'gr"),
+        (
+            "objective",
+            "sapo",
+            "grpo, dr_grpo, dapo or module:function is wanted; sapo is surrogate=",
+        ),
         ("surrogate", "nope", "clip, cispo, sapo, regression or module:function is wanted"),
     ):
         with pytest.raises(ConfigError, match=re.escape(f"'{key}' is '{wrong}': {said}")):
