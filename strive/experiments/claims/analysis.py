@@ -219,6 +219,48 @@ def matched(
     return paired_difference(known, [0.0] * len(known), confidence=CONFIDENCE)
 
 
+# --- what else the paper says of STRIVE against GRPO ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PaperClaim:
+    """A measure of a run that the paper says STRIVE makes higher, or lower, than GRPO does."""
+
+    name: str
+    higher: bool
+    by_step: Callable[[RunResult], np.ndarray] | None = None
+    by_run: Callable[[RunResult], float] | None = None
+    by_policy: Callable[[RunResult], float] | None = None
+    """Of the last checkpoint, so that the untrained policy has it too."""
+
+    def word(self, found: PairedDifference | None) -> str:
+        """Say whether a difference, STRIVE minus GRPO, is the one claimed, by its interval."""
+        if found is None or not is_clear(found):
+            return UNTOLD
+        return "as claimed" if (found.difference > 0) == self.higher else OPPOSITE
+
+
+PAPER_CLAIMS = (
+    PaperClaim("rewards spread more (Fig. 3a): std", True, MEASURES["group reward std"]),
+    PaperClaim(
+        "fewer groups without a signal (Fig. 3b): %", False, MEASURES["zero-std groups (%)"]
+    ),
+    PaperClaim(
+        "a smoother gradient (Fig. 3c): deviation of the log norm",
+        False,
+        by_run=log_deviation_of_norm,
+    ),
+    PaperClaim(
+        "variants agree more (Sec. 3.2): %", True, by_policy=lambda run: 100 * run.agreement
+    ),
+    PaperClaim(
+        "fewer answers without the video (Sec. 3.2): accuracy on grey frames, %",
+        False,
+        by_policy=lambda run: 100 * run.blind_accuracy,
+    ),
+)
+
+
 # --- mediation ----------------------------------------------------------------------------------
 
 MEDIATORS: dict[str, Callable[[RunResult], float]] = {

@@ -90,6 +90,19 @@ CONTRASTS = (
 BESIDE = Contrast("paper_random", "strive", "grpo_random", "STRIVE against GRPO on random frames")
 """What the paper's contrast is read beside: frames that change from step to step, no variants."""
 
+WITHIN: dict[str, tuple[Contrast, ...]] = {
+    "rate": tuple(
+        Contrast(f"rate_{rate:g}", f"strive_rate_{rate:g}", f"grpo_rate_{rate:g}", "")
+        for rate in (0.5, 2.0)
+    ),
+    "exploratory": (
+        Contrast("dr_grpo", "strive_dr_grpo", "dr_grpo", ""),
+        Contrast("k8", "strive_k8", "strive_random_k8", ""),
+        Contrast("k4", "strive_k4", "strive_random_k4", ""),
+    ),
+}
+"""By stage, pairs of its own arms (amendments 2 and 8, Table 3); exploratory."""
+
 _GRPO = {"variants": "none", "num_variants": 1, "num_generations": 8}
 _RANDOM = {**_GRPO, "variants": "random"}
 

@@ -317,3 +317,47 @@ def test_the_same_results_give_the_same_page_and_figures(tmp_path: Path) -> None
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     page.write_page(folder, tmp_path / "page.md")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_what_the_paper_says_beside_accuracy_is_worded_by_its_interval() -> None:
+    runs = dict(data_set(3, {}))
+    # STRIVE's groups spread by 0.05 more, fewer lack a signal, and its variants agree less.
+    for cell, run in list(runs.items()):
+        if cell.arm == "strive":
+            rng = derive_rng("by-seed", cell.warmup, cell.seed)
+            curves = dict(run.curves)
+            for metric, shift in (("group/reward_std", 0.05), ("group/zero_std_fraction", -0.1)):
+                curves[metric] = [v + shift + rng.normal(0, 0.01) for v in curves[metric]]
+            runs[cell] = replace(run, curves=curves, agreement=0.7 + rng.normal(0, 0.01))
+    for warmup in plan.WARMUPS:
+        runs[cell] = replace(made_up(cell := Cell("untrained", warmup, 0), 0.58), curves={})
+    text = "\n".join(page.render(runs, {}, {}))
+    rows = {
+        cells[1].split("(")[0].strip(): [cell.rpartition(": ")[2] for cell in cells[2:5]]
+        for line in text.partition("## What else")[2].partition("## Arms")[0].splitlines()
+        if len(cells := [cell.strip() for cell in line.split("|")]) == 6
+    }
+    claimed, untold, opposite = "as claimed", analysis.UNTOLD, analysis.OPPOSITE
+    assert rows["rewards spread more"] == [claimed, claimed, "–"]
+    assert rows["fewer groups without a signal"] == [claimed, claimed, "–"]
+    assert rows["variants agree more"] == ["–", opposite, opposite]
+    # Grey frames: 30 % in every run, so that nothing differs.
+    assert rows["fewer answers without the video"] == ["–", untold, untold]
+    assert rows["a smoother gradient"][0] == "–"
+
+
+def test_a_stage_shows_its_arms_beside_both_and_the_contrasts_within_it() -> None:
+    runs = dict(data_set(3, {}))
+    for seed in range(3):
+        for arm, accuracy in (("strive_k4", 0.70), ("strive_random_k4", 0.66)):
+            cell = Cell(arm, 0, seed)
+            runs[cell] = made_up(cell, accuracy + 0.001 * seed * (arm == "strive_k4"))
+    runs[cell] = made_up(cell := Cell("untrained", 0, 0), 0.58)
+    text = "\n".join(page.render(runs, {}, {}))
+    section = text.partition("## Exploratory arms")[2]
+    # Differences of 4.0, 4.1 and 4.2 points: mean 4.1, standard error 0.1 / sqrt(3), and
+    # t(0.975; 2) = 4.303, so that the interval is 4.1 +- 0.25.
+    assert "| `strive_k4` - `strive_random_k4` | 3 | +4.1 (+3.9 to +4.3) |" in section
+    assert "`strive_k8` - " not in section  # it has no runs
+    assert "minus `grpo` (points) | minus `strive` (points)" in section
+    assert "| `untrained` |" in section and "## Doses" not in text
