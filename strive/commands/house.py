@@ -107,7 +107,8 @@ def lab_claims(
     stages: Annotated[
         list[str] | None,
         option(
-            "Part of the plan: primary, dose, rate, compute, exploratory, methods. Repeatable.",
+            "Part of the plan: primary, power (more seeds of its contrasts), dose, rate, compute, "
+            "exploratory, methods. Repeatable.",
             "--stage",
             default="primary",
         ),

@@ -32,6 +32,7 @@ from strive.experiments.claims.plan import (
     BESIDE,
     CONTRASTS,
     DOSES,
+    POWER_SEEDS,
     PRIMARY_SEEDS,
     SMALLEST_OF_INTEREST,
     STAGES,
@@ -178,11 +179,14 @@ def _primary(runs: Runs) -> Iterator[str]:
     found = test_contrasts(runs)
     yield "## The three claims"
     yield ""
-    wanted = PRIMARY_SEEDS * len(WARMUPS)
+    planned = PRIMARY_SEEDS * len(WARMUPS)
     if not found:
-        yield f"No contrast has two pairs of runs yet; the plan asks for {wanted} of each."
+        yield f"No contrast has two pairs of runs yet; the plan asks for {planned} of each."
         yield ""
         return
+    first = {cell: run for cell, run in runs.items() if cell.seed < PRIMARY_SEEDS}
+    has_more = any(len(result.differences) > planned for result in found)
+    wanted = POWER_SEEDS * len(WARMUPS) if has_more else planned
     for result in found:
         yield f"- {_claim(result, runs, wanted)}"
     beside = accuracy_difference(runs, BESIDE)
@@ -192,6 +196,19 @@ def _primary(runs: Runs) -> Iterator[str]:
             "points (95 %, not corrected)."
         )
     yield ""
+    yield _contrast_table(found, wanted)
+    yield _power(test_contrasts(first))
+    yield ""
+    if has_more:
+        yield (
+            f"The plan has more seeds made where that asks for them: {POWER_SEEDS} of each arm "
+            f"above, {wanted} pairs. At the {planned} pairs that it began with:"
+        )
+        yield ""
+        yield _contrast_table(test_contrasts(first), planned)
+
+
+def _contrast_table(found: Sequence[ContrastResult], wanted: int) -> str:
     rows = [
         [
             f"`{r.contrast.treatment}` - `{r.contrast.control}`",
@@ -213,9 +230,7 @@ def _primary(runs: Runs) -> Iterator[str]:
         "p (Holm)",
         "verdict",
     )
-    yield markdown_table(headers, rows)
-    yield _power(found)
-    yield ""
+    return markdown_table(headers, rows)
 
 
 def _claim(result: ContrastResult, runs: Runs, wanted: int) -> str:
@@ -255,9 +270,9 @@ def _power(found: Sequence[ContrastResult]) -> str:
         return "The paired deviation is not known yet."
     largest = float(max(deviations))
     return (
-        f"The largest paired deviation is {largest:.2f} points: {pairs_for_power(largest)} pairs "
-        f"find a true difference of {SMALLEST_OF_INTEREST:g} points with 80 % power at Holm's "
-        "strictest level."
+        f"The largest paired deviation of the first {PRIMARY_SEEDS} seeds is {largest:.2f} points: "
+        f"{pairs_for_power(largest)} pairs find a true difference of "
+        f"{SMALLEST_OF_INTEREST:g} points with 80 % power at Holm's strictest level."
     )
 
 

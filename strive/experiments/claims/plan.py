@@ -7,13 +7,13 @@ Whoever departs from it adds a dated line with the reason to the notes of `docs/
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal
 
 from strive.errors import unknown_name
 
-Stage = Literal["primary", "dose", "rate", "compute", "exploratory", "methods"]
+Stage = Literal["primary", "power", "dose", "rate", "compute", "exploratory", "methods"]
 
 WORLD_SEED = 0
 NUM_CLIPS = 2500
@@ -25,6 +25,8 @@ LEARNING_RATE = 2e-4
 WARMUPS = (0, 1)
 """0: the policy that ships; 1: one more by the same recipe with seed 1, taken as it comes."""
 PRIMARY_SEEDS = 8
+POWER_SEEDS = 20
+"""Of the arms of the primary contrasts, where the paired deviation asks for more (the plan)."""
 SMALLEST_OF_INTEREST = 3.0
 """Percentage points."""
 CONFIDENCE = 0.95
@@ -168,18 +170,26 @@ def _list_arms() -> Iterator[Arm]:
 
 
 ARMS = {arm.name: arm for arm in _list_arms()}
-STAGES: tuple[Stage, ...] = ("primary", "dose", "rate", "compute", "exploratory", "methods")
+STAGES: tuple[Stage, ...] = (
+    "primary", "power", "dose", "rate", "compute", "exploratory", "methods",
+)  # fmt: skip
 
 
 def list_cells(stages: tuple[Stage, ...] = STAGES) -> list[Cell]:
     """Return the runs of the plan in their order: any stop leaves a balanced design.
 
-    Stage by stage, and within a stage seed by seed over all arms and warm-ups.
+    Stage by stage, and within a stage seed by seed over all arms and warm-ups. `power` is more
+    seeds of the arms of the primary contrasts.
     """
     cells = [Cell(UNTRAINED, warmup, 0) for warmup in WARMUPS]
+    contrasted = dict.fromkeys(name for c in CONTRASTS for name in (c.treatment, c.control))
     for stage in stages:
         arms = [arm for arm in ARMS.values() if arm.stage == stage]
-        for seed in range(max((arm.num_seeds for arm in arms), default=0)):
+        first = 0
+        if stage == "power":
+            first = PRIMARY_SEEDS
+            arms = [replace(ARMS[name], num_seeds=POWER_SEEDS) for name in contrasted]
+        for seed in range(first, max((arm.num_seeds for arm in arms), default=0)):
             for warmup in WARMUPS:
                 cells += [
                     Cell(arm.name, warmup, seed)

@@ -112,8 +112,15 @@ def test_any_stop_leaves_a_balanced_design() -> None:
         assert max(counts) - min(counts) <= 1
     # The stages follow one another, and what is kept is not made again.
     all_cells = plan.list_cells()
-    stages = [plan.ARMS[c.arm].stage for c in all_cells if c.arm in plan.ARMS]
+    stages = [
+        "power" if c.seed >= plan.PRIMARY_SEEDS else plan.ARMS[c.arm].stage
+        for c in all_cells if c.arm in plan.ARMS
+    ]  # fmt: skip
     assert stages == sorted(stages, key=plan.STAGES.index)
+    assert len(set(all_cells)) == len(all_cells)
+    more = [c for c in plan.list_cells(("power",)) if c.arm != plan.UNTRAINED]
+    assert {c.arm for c in more} == {"strive", "strive_per_variant", "strive_permuted", "grpo"}
+    assert {c.seed for c in more} == set(range(8, plan.POWER_SEEDS)) and len(more) == 4 * 2 * 12
     assert plan.left_cells(["dose", "primary"], cells)[:2] == [
         Cell("untrained", 0, 0), Cell("untrained", 1, 0)
     ]  # fmt: skip
@@ -361,3 +368,17 @@ def test_a_stage_shows_its_arms_beside_both_and_the_contrasts_within_it() -> Non
     assert "`strive_k8` - " not in section  # it has no runs
     assert "minus `grpo` (points) | minus `strive` (points)" in section
     assert "| `untrained` |" in section and "## Doses" not in text
+
+
+def test_more_seeds_join_the_claims_and_the_first_ones_stay_in_sight() -> None:
+    runs = dict(data_set(3, {}))
+    assert "of 40" not in "\n".join(page.render(runs, {}, {}))
+    for cell in plan.list_cells(("power",)):
+        if cell.arm != plan.UNTRAINED and cell.seed < 10:
+            runs[cell] = made_up(cell, 0.68 + 0.0005 * (cell.seed % 2))
+    text = "\n".join(page.render(runs, {}, {}))
+    section = text.partition("## The three claims")[2].partition("## What else")[0]
+    # Two more seeds of two warm-ups: 20 of the 40 pairs, and the 16 that the plan began with.
+    assert "So far 20 of 40 pairs" in section
+    assert section.count("| 20 of 40 |") == section.count("| 16 of 16 |") == 3
+    assert "| power | 4 | 16 of 96 |" in text and "| primary | 7 | 112 of 112 |" in text
