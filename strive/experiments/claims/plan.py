@@ -25,8 +25,9 @@ LEARNING_RATE = 2e-4
 WARMUPS = (0, 1)
 """0: the policy that ships; 1: one more by the same recipe with seed 1, taken as it comes."""
 PRIMARY_SEEDS = 8
-POWER_SEEDS = 20
-"""Of the arms of the primary contrasts, where the paired deviation asks for more (the plan)."""
+POWER_SEEDS = 18
+"""Of the arms of the primary contrasts. The plan has more runs made where their paired deviation
+asks for more to reach 80 % power; that of the first 8 seeds, 5.3 points, asks for 36 pairs."""
 SMALLEST_OF_INTEREST = 3.0
 """Percentage points."""
 CONFIDENCE = 0.95

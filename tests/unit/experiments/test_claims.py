@@ -120,7 +120,7 @@ def test_any_stop_leaves_a_balanced_design() -> None:
     assert len(set(all_cells)) == len(all_cells)
     more = [c for c in plan.list_cells(("power",)) if c.arm != plan.UNTRAINED]
     assert {c.arm for c in more} == {"strive", "strive_per_variant", "strive_permuted", "grpo"}
-    assert {c.seed for c in more} == set(range(8, plan.POWER_SEEDS)) and len(more) == 4 * 2 * 12
+    assert {c.seed for c in more} == set(range(8, plan.POWER_SEEDS)) and len(more) == 4 * 2 * 10
     assert plan.left_cells(["dose", "primary"], cells)[:2] == [
         Cell("untrained", 0, 0), Cell("untrained", 1, 0)
     ]  # fmt: skip
@@ -372,13 +372,13 @@ def test_a_stage_shows_its_arms_beside_both_and_the_contrasts_within_it() -> Non
 
 def test_more_seeds_join_the_claims_and_the_first_ones_stay_in_sight() -> None:
     runs = dict(data_set(3, {}))
-    assert "of 40" not in "\n".join(page.render(runs, {}, {}))
+    assert "of 36" not in "\n".join(page.render(runs, {}, {}))
     for cell in plan.list_cells(("power",)):
         if cell.arm != plan.UNTRAINED and cell.seed < 10:
             runs[cell] = made_up(cell, 0.68 + 0.0005 * (cell.seed % 2))
     text = "\n".join(page.render(runs, {}, {}))
     section = text.partition("## The three claims")[2].partition("## What else")[0]
-    # Two more seeds of two warm-ups: 20 of the 40 pairs, and the 16 that the plan began with.
-    assert "So far 20 of 40 pairs" in section
-    assert section.count("| 20 of 40 |") == section.count("| 16 of 16 |") == 3
-    assert "| power | 4 | 16 of 96 |" in text and "| primary | 7 | 112 of 112 |" in text
+    # Two more seeds of two warm-ups: 20 of the 36 pairs, and the 16 that the plan began with.
+    assert "So far 20 of 36 pairs" in section
+    assert section.count("| 20 of 36 |") == section.count("| 16 of 16 |") == 3
+    assert "| power | 4 | 16 of 80 |" in text and "| primary | 7 | 112 of 112 |" in text
