@@ -3,25 +3,28 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import count
-from multiprocessing import get_context
+from itertools import count, islice
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from strive import __version__
 from strive.cache.commit import commit_json
 from strive.configs.load import Given, load_config
 from strive.configs.schema import TrainConfig
 from strive.errors import ConfigError, Interrupted, MissingInputError, StriveError
+from strive.experiments.children import INTERRUPTED
 from strive.experiments.claims.plan import (
     ARMS,
     NUM_CLIPS,
@@ -195,7 +198,6 @@ def run_cell(cell: Cell, lab: Lab) -> RunResult:
             commit_json(middle, {"rows": judge.probe(policy, "middle")})
         return {}
 
-    began = time.perf_counter()
     if not (run_dir / "final").is_dir():
         is_probed = cell.seed < PROBE_SEEDS
         train(
@@ -204,12 +206,12 @@ def run_cell(cell: Cell, lab: Lab) -> RunResult:
             resume=run_dir.is_dir(),
             evaluate_held_out=probe_middle if is_probed else None,
         )
-    seconds = time.perf_counter() - began
     policy = load_policy(str(run_dir / "final"), dtype="float32", device="cpu")
     probe = []
     if cell.seed < PROBE_SEEDS:
         probe = [*json.loads(middle.read_text())["rows"], *judge.probe(policy, "final")]
-    result = _judged(cell, lab, policy, judge, _read_curves(run_dir), probe, seconds)
+    curves, seconds = _read_training(run_dir)
+    result = _judged(cell, lab, policy, judge, curves, probe, seconds)
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     return result
 
@@ -266,8 +268,11 @@ def _judged(
     )
 
 
-def _read_curves(run_dir: Path) -> dict[str, list[float | None]]:
-    """The kept metrics of a run by step; the deviation of accuracies comes from its completions."""
+def _read_training(run_dir: Path) -> tuple[dict[str, list[float | None]], float]:
+    """The kept metrics of a run by step, and the seconds of its steps, whichever call made them.
+
+    The deviation of accuracies comes from its completions.
+    """
     import polars as pl
 
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -283,7 +288,7 @@ def _read_curves(run_dir: Path) -> dict[str, list[float | None]]:
     deviations = dict(groups.iter_rows())
     curves = {name: [rounded(line.get(name)) for line in lines] for name in METRICS}
     curves["group/accuracy_std"] = [rounded(deviations[line["step"]]) for line in lines]
-    return curves
+    return curves, sum(line["time/step"] for line in lines)
 
 
 # --- many runs ----------------------------------------------------------------------------------
@@ -297,33 +302,55 @@ def run_plan(lab: Lab, cells: Sequence[Cell], *, workers: int) -> Iterator[RunRe
     """
     # Read by the workers when they import torch; this process computes nothing.
     os.environ["OMP_NUM_THREADS"] = str(NUM_THREADS)
+    left = iter(cells)
+    running: dict[Future[RunResult], Cell] = {}
     with (
         show_progress("claims", len(cells), "runs") as progress,
-        # A worker that outlives this process would go on training for nobody.
         ProcessPoolExecutor(
             workers,
             mp_context=get_context("spawn"),
-            initializer=die_with_parent,
+            initializer=_start_worker,
             initargs=(os.getpid(),),
         ) as pool,
     ):
-        running: dict[Future[RunResult], Cell] = {
-            pool.submit(run_cell, cell, lab): cell for cell in cells
-        }
         try:
-            for future in as_completed(running):
-                progress.note(running[future].name)
-                result = future.result()
-                write_run(lab.results, result)
-                progress.advance()
-                yield result
-        except (KeyboardInterrupt, Interrupted):
-            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+            while True:
+                # Handed to a worker that is free: the pool begins whatever it was handed.
+                for cell in islice(left, workers - len(running)):
+                    running[pool.submit(_run_in_worker, cell, lab)] = cell
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    progress.note(running.pop(future).name)
+                    result = future.result()
+                    write_run(lab.results, result)
+                    progress.advance()
+                    yield result
         except BrokenProcessPool:
             raise StriveError(
                 "a process that trained was killed, perhaps for its memory; what is kept stays and "
                 "the same command goes on (--workers 1 takes half the memory)"
             ) from None
-        finally:
-            # What is running ends with its run; what has not begun does not begin.
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            # Nothing goes on for nobody: training ends after its step, with a checkpoint.
+            for worker in active_children():
+                with suppress(ProcessLookupError):
+                    os.kill(cast(int, worker.pid), signal.SIGINT)
+            if isinstance(error, (KeyboardInterrupt, Interrupted)):
+                raise Interrupted(INTERRUPTED) from None
+            raise
+
+
+def _start_worker(parent_pid: int) -> None:
+    """End with the parent, and leave it to the parent what Ctrl-C does."""
+    die_with_parent(parent_pid)
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_in_worker(cell: Cell, lab: Lab) -> RunResult:
+    from strive.train.processes import handling_signals
+
+    # A worker that waits for its next run ignores what interrupts one that is busy.
+    with handling_signals(signal.default_int_handler, signal.SIGINT):
+        return run_cell(cell, lab)
