@@ -15,6 +15,7 @@ import pytest
 
 from strive.errors import ConfigError
 from strive.evaluate.samples import read_samples
+from strive.experiments.children import INTERRUPTED
 from strive.experiments.claims.plan import Cell
 from strive.experiments.claims.results import RunResult, read_runs
 from strive.experiments.claims.runs import freeze, prepare_scores, run_cell
@@ -74,6 +75,29 @@ def test_runs_add_up_over_calls_and_kills(results: Path, workspace: Path) -> Non
     first, second = (numbers(found[Cell("untrained", w, 0)]) for w in (0, 1))
     assert {**second, "warmup": 0} == first
     assert "| primary | 7 | 3 of 112 |" in results.with_suffix(".md").read_text()
+
+
+def test_ctrl_c_lets_nothing_more_begin(results: Path, workspace: Path) -> None:
+    doses = command(results, workspace, "--stage=dose", "--runs=4")
+    process = subprocess.Popen(doses, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 240
+    while time.monotonic() < until and not (begun := list(workspace.glob("claims/runs/*_gap_*"))):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.strip().endswith(INTERRUPTED)
+    kept = [cell for cell in read_runs(results) if "_gap_" in cell.arm]
+    begun = list(workspace.glob("claims/runs/*_gap_*"))
+    assert 1 <= len(begun) <= len(kept) + 2 < 4  # two at a time
+    subprocess.run(
+        command(results, workspace, "--stage=dose", f"--runs={4 - len(kept)}"), check=True
+    )
+    order = [
+        Cell(f"{arm}_gap_{gap}", 0, 0) for gap in (0.03, 0.1) for arm in ("strive", "permuted")
+    ]
+    found = read_runs(results)
+    assert sorted(cell for cell in found if "_gap_" in cell.arm) == sorted(order)
+    assert all(len(found[cell].curve("reward/mean")) == STEPS for cell in order)
 
 
 def test_a_run_alone_is_the_run_of_the_plan(
