@@ -134,9 +134,9 @@ def mean_error(values: Sequence[float], digits: int = 1) -> str:
     return f"{np.mean(known):.{digits}f}{shown}"
 
 
-def of_arm(runs: Runs, arm: str, warmups: Sequence[int] = WARMUPS) -> list[RunResult]:
+def of_arm(runs: Runs, arm: str) -> list[RunResult]:
     """The runs of an arm in order."""
-    return [runs[c] for c in sorted(runs) if c.arm == arm and c.warmup in warmups]
+    return [runs[c] for c in sorted(runs) if c.arm == arm]
 
 
 # --- sections -----------------------------------------------------------------------------------
@@ -320,8 +320,8 @@ _HEADERS = (
 )  # fmt: skip
 
 
-def _row(runs: Runs, name: str, warmups: Sequence[int] = WARMUPS) -> list[str]:
-    own = of_arm(runs, name, warmups)
+def _row(runs: Runs, name: str) -> list[str]:
+    own = of_arm(runs, name)
     starts = {run.warmup: run for run in of_arm(runs, UNTRAINED)}
     gains = [100 * (r.accuracy - starts[r.warmup].accuracy) for r in own if r.warmup in starts]
     return [
@@ -466,11 +466,12 @@ def _against(runs: Runs, stage: str, title: str, about: str) -> Iterator[str]:
 def _arms_of(runs: Runs, stage: str) -> str:
     """A stage's arms beside the untrained policy, `grpo` and `strive` from the same warm-ups."""
     arms: list[Arm] = [arm for arm in ARMS.values() if arm.stage == stage]
+    same = {cell: run for cell, run in runs.items() if cell.warmup in arms[0].warmups}
     rows = []
     for name in (UNTRAINED, "grpo", "strive", *(arm.name for arm in arms)):
-        row = _row(runs, name, arms[0].warmups)
+        row = _row(same, name)
         versus = [
-            "–" if name in (UNTRAINED, control) else difference(accuracy_difference(runs, contrast))
+            "–" if name in (UNTRAINED, control) else difference(accuracy_difference(same, contrast))
             for control in ("grpo", "strive")
             for contrast in (Contrast("", name, control, ""),)
         ]

@@ -368,6 +368,13 @@ def test_a_stage_shows_its_arms_beside_both_and_the_contrasts_within_it() -> Non
     assert "`strive_k8` - " not in section  # it has no runs
     assert "minus `grpo` (points) | minus `strive` (points)" in section
     assert "| `untrained` |" in section and "## Doses" not in text
+    # Its arms begin at the first warm-up, so that is all that `grpo` is held against `strive` by.
+    of_first = {cell: run for cell, run in runs.items() if cell.warmup == 0}
+    expected = analysis.accuracy_difference(of_first, Contrast("", "grpo", "strive", ""))
+    assert f"| – | {page.difference(expected)} |" in section
+    assert page.difference(expected) != page.difference(
+        analysis.accuracy_difference(runs, Contrast("", "grpo", "strive", ""))
+    )
 
 
 def test_more_seeds_join_the_claims_and_the_first_ones_stay_in_sight() -> None:
