@@ -12,6 +12,8 @@ from strive.experiments.claims.results import RunResult
 SHOWN = ("grpo", "grpo_random", "strive_per_variant", "strive_permuted", "strive")
 WINDOW = 15
 """Steps that a point of a curve is the mean of."""
+RUNS_A_BIN = 3
+"""A bin of accuracy that fewer runs reach is not drawn: one odd step would set the scale."""
 CURVES = {
     "Group reward std": lambda run: run.curve("group/reward_std"),
     "Zero-std groups (share)": lambda run: run.curve("group/zero_std_fraction"),
@@ -45,7 +47,8 @@ def draw_figures(runs: Runs, folder: Path) -> dict[str, Path]:
             own = [run for cell, run in runs.items() if cell.arm == arm]
             centres = np.arange(0.025, 1, 0.05)
             binned = np.stack([by_accuracy(run, measure(run)) for run in own])
-            _band(axis, centres, binned, arm, colour)
+            few = np.isfinite(binned).sum(axis=0) < min(RUNS_A_BIN, len(own))
+            _band(axis, centres, np.where(few, np.nan, binned), arm, colour)
         axis.set(title=title, xlabel="training accuracy (bins of 5 points)")
     axes[0].legend(fontsize=7, frameon=False)
     written = {}
@@ -55,7 +58,11 @@ def draw_figures(runs: Runs, folder: Path) -> dict[str, Path]:
             "steps",
             over_steps,
         ),
-        ("At matched training accuracy", "matched", matched),
+        (
+            f"At matched training accuracy: bins that {RUNS_A_BIN} runs or more reach",
+            "matched",
+            matched,
+        ),
     ):
         for kind in FORMATS:
             # No date inside: the same results give the same files.
