@@ -58,7 +58,7 @@ def numbers(result: RunResult) -> dict[str, Any]:
 def test_runs_add_up_over_calls_and_kills(results: Path, workspace: Path) -> None:
     # Killed with a run or two kept; the same command goes on, two at a time.
     process = subprocess.Popen(command(results, workspace, "--runs=5"), start_new_session=True)
-    until = time.monotonic() + 240
+    until = time.monotonic() + 600
     while time.monotonic() < until and len(list(results.glob("runs/*.json"))) < 3:
         time.sleep(0.5)
     os.killpg(process.pid, signal.SIGKILL)
@@ -80,7 +80,7 @@ def test_runs_add_up_over_calls_and_kills(results: Path, workspace: Path) -> Non
 def test_ctrl_c_lets_nothing_more_begin(results: Path, workspace: Path) -> None:
     doses = command(results, workspace, "--stage=dose", "--runs=4")
     process = subprocess.Popen(doses, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    until, has_begun = time.monotonic() + 240, False
+    until, has_begun = time.monotonic() + 600, False
     while time.monotonic() < until and not has_begun:
         time.sleep(0.05)
         has_begun = any(workspace.glob("claims/runs/*_gap_*"))
