@@ -389,3 +389,12 @@ def test_more_seeds_join_the_claims_and_the_first_ones_stay_in_sight() -> None:
     assert "So far 20 of 36 pairs" in section
     assert section.count("| 20 of 36 |") == section.count("| 16 of 16 |") == 3
     assert "| power | 4 | 16 of 80 |" in text and "| primary | 7 | 112 of 112 |" in text
+
+
+def test_the_further_seeds_are_as_many_as_the_kept_deviation_asks_for() -> None:
+    kept = read_runs(Path(__file__).parents[3] / "docs" / "lab-results")
+    first = {cell: run for cell, run in kept.items() if cell.seed < plan.PRIMARY_SEEDS}
+    found = analysis.test_contrasts(first)
+    assert [len(result.differences) for result in found] == [16, 16, 16]
+    largest = max(float(np.std(result.differences, ddof=1)) for result in found)
+    assert len(plan.WARMUPS) * plan.POWER_SEEDS == analysis.pairs_for_power(largest)
