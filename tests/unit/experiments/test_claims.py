@@ -334,7 +334,7 @@ def test_what_the_paper_says_beside_accuracy_is_worded_by_its_interval() -> None
             rng = derive_rng("by-seed", cell.warmup, cell.seed)
             curves = dict(run.curves)
             for metric, shift in (("group/reward_std", 0.05), ("group/zero_std_fraction", -0.1)):
-                curves[metric] = [v + shift + rng.normal(0, 0.01) for v in curves[metric]]
+                curves[metric] = [v + shift + rng.normal(0, 0.01) for v in run.curve(metric)]
             runs[cell] = replace(run, curves=curves, agreement=0.7 + rng.normal(0, 0.01))
     for warmup in plan.WARMUPS:
         runs[cell] = replace(made_up(cell := Cell("untrained", warmup, 0), 0.58), curves={})
